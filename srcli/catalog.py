@@ -1,0 +1,73 @@
+"""Which models there are and what their files say about themselves, read without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from srcli.errors import SettingsError, SrcliError, nearest
+from srcli.settings import GeneratorSettings, generator_from_mapping
+
+WEIGHTS = Path(__file__).parent / "weights"
+FORMAT = 1
+"""Version of the description inside a model file."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model file: where it is, the settings that rebuild its generator, and what there is to know `about` it."""
+
+    path: Path
+    settings: GeneratorSettings
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def scale(self) -> int:
+        return self.settings.scale
+
+
+def shipped_models() -> list[str]:
+    """Names of the models in the package, such as compact-x4."""
+    return sorted(path.stem for path in WEIGHTS.glob("*-x*.safetensors"))
+
+
+def describe_model(model: str | Path) -> Description:
+    """A model that ships, by name, or one from a file that `srcli train` wrote.
+
+    Raises SrcliError: no such model or file, or a file that srcli train did not write.
+    """
+    path = _find(model)
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise SrcliError(f"{path} is no model file ({error}). Give one that srcli train wrote.") from None
+    try:
+        description = json.loads(metadata["srcli"])
+        if description["format"] > FORMAT:
+            raise SrcliError(f"{path} was written by srcli {description['srcli']}, which is newer. Update srcli.")
+        settings = generator_from_mapping(description["generator"], str(path))
+        return Description(path, settings, dict(description["about"]))
+    except (KeyError, TypeError, ValueError, SettingsError):
+        raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give one that it wrote.") from None
+
+
+def _find(model: str | Path) -> Path:
+    if str(model) in shipped_models():
+        return WEIGHTS / f"{model}.safetensors"
+    path = Path(model)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise SettingsError(
+            f"There is no model file {path}. Check the path, or name a shipped model: {', '.join(shipped_models())}."
+        )
+    raise SettingsError(f"There is no model {str(model)!r}. {nearest(str(model), shipped_models())} Or give a file.")

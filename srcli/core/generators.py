@@ -1,0 +1,188 @@
+"""Generators: lr in, sr out.
+
+`lr` is N x 3 x H x W, RGB in [0, 1]; `sr` is N x 3 x sH x sW, RGB around [0, 1] and not clamped. Any H and W from 1 up.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srcli.settings import CompactSettings, GeneratorSettings, JohnsonSettings
+
+
+class Generator(nn.Module):
+    """What every generator has: its `scale`, and its `halo`.
+
+    halo: how many lr pixels beyond a place can change what the generator makes there (the radius of its receptive field).
+    """
+
+    settings: GeneratorSettings
+    scale: int
+    halo: int
+
+    def folded(self) -> Generator:
+        """The same function in the form that is fastest to use; itself where training and use have one form."""
+        return self
+
+    def load_folded(self, source: Generator) -> None:
+        """Take over what `source`, folded and of the same sizes, computes; from another scale, all but what depends on it."""
+        mine = self.state_dict()
+        fitting = {
+            name: tensor for name, tensor in source.state_dict().items() if name in mine and mine[name].shape == tensor.shape
+        }
+        self.load_state_dict(fitting, strict=False)
+
+
+def build_generator(settings: GeneratorSettings) -> Generator:
+    """A generator with fresh weights, in the form that is trained."""
+    match settings:
+        case CompactSettings():
+            return Compact(settings)
+        case JohnsonSettings():
+            return Johnson(settings)
+        case _:
+            assert_never(settings)
+
+
+class Compact(Generator):
+    """Plain 3x3 convolutions in low-resolution space, pixel shuffle, and the input enlarged bilinearly added at the end.
+
+    Made for the time it takes on a CPU, where plain 3x3 convolutions come nearest to the peak of the processor. Each inner
+    convolution is trained as the sum of parallel branches (after RepVGG, Ding et al. 2021, and ECBSR, Zhang et al. 2021)
+    and used as one. Only linear branches without normalisation are summed, so the sum is taken over kernels, not over
+    pictures: training costs hardly more than the single convolution does.
+    """
+
+    def __init__(self, settings: CompactSettings, *, branches: bool = True) -> None:
+        super().__init__()
+        self.settings: CompactSettings = settings
+        self.scale = settings.scale
+        channels = settings.channels
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.body = nn.ModuleList(
+            BranchedConv(channels) if branches else nn.Conv2d(channels, channels, 3, padding=1) for _ in range(settings.blocks)
+        )
+        self.tail = nn.Conv2d(channels, 3 * self.scale**2, 3, padding=1)
+        self.halo = 2 + settings.blocks  # one pixel for each 3x3 convolution; bilinear needs no more than one
+        nn.init.zeros_(self.tail.weight)  # so that training starts from the bilinear enlargement
+        nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
+
+    def forward(self, lr: Tensor) -> Tensor:
+        shallow = F.leaky_relu(self.head(lr), SLOPE)  # N x C x H x W
+        deep = shallow
+        for conv in self.body:
+            deep = F.leaky_relu(conv(deep), SLOPE, inplace=True)  # N x C x H x W
+        detail = F.pixel_shuffle(self.tail(deep + shallow), self.scale)  # N x 3 x sH x sW
+        return detail + F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
+
+    def folded(self) -> Compact:
+        """The same function with one plain convolution in the place of each sum of branches."""
+        plain = Compact(self.settings, branches=False).to(self.head.weight.device)
+        plain.head.load_state_dict(self.head.state_dict())
+        plain.tail.load_state_dict(self.tail.state_dict())
+        for conv, source in zip(plain.body, self.body, strict=True):
+            conv.load_state_dict(
+                {"weight": source.kernel(), "bias": source.bias} if isinstance(source, BranchedConv) else source.state_dict()
+            )
+        return plain
+
+    def load_folded(self, source: Generator) -> None:
+        """As in `Generator`; the 3x3 branch makes up for what the others add."""
+        assert isinstance(source, Compact)
+        super().load_folded(source)
+        with torch.no_grad():
+            for conv, plain in zip(self.body, source.body, strict=True):
+                assert isinstance(conv, BranchedConv)
+                assert isinstance(plain, nn.Conv2d)
+                conv.conv3x3.add_(plain.weight - conv.kernel())
+
+
+SLOPE = 0.1
+"""Slope of the leaky ReLU below zero in `Compact`."""
+
+
+class BranchedConv(nn.Module):
+    """A 3x3 convolution, C to C channels, as the sum of four branches: 3x3, 1x1, 1x1 widened then 3x3, and identity.
+
+    The inner 1x1 convolution has no bias, so that zero padding means the same in the branches and in their sum.
+    """
+
+    WIDEN = 2
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = self.WIDEN * channels
+        deviation = math.sqrt(2 / (9 * channels)) / 2
+        # the identity branch already carries the signal, so that the others together may start small
+        self.conv3x3 = nn.Parameter(deviation * torch.randn(channels, channels, 3, 3))
+        self.conv1x1 = nn.Parameter(deviation * torch.randn(channels, channels, 1, 1))
+        self.widen = nn.Parameter(torch.randn(wide, channels) / math.sqrt(channels))
+        self.narrow = nn.Parameter(deviation / math.sqrt(self.WIDEN) * torch.randn(channels, wide, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        identity = torch.zeros(channels, channels, 3, 3)
+        identity[:, :, 1, 1] = torch.eye(channels)
+        self.register_buffer("identity", identity, persistent=False)
+
+    identity: Tensor
+
+    def kernel(self) -> Tensor:
+        """The kernel of the sum of the branches, C x C x 3 x 3."""
+        widened = torch.einsum("owyx,wi->oiyx", self.narrow, self.widen)
+        return self.identity + self.conv3x3 + F.pad(self.conv1x1, (1, 1, 1, 1)) + widened
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            kernel = self.kernel()  # in full precision: it is as small as a sum of weights
+        return F.conv2d(x, kernel.to(x.dtype), self.bias.to(x.dtype), padding=1)
+
+
+class Johnson(Generator):
+    """The super-resolution network of Johnson et al. 2016 (sec. 3.1 and supplement): 9x9, residual blocks, x2 steps, 9x9.
+
+    Differs from the paper: the steps are nearest-neighbour enlargement and a convolution where the paper has a convolution
+    of stride 1/2, which leaves a checkerboard (Odena et al. 2016); x3 is one step of three; the scaled tanh ends in [0, 1].
+    """
+
+    def __init__(self, settings: JohnsonSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.scale = settings.scale
+        channels = settings.channels
+        factors = [3] if self.scale == 3 else [2] * int(math.log2(self.scale))
+        self.head = _conv_norm(3, channels, 9)
+        self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(settings.blocks)))
+        self.up = nn.Sequential(
+            *(
+                nn.Sequential(nn.Upsample(scale_factor=factor), _conv_norm(channels, channels, 3), nn.ReLU())
+                for factor in factors
+            )
+        )
+        self.tail = nn.Conv2d(channels, 3, 9, padding=4)
+        steps = sum(1 / math.prod(factors[: i + 1]) for i in range(len(factors)))
+        self.halo = math.ceil(4 + 2 * settings.blocks + steps + 4 / self.scale) + 1
+
+    def forward(self, lr: Tensor) -> Tensor:
+        deep = self.body(F.relu(self.head(lr)))  # N x C x H x W
+        sr: Tensor = self.tail(self.up(deep))  # N x 3 x sH x sW
+        return (torch.tanh(sr) + 1) / 2
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalisation beside an identity, no ReLU after the sum (Gross and Wilber 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(_conv_norm(channels, channels, 3), nn.ReLU(), _conv_norm(channels, channels, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep: Tensor = self.convs(x)
+        return x + deep
+
+
+def _conv_norm(inside: int, outside: int, size: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inside, outside, size, padding=size // 2, bias=False), nn.BatchNorm2d(outside))

@@ -1,0 +1,75 @@
+"""Losses: (sr, hr) in, a scalar out.
+
+`sr` and `hr` are N x 3 x H x W, RGB in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srcli.core.vgg import VGG16Features
+from srcli.settings import LossSettings
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised, and the terms that it is the weighted sum of, each before its weight."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class PixelLoss(nn.Module):
+    """Mean squared error over pixels and channels (Johnson et al. 2016, sec. 3.2)."""
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return F.mse_loss(sr, hr)
+
+
+class FeatureLoss(nn.Module):
+    """Mean squared distance of VGG16 features, summed over layers with weights (Johnson et al. 2016, sec. 3.2).
+
+    Each layer's features are divided by its unit, the mean magnitude of its activations on photographs, so that layers weigh
+    alike and a weight near 1 means something (Gatys et al. 2016, sec. 2, rescale the network to the same end). With units
+    of 1 it is the paper's loss.
+    """
+
+    def __init__(self, vgg: VGG16Features, layers: Mapping[str, float]) -> None:
+        """layers: the weight of each layer; all of them are layers that `vgg` gives."""
+        super().__init__()
+        self.vgg = vgg
+        self.layers = {layer: layers[layer] for layer in vgg.layers}
+
+    def by_layer(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """The distance at each layer, before its weight."""
+        with torch.no_grad():
+            truth = self.vgg(hr)
+        features = self.vgg(sr)
+        return {
+            layer: F.mse_loss(features[layer].float(), truth[layer].float()) / self.vgg.units[layer] ** 2
+            for layer in self.layers
+        }
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        distances = self.by_layer(sr, hr)
+        return torch.stack([weight * distances[layer] for layer, weight in self.layers.items()]).sum()
+
+
+class WeightedLoss(nn.Module):
+    """The weighted sum of the terms whose weight is not 0."""
+
+    def __init__(self, settings: LossSettings, feature: FeatureLoss | None) -> None:
+        """feature: needed where the settings give the feature loss a weight."""
+        super().__init__()
+        terms: dict[str, nn.Module | None] = {"pixel": PixelLoss(), "feature": feature}
+        self.weights = {name: getattr(settings, name) for name in terms if getattr(settings, name)}
+        self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})  # type: ignore[misc]
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Loss:
+        terms = {name: term(sr, hr) for name, term in self.terms.items()}
+        return Loss(torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum(), terms)

@@ -1,0 +1,64 @@
+"""Metrics: (sr, hr) in, one number an image out.
+
+`sr` and `hr` are N x 3 x H x W, RGB in [0, 1]. Published super-resolution figures are taken on luma with `scale` pixels cut
+from each border; `on_luma` does both.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from srcli.errors import SrcliError
+
+
+def luma(image: Tensor) -> Tensor:
+    """Luma of ITU-R BT.601 in its studio range, N x 1 x H x W, 16/255 to 235/255: what MATLAB's rgb2ycbcr gives."""
+    weights = image.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255
+    return 16 / 255 + (image * weights).sum(dim=1, keepdim=True)
+
+
+def on_luma(sr: Tensor, hr: Tensor, *, border: int) -> tuple[Tensor, Tensor]:
+    """Both pictures' luma with `border` pixels cut from each side. Raises SrcliError where nothing would be left."""
+    if min(hr.shape[-2:]) <= 2 * border:
+        raise SrcliError(
+            f"The picture is {hr.shape[-1]}x{hr.shape[-2]} pixels; nothing is left with {border} cut from each side."
+        )
+    inner = slice(border, -border if border else None)
+    return luma(sr)[..., inner, inner], luma(hr)[..., inner, inner]
+
+
+def psnr(sr: Tensor, hr: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB for a peak of 1, one for each image; infinite for equal images."""
+    mse = (sr.double() - hr.double()).square().flatten(1).mean(dim=1)
+    return -10 * torch.log10(mse)
+
+
+def ssim(sr: Tensor, hr: Tensor) -> Tensor:
+    """Structural similarity, one for each image, 1 for equal images (Wang et al. 2004).
+
+    Gaussian window of 11 pixels, sigma 1.5; the mean over all windows that lie inside the picture and over channels.
+    Raises SrcliError where a side is shorter than the window.
+    """
+    if min(hr.shape[-2:]) < 11:
+        raise SrcliError(f"The picture is {hr.shape[-1]}x{hr.shape[-2]} pixels; SSIM needs at least 11x11.")
+    sr, hr = sr.double(), hr.double()
+    line = torch.tensor([math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)], dtype=sr.dtype, device=sr.device)
+    line /= line.sum()
+    channels = sr.shape[1]
+
+    def blur(x: Tensor) -> Tensor:
+        rows = F.conv2d(x, line.view(1, 1, 1, 11).expand(channels, 1, 1, 11), groups=channels)
+        return F.conv2d(rows, line.view(1, 1, 11, 1).expand(channels, 1, 11, 1), groups=channels)
+
+    mean_sr, mean_hr = blur(sr), blur(hr)
+    var_sr, var_hr = blur(sr * sr) - mean_sr**2, blur(hr * hr) - mean_hr**2
+    covariance = blur(sr * hr) - mean_sr * mean_hr
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_sr * mean_hr + c1) * (2 * covariance + c2)) / (
+        (mean_sr**2 + mean_hr**2 + c1) * (var_sr + var_hr + c2)
+    )
+    return similarity.flatten(1).mean(dim=1)

@@ -1,0 +1,118 @@
+"""VGG16 features: an image in, the activations of the named layers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srcli.errors import SrcliError
+from srcli.settings import VGG_LAYERS
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network wants to see: (RGB in [0, 1] - mean) / std."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+OXFORD_INPUT = Normalisation((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+"""RGB in 0..255 less the mean colour of ImageNet (Simonyan and Zisserman 2014, original Caffe release)."""
+
+TORCHVISION_INPUT = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision's own trainings want."""
+
+
+@dataclass(frozen=True)
+class VGGWeights:
+    """One training of VGG16: its weights, the input that it wants, and the units of its features."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    """`features.N.weight` and `features.N.bias`, as torchvision names them."""
+    normalisation: Normalisation
+    units: Mapping[str, float] = field(default_factory=dict)
+    """Mean magnitude of a layer's activations on photographs; 1 for a layer that is not named."""
+
+
+WIDTHS = (64, 128, 256, 512, 512)
+"""Channels of the five blocks."""
+
+
+def _plan() -> list[tuple[int, str]]:
+    """Each layer up to conv5_1 with its index in torchvision's `vgg16().features`; pooling is called pool1 ... pool4."""
+    names: list[str] = []
+    for layer in VGG_LAYERS:
+        if names and layer[4:] == f"{int(names[-1][4]) + 1}_1" and layer.startswith("conv"):
+            names.append(f"pool{names[-1][4]}")
+        names.append(layer)
+    return list(enumerate(names))
+
+
+PLAN = _plan()
+
+
+class VGG16Features(nn.Module):
+    """The activations of VGG16 after the layers asked for.
+
+    Takes N x 3 x H x W, RGB in [0, 1]; gives, in the order of the network, {layer: N x C x H/2^p x W/2^p} with p the number
+    of poolings before the layer. Nothing after the deepest layer is computed. The network is frozen, and `relu4_3` ends
+    torchvision's `features[:23]`.
+    """
+
+    def __init__(self, layers: Iterable[str], weights: VGGWeights) -> None:
+        super().__init__()
+        self.layers = tuple(layer for layer in VGG_LAYERS if layer in set(layers))
+        deepest = max(index for index, name in PLAN if name in self.layers)
+        self.plan = PLAN[: deepest + 1]
+        self.convs = nn.ModuleDict()
+        inside = 3
+        for index, name in self.plan:
+            if name.startswith("conv"):
+                outside = WIDTHS[int(name[4]) - 1]
+                conv = nn.Conv2d(inside, outside, 3, padding=1, device="meta")  # no random numbers are drawn
+                for part in ("weight", "bias"):
+                    key = f"features.{index}.{part}"
+                    tensor = weights.tensors.get(key)
+                    if tensor is None or tensor.shape != getattr(conv, part).shape:
+                        raise SrcliError(f"{weights.name} holds no VGG16: {key} is missing or of another shape.")
+                    setattr(conv, part, nn.Parameter(tensor.float().clone(), requires_grad=False))
+                self.convs[name] = conv
+                inside = outside
+        self.units = {layer: weights.units.get(layer, 1.0) for layer in self.layers}
+        self.register_buffer("mean", torch.tensor(weights.normalisation.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(weights.normalisation.std).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def smallest_side(self) -> int:
+        """The shortest side, in pixels, that an image may have: each pooling before the deepest layer halves it."""
+        return int(2 ** sum(name.startswith("pool") for _, name in self.plan))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        if min(image.shape[-2:]) < self.smallest_side:
+            raise SrcliError(
+                f"The image is {image.shape[-1]}x{image.shape[-2]} pixels; {self.layers[-1]} needs at least "
+                f"{self.smallest_side}x{self.smallest_side}. Use a larger image or a shallower layer."
+            )
+        features: dict[str, Tensor] = {}
+        x = (image - self.mean) / self.std
+        for _, name in self.plan:
+            if name.startswith("conv"):
+                x = self.convs[name](x)
+            elif name.startswith("relu"):
+                # in place, as the convolution's own output is not needed again unless it was asked for
+                x = F.relu(x, inplace="conv" + name[4:] not in features)
+            else:
+                x = F.max_pool2d(x, 2)
+            if name in self.layers:
+                features[name] = x
+        return features

@@ -1,0 +1,270 @@
+"""Every choice that a user can make, as frozen dataclasses of plain values, and YAML to and from them.
+
+A settings object is checked when it is made, so that whoever holds one need not check again. It travels inside the model
+file, where it says how to rebuild the generator. Nothing here imports torch: the command line reads its defaults here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from srcli.errors import SettingsError, SrcliError, nearest
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+VGG_LAYERS = tuple(
+    f"{kind}{block}_{number}"
+    for block, depth in enumerate((2, 2, 3, 3, 3), start=1)
+    for number in range(1, depth + 1)
+    for kind in ("conv", "relu")
+)[:-5]  # the shipped weights end with conv5_1
+"""The layers of VGG16 that can be chosen by name, in the order in which an image meets them: conv1_1 ... conv5_1."""
+
+LAYER_PRESETS: dict[str, tuple[str, ...]] = {
+    "first23": ("relu4_3",),
+    "johnson": ("relu2_2",),
+    "gatys": ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
+}
+"""`first23`: the end of torchvision's `features[:23]`. `johnson`: Johnson et al. 2016, super-resolution.
+`gatys`: Gatys et al. 2016, style; conv5_1 lies outside the first 23 layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactSettings:
+    """Plain 3x3 convolutions on the small image: `blocks` of them, `channels` wide, between a head and a tail."""
+
+    architecture: Literal["compact"] = "compact"
+    scale: int = 4
+    channels: int = 48
+    blocks: int = 8
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, scales=(2, 3, 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JohnsonSettings:
+    """The network of Johnson et al. 2016: `blocks` residual blocks, `channels` wide."""
+
+    architecture: Literal["johnson"] = "johnson"
+    scale: int = 4
+    channels: int = 64
+    blocks: int = 4
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, scales=(2, 3, 4, 8))
+
+
+GeneratorSettings = CompactSettings | JohnsonSettings
+GENERATORS: dict[str, type[CompactSettings] | type[JohnsonSettings]] = {
+    "compact": CompactSettings,
+    "johnson": JohnsonSettings,
+}
+
+
+def _check_sizes(generator: GeneratorSettings, *, scales: tuple[int, ...]) -> None:
+    if generator.scale not in scales:
+        names = ", ".join(str(scale) for scale in scales)
+        raise SettingsError(f"{generator.architecture} has no scale {generator.scale}; choose one of {names}.")
+    for name in ("channels", "blocks"):
+        _check_at_least(1, name, getattr(generator, name))
+
+
+def _check_at_least(least: float, name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= least):
+        raise SettingsError(f"{name} is {value}; it must be at least {least}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The weights of the terms of the loss, and the VGG16 layers (with weights) that make the feature loss.
+
+    A term of weight 0 is not computed.
+    """
+
+    pixel: float = 1.0
+    feature: float = 0.0
+    layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_3": 1.0})
+
+    def __post_init__(self) -> None:
+        for name in LOSS_TERMS:
+            _check_at_least(0, f"The weight of the {name} loss", getattr(self, name))
+        if not any(getattr(self, name) for name in LOSS_TERMS):
+            raise SettingsError("Every weight of the loss is 0, so nothing would be learnt; give one, as in pixel=1.")
+        if not self.layers:
+            raise SettingsError("The feature loss has no layers; give at least one, as in relu4_3.")
+        for layer, weight in self.layers.items():
+            if layer not in VGG_LAYERS:
+                raise SettingsError(f"VGG16 has no layer {layer}. {nearest(layer, VGG_LAYERS)}")
+            _check_at_least(0, f"The weight of layer {layer}", weight)
+
+
+LOSS_TERMS = ("pixel", "feature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """One training run, whole: the same settings and photographs give the same model on the same machine."""
+
+    generator: GeneratorSettings = field(default_factory=CompactSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    steps: int = 10_000
+    """Number of updates of the weights."""
+    batch: int = 16
+    """Crops in one step."""
+    patch: int = 192
+    """Side of a crop of the true image, in pixels; a multiple of the scale."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam; a linear warm-up leads to it and a cosine to a hundredth of it."""
+    warmup: int = 100
+    """Steps of warm-up."""
+    clip: float = 1.0
+    """Largest norm of the gradient; it is scaled down to this."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is what the model file holds; 0 turns it off."""
+    precision: Precision = "auto"
+    """Arithmetic of the generator in training; auto takes bf16 where the processor has instructions for it."""
+    seed: int = 0
+    """Seed of the first weights and of the stream of crops."""
+    save_every: int = 1000
+    """Steps between two writings of the checkpoint and the model file."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("patch", 8), ("warmup", 0), ("seed", 0), ("save_every", 1)):
+            _check_at_least(least, name, getattr(self, name))
+        for name in ("lr", "clip"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not 0 <= self.ema < 1:
+            raise SettingsError(f"ema is {self.ema}; it must be at least 0 and below 1.")
+        if self.patch % self.generator.scale:
+            lower = self.patch - self.patch % self.generator.scale
+            raise SettingsError(
+                f"A patch of {self.patch} pixels is no multiple of the scale {self.generator.scale}; "
+                f"use {lower} or {lower + self.generator.scale}."
+            )
+
+
+def parse_loss(words: str, layers: str | None = None) -> LossSettings:
+    """`pixel=1,feature=0.1` and `relu2_2=0.5,relu4_3` (or a preset's name), as written on the command line."""
+    terms: dict[str, Any] = dict.fromkeys(LOSS_TERMS, 0.0) | _parse_weights(words, "loss", LOSS_TERMS, default=None)
+    if layers is not None:
+        terms["layers"] = parse_layers(layers)
+    return LossSettings(**terms)
+
+
+def parse_layers(words: str) -> dict[str, float]:
+    """Layers by name, each with an optional weight, or the name of a preset."""
+    if words in LAYER_PRESETS:
+        return dict.fromkeys(LAYER_PRESETS[words], 1.0)
+    return _parse_weights(words, "layer", (*VGG_LAYERS, *LAYER_PRESETS), default=1.0)
+
+
+def _parse_weights(words: str, what: str, known: tuple[str, ...], default: float | None) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for word in words.split(","):
+        name, equals, number = (part.strip() for part in word.partition("="))
+        if name not in known:
+            raise SettingsError(f"There is no {what} called {name!r}. {nearest(name, known)}")
+        if name in weights:
+            raise SettingsError(f"The {what} {name} is given twice in {words!r}; give it once.")
+        if not equals and default is None:
+            raise SettingsError(f"The {what} {name} has no weight in {words!r}; write {name}=1.")
+        try:
+            weights[name] = float(number) if equals else float(default or 0)
+        except ValueError:
+            raise SettingsError(f"The weight of {name} is {number!r}, which is no number; write {name}=1.") from None
+    return weights
+
+
+Settings = TypeVar("Settings")
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """Settings as plain dicts, numbers and strings: what YAML and the model file hold."""
+    plain = asdict(settings)
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            plain[name] = dict(value)
+    return plain
+
+
+def from_mapping(cls: type[Settings], mapping: Any, where: str) -> Settings:
+    """The reverse of `to_mapping`. An unknown key or a value of another kind is an error that names `where` it stands."""
+    if not isinstance(mapping, Mapping):
+        raise SettingsError(f"{where} should hold names and values, and holds {mapping!r}.")
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if name not in known:
+            raise SettingsError(f"{where} has an unknown key {name!r}. {nearest(str(name), known)}")
+        if name == "generator":
+            values[name] = generator_from_mapping(value, f"{where}, generator")
+        elif name == "loss":
+            values[name] = from_mapping(LossSettings, value, f"{where}, loss")
+        elif name == "layers":
+            values[name] = _layers_from(value, f"{where}, layers")
+        else:
+            values[name] = _plain(value, hints[name], f"{where}, {name}")
+    return cls(**values)
+
+
+def generator_from_mapping(mapping: Any, where: str) -> GeneratorSettings:
+    """Settings of a generator, of the class that its `architecture` names."""
+    if not isinstance(mapping, Mapping):
+        raise SettingsError(f"{where} should hold names and values, and holds {mapping!r}.")
+    name = mapping.get("architecture", "compact")
+    if name not in GENERATORS:
+        raise SettingsError(f"{where}: there is no generator {name!r}. {nearest(str(name), GENERATORS)}")
+    return from_mapping(GENERATORS[name], mapping, where)
+
+
+def _layers_from(value: Any, where: str) -> dict[str, float]:
+    if isinstance(value, str):
+        return parse_layers(value)
+    if isinstance(value, Mapping) and value:
+        return {str(layer): _plain(weight, float, f"{where}, {layer}") for layer, weight in value.items()}
+    raise SettingsError(f"{where} should be layers with weights, as in {{relu4_3: 1}}, and is {value!r}.")
+
+
+def _plain(value: Any, kind: Any, where: str) -> Any:
+    """`value`, if it is of `kind` (int, float, or a Literal of strings); whole numbers pass as floats."""
+    if kind is float and isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)  # YAML reads 1e-3, which has no dot, as a string
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    choices = get_args(kind)
+    if choices and value in choices:
+        return value
+    wanted = f"one of {', '.join(choices)}" if choices else {int: "a whole number", float: "a number"}[kind]
+    raise SettingsError(f"{where} is {value!r}; it should be {wanted}.")
+
+
+def read_yaml(path: Path) -> TrainSettings:
+    """A training run's settings from a YAML file; what the file leaves out keeps its default."""
+    import yaml
+
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SrcliError(f"Cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{path} is not YAML: {reason}.") from None
+    return from_mapping(TrainSettings, {} if mapping is None else mapping, str(path))
+
+
+def write_yaml(settings: TrainSettings) -> str:
+    """The complete settings as YAML text."""
+    import yaml
+
+    return yaml.safe_dump(to_mapping(settings), sort_keys=False)
