@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from srcli.errors import SrcliError
@@ -33,7 +33,8 @@ def written_whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise SrcliError(f"Cannot write {path}: {error.strerror}.") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made, it cannot be removed
+            part.unlink()
 
 
 def _place(part: Path, path: Path) -> None:

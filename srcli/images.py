@@ -21,10 +21,10 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif")
 
 _SAVE: dict[str, dict[str, Any]] = {
     ".png": {"compression": 6},
-    ".jpg": {"Q": 95, "optimize_coding": True},
+    ".jpg": {"Q": 95, "optimize_coding": True, "subsample_mode": "off"},
     ".webp": {"Q": 95, "smart_subsample": True},
     ".tif": {"compression": "deflate", "predictor": "horizontal", "bigtiff": True},
-    ".avif": {"Q": 85, "effort": 3, "compression": "av1"},
+    ".avif": {"Q": 90, "effort": 3, "compression": "av1", "subsample_mode": "off"},
 }
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 _LONGEST_SIDE = {".jpg": 65_535, ".webp": 16_383, ".avif": 16_384}
@@ -112,7 +112,7 @@ def read_srgb(path: Path) -> np.ndarray:
     """
     try:
         image = _open(path)
-        if "icc-profile-data" in image.get_fields():
+        if "icc-profile-data" in image.get_fields() and image.interpretation != "lab":
             image = image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True)
         image = image.colourspace("srgb")
         if image.hasalpha():
@@ -133,7 +133,7 @@ def _open(path: Path) -> pyvips.Image:
                 raise SrcliError(f"{path} is empty (0 bytes). Get the picture again from where it came.")
     except OSError as error:
         raise SrcliError(f"Cannot read {path}: {error.strerror}.") from None
-    image = pyvips.Image.new_from_file(str(path), fail_on="error")
+    image = pyvips.Image.new_from_file(str(path), fail_on="error", revalidate=True)
     frames = image.get("n-pages") if "n-pages" in image.get_fields() else 1
     if frames > 1:
         raise SrcliError(f"{path} has {frames} frames or pages; srcli takes single pictures. Save the one you want by itself.")
@@ -170,7 +170,7 @@ def _extension(path: Path) -> str:
 def write_picture(picture: Picture, path: str | Path, *, overwrite: bool = False) -> list[str]:
     """Write the picture beside its place and rename it: whole or not at all. Gives back what the format could not hold.
 
-    JPEG is written at quality 95, WebP at 95, AVIF at 85, PNG and TIFF without loss; 16 bits stay where the format has
+    JPEG is written at quality 95, WebP at 95, AVIF at 90, PNG and TIFF without loss; 16 bits stay where the format has
     them; transparency in JPEG becomes white.
     Raises SrcliError: the file is there already and not to be overwritten, or the place cannot be written.
     """
@@ -184,6 +184,10 @@ def write_picture(picture: Picture, path: str | Path, *, overwrite: bool = False
     image = image.copy(interpretation=("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb"))
     for name, kind, value in picture.metadata:
         image.set_type(kind, name, value)
+    if any(name == "exif-data" for name, _, _ in picture.metadata):
+        image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
+        if extension == ".tif":
+            lost.append("EXIF")
     if picture.has_alpha and extension in _OPAQUE:
         image = image.flatten(background=65_535 if deep else 255)
         lost.append("transparency, now white")

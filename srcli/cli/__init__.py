@@ -39,10 +39,13 @@ def root(
     """Train and apply image super-resolution, and measure what it does."""
 
 
-def main() -> None:
-    """The program: every error that the user can mend leaves as one sentence, every other with its traceback."""
+def main(words: list[str] | None = None) -> None:
+    """The program: every error that the user can mend leaves as one sentence, every other with its traceback.
+
+    words: the command line; None takes the process's own.
+    """
     try:
-        app()
+        app(words)
     except SrcliError as error:
         print(f"srcli: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingsError) else 1)

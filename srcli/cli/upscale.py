@@ -89,7 +89,11 @@ def plan(inputs: Iterable[Path], output: Path | None, scale: int, *, overwrite: 
             continue
         results = {_beside(path, scale) for path in found}
         sources += [path for path in found if path not in results]  # an earlier call's results are no input
-    to_file = output is not None and output.suffix.lower() in EXTENSIONS and not output.is_dir()
+    to_file = output is not None and output.suffix != "" and not output.is_dir()
+    if output is not None and to_file and output.suffix.lower() not in EXTENSIONS:
+        raise SettingsError(
+            f"srcli cannot write {output}; let it end in {', '.join(EXTENSIONS)}, or make the folder if it is to be one."
+        )
     if to_file and len(sources) > 1:
         raise SettingsError(f"{output} is one file and there are {len(sources)} pictures. Give a folder to -o.")
     jobs: list[Job] = []

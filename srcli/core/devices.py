@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from srcli.errors import SrcliError
+from srcli.errors import SettingsError, SrcliError
 from srcli.settings import Precision
 
 
 def pick_device(name: str) -> torch.device:
     """`auto` (CUDA, then Apple's MPS, then the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
 
-    Raises SrcliError where the name is unknown or the device is not there: what was asked for is never replaced silently.
+    Raises SettingsError where the name is unknown, and SrcliError where the device is not there: what was asked for is never
+    replaced silently.
     """
     kind, colon, number = name.partition(":")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     if name not in ("cpu", "cuda", "mps") and not (kind == "cuda" and colon and number.isdigit()):
-        raise SrcliError(f"There is no device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.")
+        raise SettingsError(f"There is no device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise SrcliError(
             f"The device {name} is not there: this torch ({torch.__version__}) finds no CUDA GPU. Use --device cpu."

@@ -1,0 +1,97 @@
+"""Small pictures and small networks, made here from fixed seeds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from srcli.cli import main
+from srcli.core.generators import build_generator
+from srcli.images import Picture, write_picture
+from srcli.models import save_model
+from srcli.settings import CompactSettings
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture
+def pixels() -> Callable[..., np.ndarray]:
+    """A smooth picture with an edge, H x W x C, of any type."""
+
+    def make(height: int, width: int, channels: int = 3, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        coarse = torch.from_numpy(random.random((1, channels, height // 8 + 2, width // 8 + 2)))
+        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0].numpy()
+        smooth[:, height // 2 :, : width // 3] *= 0.3
+        return np.rint(smooth.transpose(1, 2, 0) * np.iinfo(dtype).max).astype(dtype)
+
+    return make
+
+
+@pytest.fixture
+def photo(tmp_path: Path, pixels: Callable[..., np.ndarray]) -> Path:
+    """A 40x30 PNG."""
+    path = tmp_path / "photo.png"
+    write_picture(Picture(pixels(30, 40)), path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path, pixels: Callable[..., np.ndarray]) -> Path:
+    """A folder of three PNGs of 96x80, one of them in a subfolder."""
+    folder = tmp_path / "photos"
+    for number, name in enumerate(("one.png", "two.png", "below/three.png")):
+        write_picture(Picture(pixels(80, 96, seed=number)), folder / name)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model file: a small random compact x2, whose output differs visibly from the enlarged input."""
+    return make_model(tmp_path / "tiny.safetensors", scale=2)
+
+
+def make_model(path: Path, *, scale: int) -> Path:
+    settings = CompactSettings(scale=scale, channels=8, blocks=2)
+    torch.manual_seed(0)
+    generator = build_generator(settings)
+    torch.nn.init.normal_(generator.tail.weight, std=0.05)
+    save_model(path, generator, settings, about={})
+    return path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def srcli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Run a command in this process."""
+
+    def run(*words: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["srcli", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return Outcome(int(end.value.code or 0), out, err)
+
+    return run

@@ -1,0 +1,266 @@
+"""The commands through their front door: results, streams, exit codes, and one sentence for each mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from srcli.images import Picture, read_picture, write_picture
+from tests.conftest import EXAMPLES, Outcome
+
+Command = Callable[..., Outcome]
+Pixels = Callable[..., np.ndarray]
+
+TINY = ["--generator", "compact", "--channels", 8, "--blocks", 1, "--scale", 2, "--patch", 32, "--batch", 2, "--device", "cpu"]
+
+
+# upscale
+
+
+def test_the_result_lies_beside_the_input_and_its_name_is_printed(srcli: Command, model: Path, photo: Path) -> None:
+    outcome = srcli("upscale", photo, "-m", model)
+    result = photo.with_name("photo_x2.png")
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, f"{result}\n", "")
+    assert read_picture(result).pixels.shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp", "tif", "tiff", "avif"])
+def test_every_format_in_and_out(srcli: Command, model: Path, tmp_path: Path, pixels: Pixels, ending: str) -> None:
+    source, target = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+    write_picture(Picture(pixels(30, 40)), source)
+    assert srcli("upscale", source, "-m", model, "-o", target).exit_code == 0
+    assert read_picture(target).pixels.shape == (60, 80, 3)
+
+
+def test_a_folder_goes_to_a_folder(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = srcli("upscale", photos, "-m", model, "-o", tmp_path / "large")
+    assert outcome.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "large").iterdir()) == ["one_x2.png", "two_x2.png"]
+
+
+def test_a_second_call_on_a_folder_does_not_enlarge_the_results(srcli: Command, model: Path, photos: Path) -> None:
+    assert srcli("upscale", photos, "-m", model).exit_code == 0
+    again = srcli("upscale", photos, "-m", model)
+    assert again.exit_code == 1
+    assert again.stderr.count("is there already") == 2
+    assert not list(photos.glob("*_x2_x2*"))
+    assert srcli("upscale", photos, "-m", model, "--overwrite").exit_code == 0
+
+
+def test_one_bad_file_does_not_stop_the_others(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    whole = tmp_path / "whole.jpg"
+    write_picture(read_picture(photo), whole)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "nothing").mkdir()
+    bad = [text, cut, tmp_path / "empty.png", tmp_path / "missing.png", tmp_path / "nothing"]
+    outcome = srcli("upscale", *bad, photo, "-m", model, "-o", tmp_path / "out")
+    assert outcome.exit_code == 1
+    assert outcome.stdout == f"{tmp_path / 'out' / 'photo_x2.png'}\n"
+    lines = outcome.stderr.splitlines()
+    assert len(lines) == len(bad)
+    for path in bad:
+        assert any(line.startswith("srcli: ") and str(path) in line for line in lines), path
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
+
+
+def test_two_inputs_for_one_result_are_found_before_the_work(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "photo.png"
+    write_picture(read_picture(photo), other)
+    outcome = srcli("upscale", photo, other, "-m", model, "-o", tmp_path / "out")
+    assert outcome.exit_code == 1
+    assert "would both become" in outcome.stderr
+    assert srcli("upscale", photo, other, "-m", model, "-o", tmp_path / "one.png").exit_code == 2
+
+
+def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_path: Path, pixels: Pixels) -> None:
+    write_picture(Picture(pixels(8, 8, 4)), tmp_path / "clear.png")
+    outcome = srcli("upscale", tmp_path / "clear.png", "-m", model, "-o", tmp_path / "clear.jpg")
+    assert outcome.exit_code == 0
+    assert "transparency, now white" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["-m", "compakt-x4"], 2, "no model 'compakt-x4'. Did you mean compact-x4"),
+        (["-m", "missing.safetensors"], 2, "no model file missing.safetensors"),
+        (["--scale", "5"], 2, "no scale 5; choose 2, 3 or 4"),
+        (["--scale", "3"], 2, "enlarges 2 times, not 3"),
+        (["--device", "gpu"], 2, "no device 'gpu'. Choose auto, cpu, cuda"),
+        (["--tile", "3"], 2, "A tile of 3 pixels is too small"),
+        (["-o", "out.gif"], 2, "srcli cannot write out.gif; let it end in .png"),
+        (["--nonsense"], 2, "No such option"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    srcli: Command, model: Path, photo: Path, words: list[str], code: int, sentence: str
+) -> None:
+    outcome = srcli("upscale", photo, *([] if "-m" in words else ["-m", model]), *words)
+    assert (outcome.exit_code, outcome.stdout) == (code, "")
+    assert sentence in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not photo.with_name("photo_x2.png").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error(srcli: Command, model: Path, photo: Path) -> None:
+    outcome = srcli("upscale", photo, "-m", model, "--device", "cuda")
+    assert outcome.exit_code == 1
+    assert "finds no CUDA GPU. Use --device cpu" in outcome.stderr
+
+
+def test_a_model_file_that_is_no_model(srcli: Command, photo: Path, tmp_path: Path) -> None:
+    text, foreign, pickled, cut = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.pth", "d.safetensors"))
+    text.write_text("no model")
+    save_file({"weight": np.zeros(3)}, foreign)
+    torch.save({"weight": Path("anything")}, pickled)
+    cut.write_bytes((EXAMPLES.parent / "srcli" / "weights" / "vgg16.safetensors").read_bytes()[:1000])
+    for path in (text, foreign, pickled, cut):
+        outcome = srcli("upscale", photo, "-m", path)
+        assert outcome.exit_code == 1
+        assert str(path) in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["train", "--help"], ["upscale", "--help"], ["upscale"], ["train"], ["upscale", "missing.png"]],
+)
+def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom srcli.cli import main\nsys.argv = ['srcli', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True).returncode == 0
+
+
+# train
+
+
+def test_train_then_upscale(srcli: Command, photos: Path, photo: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = srcli("train", photos, *TINY, "--steps", 4, "-o", run)
+    assert outcome.exit_code == 0
+    assert outcome.stdout == f"{run / 'model.safetensors'}\n"
+    assert "3 photographs" in outcome.stderr
+    assert (run / "history.csv").read_text().splitlines()[0] == "step,lr,loss,pixel"
+    assert srcli("upscale", photo, "-m", run / "model.safetensors").exit_code == 0
+    assert read_picture(photo.with_name("photo_x2.png")).width == 80
+
+
+def test_train_with_both_losses_says_both(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    words = ["--loss", "pixel=1,feature=0.1", "--layers", "relu1_2,relu2_2=0.5"]
+    assert srcli("train", photos, *TINY, *words, "--steps", 2, "-o", tmp_path / "run").exit_code == 0
+    assert (tmp_path / "run" / "history.csv").read_text().splitlines()[0] == "step,lr,loss,pixel,feature"
+
+
+def test_options_go_before_the_file(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text("generator: {scale: 3, channels: 8, blocks: 1}\nsteps: 100\npatch: 48\nbatch: 1\n")
+    assert srcli("train", photos, "-c", config, "--steps", 1, "-o", tmp_path / "run", "--device", "cpu").exit_code == 0
+    from srcli.settings import read_yaml
+
+    settings = read_yaml(tmp_path / "run" / "settings.yaml")
+    assert (settings.steps, settings.patch, settings.generator.scale) == (1, 48, 3)
+
+
+def test_a_used_run_folder_is_refused_and_can_be_resumed(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
+    again = srcli("train", photos, *TINY, "--steps", 2, "-o", run)
+    assert again.exit_code == 1
+    assert "Continue it with --resume" in again.stderr
+    assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
+    assert srcli("train", "--resume", run, "--steps", 5).exit_code == 2
+    assert srcli("train", "--resume", tmp_path).exit_code == 1
+
+
+def test_an_interrupted_run_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "srcli", "train", str(photos), *map(str, TINY), "--steps", "100000", "-o", str(run)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while not (run / "history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"srcli train --resume {run}" in " ".join(stderr.split())
+    assert (run / "checkpoint.pt").exists()
+    assert (run / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["--loss", "pixle=1"], 2, "Did you mean pixel"),
+        (["--loss", "pixel=-1"], 2, "at least 0"),
+        (["--layers", "relu4_9"], 2, "no layer called 'relu4_9'"),
+        (["--patch", "33"], 2, "use 32 or 34"),
+        (["--patch", "200"], 1, "training needs at least 208x208"),
+        (["--generator", "jonson"], 2, "Did you mean johnson"),
+        (["--precision", "fp8"], 2, "should be one of auto, fp32, bf16"),
+        (["--init", "missing.safetensors"], 2, "no model file"),
+        (["--device", "cuda:x"], 2, "no device 'cuda:x'"),
+        (["-c", "missing.yaml"], 1, "Cannot read missing.yaml"),
+        (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
+    ],
+)
+def test_wrong_training_is_one_sentence(
+    srcli: Command, photos: Path, tmp_path: Path, words: list[str], code: int, sentence: str
+) -> None:
+    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "run", *words)
+    assert (outcome.exit_code, outcome.stdout) == (code, "")
+    assert sentence in " ".join(outcome.stderr.split())
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_run_folder_that_cannot_be_written_is_found_first(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "file" / "run")
+    assert outcome.exit_code == 1
+    assert "Cannot write" in outcome.stderr
+
+
+# compare-loss
+
+
+def test_equal_pictures_differ_in_nothing(srcli: Command, photo: Path) -> None:
+    outcome = srcli("compare-loss", photo, photo, "--json", "--layers", "gatys")
+    document = json.loads(outcome.stdout)
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert document["version"] == 1
+    assert set(document["layers"].values()) == {0.0}
+    assert (document["pixel"], document["total"], document["psnr"], document["ssim"]) == (0.0, 0.0, "inf", 1.0)
+
+
+def test_the_total_is_what_train_would_minimise(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+    for name, seed in (("a.png", 0), ("b.png", 1)):
+        write_picture(Picture(pixels(40, 48, seed=seed)), tmp_path / name)
+    words = ["--loss", "pixel=2,feature=0.5", "--layers", "relu1_2=3,relu2_2"]
+    document = json.loads(srcli("compare-loss", tmp_path / "a.png", tmp_path / "b.png", *words, "--json").stdout)
+    layers = document["layers"]
+    assert document["total"] == pytest.approx(2 * document["pixel"] + 0.5 * (3 * layers["relu1_2"] + layers["relu2_2"]))
+    table = srcli("compare-loss", tmp_path / "a.png", tmp_path / "b.png", *words).stdout
+    assert f"{document['total']:.5g}" in table
+
+
+def test_pictures_of_different_sizes_are_refused_with_both(srcli: Command, photo: Path, photos: Path) -> None:
+    outcome = srcli("compare-loss", photo, photos / "one.png")
+    assert outcome.exit_code == 1
+    assert "is 40x30 pixels" in outcome.stderr
+    assert "is 96x80" in outcome.stderr
+    assert srcli("compare-loss", photo, photo, "--layers", "relu3_9").exit_code == 2

@@ -1,0 +1,114 @@
+"""Generators: the sizes, the folding and the reach that the rest relies on."""
+
+import pytest
+import torch
+from torch import nn
+
+from srcli.core.generators import BranchedConv, Generator, build_generator
+from srcli.errors import SettingsError
+from srcli.settings import GENERATORS, CompactSettings, GeneratorSettings, JohnsonSettings
+
+SMALL = [
+    *(CompactSettings(scale=scale, channels=8, blocks=2) for scale in (2, 3, 4)),
+    *(JohnsonSettings(scale=scale, channels=8, blocks=1) for scale in (2, 3, 4, 8)),
+]
+
+
+def lively(settings: GeneratorSettings) -> Generator:
+    """A generator whose every weight matters: the compact one starts with an empty tail."""
+    torch.manual_seed(0)
+    generator = build_generator(settings)
+    nn.init.normal_(generator.tail.weight, std=0.1)
+    return generator
+
+
+def test_every_generator_is_tested() -> None:
+    assert {settings.architecture for settings in SMALL} == set(GENERATORS)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (16, 3)])
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_every_generator_enlarges_by_its_scale(settings: GeneratorSettings, size: tuple[int, int]) -> None:
+    generator = build_generator(settings).eval()
+    sr = generator(torch.rand(2, 3, *size))
+    assert sr.shape == (2, 3, size[0] * settings.scale, size[1] * settings.scale)
+    assert sr.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_gradient_reaches_every_weight(settings: GeneratorSettings) -> None:
+    generator = lively(settings)
+    generator(torch.rand(2, 3, 9, 7)).square().sum().backward()
+    for name, weight in generator.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_folded_and_unfolded_give_the_same_picture(settings: GeneratorSettings) -> None:
+    generator = lively(settings).eval()
+    lr = torch.rand(1, 3, 13, 11)
+    torch.testing.assert_close(generator.folded()(lr), generator(lr), atol=1e-6, rtol=0)
+
+
+def test_folding_leaves_one_convolution_for_each_sum_of_branches() -> None:
+    folded = lively(CompactSettings(channels=8, blocks=3)).folded()
+    assert not any(isinstance(module, BranchedConv) for module in folded.modules())
+    assert sum(isinstance(module, nn.Conv2d) for module in folded.modules()) == 5
+
+
+def test_the_kernel_of_a_branched_convolution_is_the_sum_of_its_branches() -> None:
+    torch.manual_seed(1)
+    conv = BranchedConv(4)
+    nn.init.normal_(conv.bias)
+    x = torch.rand(1, 4, 6, 5)
+    functional = nn.functional
+    by_hand = (
+        x
+        + functional.conv2d(x, conv.conv3x3, conv.bias, padding=1)
+        + functional.conv2d(x, conv.conv1x1)
+        + functional.conv2d(functional.conv2d(x, conv.widen[:, :, None, None]), conv.narrow, padding=1)
+    )
+    torch.testing.assert_close(conv(x), by_hand)
+
+
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_a_fresh_generator_takes_over_a_folded_one(settings: GeneratorSettings) -> None:
+    source = lively(settings).eval()
+    torch.manual_seed(7)
+    other = build_generator(settings).eval()
+    other.load_folded(source.folded())
+    lr = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(other(lr), source(lr), atol=1e-5, rtol=0)
+
+
+def test_weights_of_another_scale_are_taken_over_but_for_the_tail() -> None:
+    source = lively(CompactSettings(scale=4, channels=8, blocks=2))
+    other = build_generator(CompactSettings(scale=2, channels=8, blocks=2))
+    other.load_folded(source.folded())
+    torch.testing.assert_close(other.body[1].kernel(), source.body[1].kernel())
+    assert other.tail.weight.abs().sum() == 0
+
+
+def test_an_untrained_compact_gives_the_bilinear_enlargement() -> None:
+    lr = torch.rand(1, 3, 6, 7)
+    sr = build_generator(CompactSettings(scale=3, channels=8, blocks=1))(lr)
+    torch.testing.assert_close(sr, nn.functional.interpolate(lr, scale_factor=3, mode="bilinear"))
+
+
+@pytest.mark.parametrize("settings", SMALL, ids=str)
+def test_nothing_beyond_the_halo_changes_the_picture(settings: GeneratorSettings) -> None:
+    generator = lively(settings).eval().double()
+    halo, scale = generator.halo, settings.scale
+    lr = torch.rand(1, 3, 1, 2 * halo + 3, dtype=torch.float64)
+    changed = lr.clone()
+    changed[..., 0] += 1
+    difference = (generator(changed) - generator(lr)).abs().amax(dim=(0, 1, 2))
+    assert difference[(halo + 1) * scale :].max() == 0
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(SettingsError, match="no scale 8; choose one of 2, 3, 4"):
+        CompactSettings(scale=8)
+    with pytest.raises(SettingsError, match="channels is 0"):
+        JohnsonSettings(channels=0)

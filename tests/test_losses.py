@@ -1,0 +1,90 @@
+"""Losses: zero for equal images, a value worked by hand, and what the gradient may touch."""
+
+import pytest
+import torch
+
+from srcli.core.losses import FeatureLoss, PixelLoss, WeightedLoss
+from srcli.core.vgg import VGG16Features
+from srcli.errors import SettingsError
+from srcli.models import load_feature_loss, load_vgg_weights
+from srcli.settings import LossSettings, parse_layers, parse_loss
+
+
+@pytest.fixture(scope="module")
+def feature() -> FeatureLoss:
+    return load_feature_loss({"relu1_2": 0.5, "relu2_2": 2.0})
+
+
+def test_equal_images_have_no_loss(feature: FeatureLoss) -> None:
+    image = torch.rand(1, 3, 16, 16)
+    loss = WeightedLoss(LossSettings(pixel=1, feature=1), feature)(image, image)
+    assert loss.total == 0
+    assert set(loss.terms) == {"pixel", "feature"}
+
+
+def test_the_pixel_loss_is_the_mean_squared_error() -> None:
+    sr = torch.zeros(1, 3, 1, 2)
+    hr = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]).view(1, 3, 1, 2)
+    # (0 + 0.01 + 0.04 + 0.09 + 0.16 + 0.25) / 6
+    assert PixelLoss()(sr, hr).item() == pytest.approx(0.55 / 6)
+
+
+@torch.inference_mode()
+def test_the_feature_loss_is_the_weighted_mean_squared_distance_in_units(feature: FeatureLoss) -> None:
+    sr, hr = torch.rand(2, 1, 3, 16, 20).unbind()
+    vgg = VGG16Features(["relu1_2", "relu2_2"], load_vgg_weights())
+    units = load_vgg_weights().units
+    expected = sum(
+        weight * ((vgg(sr)[layer] - vgg(hr)[layer]) ** 2).mean() / units[layer] ** 2
+        for layer, weight in (("relu1_2", 0.5), ("relu2_2", 2.0))
+    )
+    torch.testing.assert_close(feature(sr, hr), expected)
+
+
+def test_the_total_is_the_weighted_sum_of_the_terms(feature: FeatureLoss) -> None:
+    sr, hr = torch.rand(2, 1, 3, 16, 16).unbind()
+    loss = WeightedLoss(LossSettings(pixel=2, feature=0.25), feature)(sr, hr)
+    torch.testing.assert_close(loss.total, 2 * loss.terms["pixel"] + 0.25 * loss.terms["feature"])
+
+
+def test_a_term_without_weight_is_not_computed() -> None:
+    loss = WeightedLoss(LossSettings(pixel=1, feature=0), None)
+    assert set(loss(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4)).terms) == {"pixel"}
+
+
+def test_the_gradient_reaches_the_image_and_no_weight_of_vgg(feature: FeatureLoss) -> None:
+    sr = torch.rand(1, 3, 16, 16, requires_grad=True)
+    hr = torch.rand(1, 3, 16, 16, requires_grad=True)
+    feature(sr, hr).backward()
+    assert sr.grad is not None
+    assert sr.grad.abs().sum() > 0
+    assert hr.grad is None  # the true image's features are no part of the graph
+    assert all(weight.grad is None for weight in feature.parameters())
+
+
+def test_losses_in_words() -> None:
+    settings = parse_loss("pixel=1,feature=0.1", "relu2_2=0.5,relu4_3")
+    assert (settings.pixel, settings.feature, settings.layers) == (1, 0.1, {"relu2_2": 0.5, "relu4_3": 1})
+    assert parse_layers("johnson") == {"relu2_2": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("pixle=1", "no loss called 'pixle'. Did you mean pixel"),
+        ("pixel", "write pixel=1"),
+        ("pixel=much", "'much', which is no number"),
+        ("pixel=-1", "at least 0"),
+        ("pixel=nan", "at least 0"),
+        ("pixel=0", "Every weight of the loss is 0"),
+        ("pixel=1,pixel=2", "given twice"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(words: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        parse_loss(words)
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(SettingsError, match=r"no layer called 'relu4_4'. Did you mean relu4_"):
+        parse_layers("relu4_4")

@@ -1,0 +1,125 @@
+"""Upscaling: tiles that leave no trace, and every kind of picture in its own kind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srcli.core.generators import build_generator
+from srcli.core.running import TorchEnlarger
+from srcli.errors import SettingsError
+from srcli.images import Picture
+from srcli.settings import JohnsonSettings
+from srcli.upscaling import Enlarger, load_enlarger, tiles, upscale
+from tests.conftest import make_model
+
+Pixels = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def enlarger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Enlarger:
+    return load_enlarger(make_model(tmp_path_factory.mktemp("models") / "tiny.safetensors", scale=request.param), "cpu")
+
+
+def difference(one: Picture, other: Picture) -> int:
+    return int(np.abs(one.pixels.astype(int) - other.pixels).max())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (15, 9), (16, 16), (17, 33), (50, 37)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tiled_equals_untiled(enlarger: Enlarger, pixels: Pixels, size: tuple[int, int], channels: int) -> None:
+    picture = Picture(pixels(*size, channels))
+    whole = upscale(enlarger, picture, tile=0)
+    assert whole.pixels.shape == (size[0] * enlarger.scale, size[1] * enlarger.scale, channels)
+    assert difference(upscale(enlarger, picture, tile=16), whole) <= 1
+
+
+def test_tiled_equals_untiled_for_johnson(pixels: Pixels) -> None:
+    import torch
+
+    generator = build_generator(JohnsonSettings(scale=4, channels=8, blocks=1))
+    enlarger = TorchEnlarger(generator, torch.device("cpu"))
+    picture = Picture(pixels(45, 38))
+    assert difference(upscale(enlarger, picture, tile=16), upscale(enlarger, picture, tile=0)) <= 1
+
+
+def test_tiles_cover_every_pixel_once_and_see_their_halo() -> None:
+    seen = np.zeros((37, 50), dtype=int)
+    for tile in tiles(37, 50, tile=16, halo=5):
+        seen[tile.inner] += 1
+        for inner, outer, side in zip(tile.inner, tile.outer, seen.shape, strict=True):
+            assert outer.start == max(0, inner.start - 5)
+            assert outer.stop == min(side, inner.stop + 5)
+    assert (seen == 1).all()
+
+
+def test_no_call_sees_more_than_a_tile_and_its_halo(enlarger: Enlarger, pixels: Pixels) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    class Watched:
+        scale, halo = enlarger.scale, enlarger.halo
+
+        def __call__(self, lr: np.ndarray) -> np.ndarray:
+            sizes.append(lr.shape[1:])
+            return enlarger(lr)
+
+    upscale(Watched(), Picture(pixels(100, 90)), tile=32)
+    assert max(max(size) for size in sizes) <= 32 + 2 * enlarger.halo
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_stay_and_agree_with_eight(enlarger: Enlarger, pixels: Pixels, channels: int) -> None:
+    eight = pixels(12, 15, channels)
+    deep = upscale(enlarger, Picture(eight.astype(np.uint16) * 257))
+    assert deep.pixels.dtype == np.uint16
+    difference = np.abs(deep.pixels / 257 - upscale(enlarger, Picture(eight)).pixels)
+    visible = deep.pixels[..., -1] > 32_768 if channels in (2, 4) else slice(None)  # colour is vague where little of it shows
+    assert difference[visible].max() <= 2
+    assert len(np.unique(deep.pixels)) > 256  # and not 8 bits in the clothes of 16
+
+
+def test_metadata_stays(enlarger: Enlarger, pixels: Pixels) -> None:
+    metadata = (("note", 0, "kept"),)
+    assert upscale(enlarger, Picture(pixels(4, 4), metadata)).metadata == metadata
+
+
+def test_an_opaque_picture_keeps_its_colours_and_stays_opaque(enlarger: Enlarger, pixels: Pixels) -> None:
+    rgb = pixels(20, 20)
+    rgba = np.dstack([rgb, np.full((20, 20), 255, dtype=np.uint8)])
+    large = upscale(enlarger, Picture(rgba)).pixels
+    assert (large[..., 3] == 255).all()
+    np.testing.assert_array_equal(large[..., :3], upscale(enlarger, Picture(rgb)).pixels)
+
+
+def test_the_colour_of_invisible_pixels_does_not_bleed() -> None:
+    """A red disc's edge over invisible green: an enlargement that ignored alpha would mix them."""
+    import torch
+
+    class Bilinear:
+        scale, halo = 2, 1
+
+        def __call__(self, lr: np.ndarray) -> np.ndarray:
+            batch = torch.from_numpy(np.ascontiguousarray(lr))[None]
+            enlarged: np.ndarray = torch.nn.functional.interpolate(batch, scale_factor=2, mode="bilinear")[0].numpy()
+            return enlarged
+
+    pixels = np.zeros((10, 10, 4), dtype=np.uint8)
+    pixels[:, :5] = (255, 0, 0, 255)
+    pixels[:, 5:] = (0, 255, 0, 0)
+    large = upscale(Bilinear(), Picture(pixels)).pixels
+    visible = large[large[..., 3] > 0]
+    assert visible[:, 0].min() >= 250
+    assert visible[:, 1].max() == 0
+
+
+def test_a_tile_too_small_is_refused(enlarger: Enlarger, pixels: Pixels) -> None:
+    with pytest.raises(SettingsError, match="A tile of 8 pixels is too small; use at least 16"):
+        upscale(enlarger, Picture(pixels(4, 4)), tile=8)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_picture(tmp_path: Path, pixels: Pixels) -> None:
+    model = make_model(tmp_path / "tiny.safetensors", scale=4)
+    picture = Picture(pixels(40, 40))
+    assert difference(upscale(load_enlarger(model, "cuda"), picture), upscale(load_enlarger(model, "cpu"), picture)) <= 1
