@@ -48,7 +48,8 @@ class Run:
         """Write checkpoint and model, each whole or not at all; the model is the averaged generator."""
         with written_whole(self.checkpoint) as part:
             torch.save({"settings": to_mapping(training.settings), "about": about, **training.state()}, part)
-        about = about | {"steps": training.steps, "settings": to_mapping(training.settings), "torch": torch.__version__}
+        about = {name: value for name, value in about.items() if name != "photos"}  # nobody else's folder
+        about |= {"steps": training.steps, "settings": to_mapping(training.settings), "torch": torch.__version__}
         save_model(self.model, training.average, training.settings.generator, about)
 
     def load(self) -> dict[str, Any]:

@@ -45,6 +45,10 @@ def crop_size(settings: TrainSettings) -> int:
     return settings.patch + 2 * MARGIN * settings.generator.scale
 
 
+SHIFTS = 8
+"""Shifts in each direction that are tried: the stride of VGG16 after three poolings, at relu4_3."""
+
+
 class Training:
     """What lasts from step to step: generator, averaged generator, optimizer and the number of steps done."""
 
@@ -99,7 +103,7 @@ class Training:
         lr, hr = self._pair(crops)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
             sr = self.generator(lr)
-            loss = self.loss(sr.float(), hr)
+            loss = self.loss(*self._shifted(sr.float(), hr))
         if not torch.isfinite(loss.total):
             raise SrcliError(
                 f"The loss is {loss.total.item()} at step {self.steps + 1}, so training stopped; "
@@ -120,6 +124,18 @@ class Training:
         inner = slice(MARGIN, -MARGIN)
         outer = slice(MARGIN * scale, -MARGIN * scale)
         return lr[..., inner, inner].contiguous(memory_format=torch.channels_last), hr[..., outer, outer]
+
+    def _shifted(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """Both pictures less a random number of rows and columns, where VGG will look at them.
+
+        VGG's poolings and the generator's pixel shuffle both repeat every few pixels. If one always meets the other in the
+        same place, the gradient does too, and a grid comes out that fits the poolings; in random places it averages away.
+        """
+        if not self.settings.loss.feature:
+            return sr, hr
+        random = np.random.default_rng([self.settings.seed, self.steps, SHIFTS])
+        rows, columns = (int(random.integers(SHIFTS)) for _ in range(2))
+        return sr[..., rows:, columns:], hr[..., rows:, columns:]
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -27,7 +27,7 @@ class Job:
 
 def upscale(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Pictures, or folders of pictures.", show_default=False)
+        list[Path], typer.Argument(metavar="INPUT", help="Pictures, or folders of pictures.", show_default=False)
     ],
     output: Annotated[
         Path | None,

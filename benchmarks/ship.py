@@ -1,0 +1,46 @@
+"""Put the model of a training run into the package, with what there is to know about it.
+
+    python benchmarks/ship.py RUN NAME --config examples/NAME.yaml [--init MODEL] --data WORDS --machine WORDS
+
+What the run's own file says of local paths is replaced by the command that anyone can type.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from srcli.catalog import WEIGHTS, describe_model
+from srcli.models import load_generator, save_model
+from srcli.settings import read_yaml, to_mapping
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--init")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--machine", required=True)
+    options = parser.parse_args()
+    description = describe_model(options.run / "model.safetensors")
+    settings = to_mapping(read_yaml(options.config))
+    if description.about["settings"] != settings:
+        raise SystemExit(
+            f"{options.run} was not trained with {options.config}: {description.about['settings']} against {settings}"
+        )
+    if description.about["steps"] != settings["steps"]:
+        raise SystemExit(f"{options.run} has done {description.about['steps']} of {settings['steps']} steps.")
+    first = f" --init {options.init}" if options.init else ""
+    about = {
+        "command": f"srcli train PHOTOS -c {options.config.as_posix()}{first} -o RUN",
+        "data": options.data,
+        "machine": options.machine,
+        **{name: description.about[name] for name in ("steps", "settings", "torch")},
+    }
+    save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.settings, about)
+
+
+if __name__ == "__main__":
+    main()

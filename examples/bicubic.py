@@ -1,0 +1,35 @@
+"""Enlarge a picture with plain bicubic interpolation, to lay beside what a trained generator makes of it.
+
+    python examples/bicubic.py INPUT OUTPUT [SCALE]
+
+Also shows that anything that turns lr into sr can stand in a generator's place: tiles, depth, alpha and metadata are looked
+after by srcli.upscale.
+"""
+
+import sys
+
+import numpy as np
+import torch
+
+import srcli
+
+
+class Bicubic:
+    """Looks at two pixels to each side, so that is its halo."""
+
+    halo = 2
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(np.ascontiguousarray(lr))[None]  # 1 x 3 x H x W
+        size = (lr.shape[1] * self.scale, lr.shape[2] * self.scale)
+        sr: np.ndarray = torch.nn.functional.interpolate(batch, size=size, mode="bicubic", antialias=True)[0].numpy()
+        return sr
+
+
+if __name__ == "__main__":
+    source, target, scale = (*sys.argv[1:], "4")[:3]
+    picture = srcli.read_picture(source)
+    srcli.write_picture(srcli.upscale(Bicubic(int(scale)), picture), target, overwrite=True)

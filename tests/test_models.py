@@ -1,0 +1,66 @@
+"""The models that ship: they load, run offline, and do better than bicubic on a photograph that no one trained on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from srcli.catalog import WEIGHTS, describe_model, shipped_models
+from srcli.core.degradation import bicubic
+from srcli.core.metrics import on_luma, psnr
+from srcli.errors import SettingsError, SrcliError
+from srcli.images import read_srgb
+from srcli.models import load_generator
+from tests.conftest import EXAMPLES, make_model
+
+
+def test_there_is_a_faithful_model_for_every_scale_and_a_perceptual_one() -> None:
+    assert {"compact-x2", "compact-x3", "compact-x4", "compact-x4-perceptual"} <= set(shipped_models())
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_models() if "perceptual" not in name])
+@torch.inference_mode()
+def test_a_faithful_model_beats_bicubic_on_an_unseen_photograph(name: str) -> None:
+    scale = describe_model(name).scale
+    photo = torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255
+    hr = photo[..., : 512 - 512 % scale, : 512 - 512 % scale]
+    lr = bicubic(hr, scale)
+    sr = load_generator(name)(lr).clamp(0, 1)
+    plain = F.interpolate(lr, size=hr.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+    gain = psnr(*on_luma(sr, hr, border=scale)) - psnr(*on_luma(plain, hr, border=scale))
+    assert gain.item() > 1.5  # dB
+
+
+@pytest.mark.parametrize("name", shipped_models())
+@torch.inference_mode()
+def test_no_model_shifts_colours_or_leaves_a_pattern_on_flat_areas(name: str) -> None:
+    generator = load_generator(name)
+    for colour in ((0.2, 0.2, 0.2), (0.9, 0.9, 0.9), (0.8, 0.3, 0.2), (0.2, 0.6, 0.3), (0.3, 0.4, 0.8)):
+        flat = torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 48, 48)
+        halo = generator.halo * generator.scale
+        sr = generator(flat)[..., halo:-halo, halo:-halo]
+        assert (sr.mean(dim=(0, 2, 3)) - torch.tensor(colour)).abs().max() < 2 / 255
+        assert sr.std(dim=(2, 3)).max() < 1 / 255
+
+
+def test_a_model_file_rebuilds_its_own_generator(tmp_path: Path) -> None:
+    generator = load_generator(make_model(tmp_path / "tiny.safetensors", scale=3))
+    assert (generator.scale, generator.settings.channels, generator.settings.blocks) == (3, 8, 2)
+    assert not any(weight.requires_grad for weight in generator.parameters())
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    path = make_model(tmp_path / "tiny.safetensors", scale=3)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SrcliError, match=str(path)):
+        load_generator(path)
+
+
+def test_names_that_no_model_has_are_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"Did you mean compact-x4"):
+        describe_model("compact-x44")
+
+
+def test_the_package_stays_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 40e6
