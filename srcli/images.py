@@ -110,14 +110,36 @@ def read_srgb(path: Path) -> np.ndarray:
 
     Raises SrcliError as `read_picture` does.
     """
+    pixels = read_exact_srgb(path, deep=False)
+    if pixels.shape[2] == 3:
+        return pixels
+    colour, alpha = pixels[..., :3].astype(np.float32), pixels[..., 3:].astype(np.float32) / 255
+    flat: np.ndarray = np.rint(colour * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return flat
+
+
+def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = None) -> np.ndarray:
+    """A picture as H x W x 3, or x 4 with alpha (not premultiplied), in sRGB: profiles converted, grey spread.
+
+    deep: 16-bit pictures come as uint16; everything else, and all without it, as uint8.
+    Raises SrcliError as `read_picture` does, and for more than `max_pixels` before any is decoded.
+    """
     try:
         image = _open(path)
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise SrcliError(
+                f"{path} has {image.width}x{image.height} = {image.width * image.height} pixels, more than --max-pixels "
+                f"{max_pixels}. Raise it if the picture is what you think."
+            )
+        if image.format not in ("uchar", "ushort"):
+            raise SrcliError(f"{path} holds numbers of type {image.format}; srcli takes 8 or 16 bits. Convert it first.")
+        deep = deep and image.format == "ushort"
         if "icc-profile-data" in image.get_fields() and image.interpretation != "lab":
-            image = image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True)
-        image = image.colourspace("srgb")
-        if image.hasalpha():
-            image = image.flatten(background=255)
-        pixels: np.ndarray = image.cast("uchar").numpy()
+            image = image.icc_transform(
+                "srgb", embedded=True, intent="relative", black_point_compensation=True, depth=16 if deep else 8
+            )
+        image = image.colourspace("rgb16" if deep else "srgb")
+        pixels: np.ndarray = image.cast("ushort" if deep else "uchar").numpy()
     except pyvips.Error as error:
         raise _unreadable(path, error) from None
     return pixels

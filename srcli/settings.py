@@ -29,6 +29,7 @@ LAYER_PRESETS: dict[str, tuple[str, ...]] = {
     "first23": ("relu4_3",),
     "johnson": ("relu2_2",),
     "gatys": ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
+    "all": VGG_LAYERS,
 }
 """`first23`: the end of torchvision's `features[:23]`. `johnson`: Johnson et al. 2016, super-resolution.
 `gatys`: Gatys et al. 2016, style; conv5_1 lies outside the first 23 layers."""

@@ -5,8 +5,7 @@ Works on arrays and needs no torch: what runs the generator is behind `Enlarger`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 from srcli.catalog import Description
 from srcli.errors import SettingsError
 from srcli.images import Picture
+from srcli.tiling import tiles
 
 TILE = 256
 """Side of a tile in lr pixels, without its halo."""
@@ -44,31 +44,6 @@ def load_enlarger(model: str | Path | Description, device: str = "auto") -> Enla
     from srcli.models import load_generator
 
     return TorchEnlarger(load_generator(model), pick_device(device))
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows and columns of lr that become sr (`inner`), and those that are looked at for it (`outer`)."""
-
-    inner: tuple[slice, slice]
-    outer: tuple[slice, slice]
-
-
-def tiles(height: int, width: int, *, tile: int, halo: int) -> Iterator[Tile]:
-    """Cover height x width without overlap by squares of side `tile`, each seen with a halo that ends at the picture's border.
-
-    At the border a tile ends where the picture does, so the generator pads there as it does for the whole picture.
-    """
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            yield Tile(
-                inner=(slice(top, bottom), slice(left, right)),
-                outer=(
-                    slice(max(0, top - halo), min(height, bottom + halo)),
-                    slice(max(0, left - halo), min(width, right + halo)),
-                ),
-            )
 
 
 def upscale(

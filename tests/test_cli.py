@@ -1,6 +1,5 @@
 """The commands through their front door: results, streams, exit codes, and one sentence for each mistake."""
 
-import json
 import os
 import signal
 import subprocess
@@ -233,34 +232,3 @@ def test_a_run_folder_that_cannot_be_written_is_found_first(srcli: Command, phot
     outcome = srcli("train", photos, *TINY, "-o", tmp_path / "file" / "run")
     assert outcome.exit_code == 1
     assert "Cannot write" in outcome.stderr
-
-
-# compare-loss
-
-
-def test_equal_pictures_differ_in_nothing(srcli: Command, photo: Path) -> None:
-    outcome = srcli("compare-loss", photo, photo, "--json", "--layers", "gatys")
-    document = json.loads(outcome.stdout)
-    assert (outcome.exit_code, outcome.stderr) == (0, "")
-    assert document["version"] == 1
-    assert set(document["layers"].values()) == {0.0}
-    assert (document["pixel"], document["total"], document["psnr"], document["ssim"]) == (0.0, 0.0, "inf", 1.0)
-
-
-def test_the_total_is_what_train_would_minimise(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
-    for name, seed in (("a.png", 0), ("b.png", 1)):
-        write_picture(Picture(pixels(40, 48, seed=seed)), tmp_path / name)
-    words = ["--loss", "pixel=2,feature=0.5", "--layers", "relu1_2=3,relu2_2"]
-    document = json.loads(srcli("compare-loss", tmp_path / "a.png", tmp_path / "b.png", *words, "--json").stdout)
-    layers = document["layers"]
-    assert document["total"] == pytest.approx(2 * document["pixel"] + 0.5 * (3 * layers["relu1_2"] + layers["relu2_2"]))
-    table = srcli("compare-loss", tmp_path / "a.png", tmp_path / "b.png", *words).stdout
-    assert f"{document['total']:.5g}" in table
-
-
-def test_pictures_of_different_sizes_are_refused_with_both(srcli: Command, photo: Path, photos: Path) -> None:
-    outcome = srcli("compare-loss", photo, photos / "one.png")
-    assert outcome.exit_code == 1
-    assert "is 40x30 pixels" in outcome.stderr
-    assert "is 96x80" in outcome.stderr
-    assert srcli("compare-loss", photo, photo, "--layers", "relu3_9").exit_code == 2

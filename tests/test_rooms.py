@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "srcli"
 
 FLOORS = [
     {"errors"},
-    {"settings", "files"},
+    {"settings", "files", "tiling"},
     {"images", "core", "catalog"},
     {"photos", "models"},
     {"training", "upscaling", "comparison"},

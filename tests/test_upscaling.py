@@ -11,7 +11,8 @@ from srcli.core.running import TorchEnlarger
 from srcli.errors import SettingsError
 from srcli.images import Picture
 from srcli.settings import JohnsonSettings
-from srcli.upscaling import Enlarger, load_enlarger, tiles, upscale
+from srcli.tiling import tiles
+from srcli.upscaling import Enlarger, load_enlarger, upscale
 from tests.conftest import make_model
 
 Pixels = Callable[..., np.ndarray]

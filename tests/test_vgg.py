@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from srcli.core.vgg import OXFORD_INPUT, PLAN, VGG16Features, VGGWeights
+from srcli.core.layers import LAYERS
+from srcli.core.vgg import OXFORD_INPUT, VGG16Features, VGGWeights
 from srcli.errors import SrcliError
 from srcli.models import load_vgg_weights
 from srcli.settings import LAYER_PRESETS, VGG_LAYERS
@@ -62,7 +63,7 @@ def test_every_layer_equals_torchvisions(weights: VGGWeights, torchvision_featur
     image = torch.rand(2, 3, 48, 40)
     ours = VGG16Features(VGG_LAYERS, weights)(image)
     x = normalised(image)
-    for (_, name), module in zip(PLAN, torchvision_features, strict=True):
+    for name, module in zip(LAYERS, torchvision_features, strict=True):
         x = module(x)
         if name in ours:
             torch.testing.assert_close(ours[name], x, rtol=1e-4, atol=1e-3)
@@ -70,10 +71,9 @@ def test_every_layer_equals_torchvisions(weights: VGGWeights, torchvision_featur
 
 
 def test_relu4_3_ends_the_first_23_layers_and_conv5_1_lies_beyond() -> None:
-    index = {name: index for index, name in PLAN}
-    assert index["relu4_3"] == 22
-    assert (index["relu1_2"], index["relu2_2"], index["relu3_3"]) == (3, 8, 15)
-    assert [index[layer] for layer in LAYER_PRESETS["gatys"]] == [0, 5, 10, 17, 24]
+    assert LAYERS["relu4_3"].index == 22
+    assert [LAYERS[layer].index for layer in ("relu1_2", "relu2_2", "relu3_3")] == [3, 8, 15]
+    assert [LAYERS[layer].index for layer in LAYER_PRESETS["gatys"]] == [0, 5, 10, 17, 24]
 
 
 @torch.inference_mode()
@@ -144,3 +144,29 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(3)}, path)
     with pytest.raises(SrcliError, match=r"holds no VGG16: features\.0\.weight is missing"):
         VGG16Features(["relu1_1"], load_vgg_weights(str(path)))
+
+
+@pytest.mark.parametrize("layer", ["conv1_1", "relu1_2", "relu2_2", "relu3_3", "relu4_3", "conv5_1"])
+def test_an_activation_sees_what_the_plan_says(layer: str) -> None:
+    """The gradient of one activation is zero outside the pixels that the plan names, and reaches their border."""
+    facts = LAYERS[layer]
+    torch.manual_seed(0)
+    positive = {  # weights above zero, so that no ReLU and no maximum hides a path
+        f"features.{other.index}.{part}": torch.rand(
+            (other.channels, 3 if name == "conv1_1" else LAYERS[before].channels, 3, 3) if part == "weight" else other.channels
+        )
+        for before, (name, other) in zip(["conv1_1", *LAYERS], LAYERS.items(), strict=False)
+        if name.startswith("conv")
+        for part in ("weight", "bias")
+    }
+    vgg = VGG16Features([layer], VGGWeights("positive", positive, OXFORD_INPUT))
+    side = 2 * facts.receptive_field + 2 * facts.stride
+    # the largest of four pooled values is always the lower right one where brightness grows that way
+    ramp = torch.arange(side, dtype=torch.float32) / side
+    image = (1 + ramp[:, None] + ramp[None, :]).expand(1, 3, side, side).clone().requires_grad_(True)
+    place = side // 2 // facts.stride
+    vgg(image)[layer][..., place, place].sum().backward()
+    assert image.grad is not None
+    seen = image.grad.abs().sum(dim=(0, 1)).nonzero()
+    assert seen.min() >= place * facts.stride - facts.before
+    assert seen.max() == place * facts.stride + facts.after

@@ -1,38 +1,187 @@
-"""`srcli compare-loss`: a true picture and another in, figures out."""
+"""`srcli compare-loss`: a true picture and others in, figures, maps and a page out."""
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srcli.errors import SettingsError, SrcliError
+from srcli.files import written_whole
 from srcli.settings import parse_loss
+
+if TYPE_CHECKING:
+    from srcli.comparison import Comparison, Still
+
+MISSED = 3
+"""Exit code when a limit of --max or --min is not kept."""
+
+COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "grey": (0.5, 0.5, 0.5)}
 
 
 def compare_loss(
-    reference: Annotated[Path, typer.Argument(help="The true picture.", show_default=False)],
-    candidate: Annotated[Path, typer.Argument(help="The picture to judge, of the same size.", show_default=False)],
+    reference: Annotated[Path, typer.Argument(help="The true picture, or a folder of them.", show_default=False)],
+    candidates: Annotated[
+        list[Path], typer.Argument(metavar="CANDIDATE", help="Pictures to judge, or one folder.", show_default=False)
+    ],
     layers: Annotated[
-        str,
-        typer.Option("--layers", metavar="LAYERS", help="As in relu2_2=0.5,relu4_3; or first23, johnson, gatys."),
+        str, typer.Option("--layers", metavar="LAYERS", help="As in relu2_2=0.5,relu4_3; or first23, johnson, gatys, all.")
     ] = "first23",
     loss: Annotated[
         str, typer.Option("--loss", metavar="TERMS", help="Weights of the terms of the total, as srcli train takes them.")
     ] = "pixel=1,feature=1",
     vgg: Annotated[
-        str,
-        typer.Option(
-            "--vgg", metavar="FILE", help="VGG16 weights: oxford (they ship), imagenet1k-v1, or a .pth or .safetensors."
-        ),
+        str, typer.Option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors.")
     ] = "oxford",
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="bicubic", help="Add what bicubic makes of the picture given with --lr.")
+    ] = None,
+    lr: Annotated[Path | None, typer.Option("--lr", metavar="FILE", help="The small picture that was enlarged.")] = None,
+    resize_to: Annotated[
+        str | None, typer.Option("--resize-to", metavar="WHICH", help="Resize to the size of the reference or the candidate.")
+    ] = None,
+    crop_to_common: Annotated[
+        bool, typer.Option("--crop-to-common", help="Cut what is wider or higher at the right and below.")
+    ] = False,
+    background: Annotated[
+        str, typer.Option("--background", metavar="COLOUR", help="Under transparency: white, black, grey or #rrggbb.")
+    ] = "white",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out what has no partner in the other folder.")
+    ] = False,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Refuse pictures with more pixels.")] = 500_000_000,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV at full precision.")] = False,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", metavar="FILE", help="Write heat maps of the differences (PNG).", show_default=False)
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with slider, maps and worst regions.")
+    ] = None,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="FIGURE=LIMIT", help="Exit with 3 where a figure is larger, as in total=0.02."),
+    ] = None,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="FIGURE=LIMIT", help="Exit with 3 where a figure is smaller, as in psnr=30."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace map and page files that are there already.")] = False,
 ) -> None:
-    """Say how far a picture is from the true one under the losses that srcli trains on."""
+    """Say how far pictures are from the true one under the losses that srcli trains on.
+
+    Two folders are paired by file name. Docs: docs/compare-loss.md.
+    """
+    from srcli.report.comparison import as_csv, as_json, as_rows, as_table, missed, parse_limits
+
     settings = parse_loss(loss, layers)
+    colour = _colour(background)
+    most, least = parse_limits(at_most or [], settings.layers), parse_limits(at_least or [], settings.layers)
+    folders = reference.is_dir()
+    files = [path for path in (map_file, html_file) if path]
+    if json and csv:
+        raise SettingsError("--json and --csv exclude each other; give one.")
+    if resize_to not in (None, "reference", "candidate"):
+        raise SettingsError(f"There is no --resize-to {resize_to}; choose reference or candidate.")
+    if resize_to and crop_to_common:
+        raise SettingsError("--resize-to and --crop-to-common exclude each other; give one.")
+    if baseline not in (None, "bicubic"):
+        raise SettingsError(f"There is no baseline {baseline!r}; the one there is, is bicubic.")
+    if (baseline is None) != (lr is None):
+        raise SettingsError(
+            "--baseline bicubic and --lr FILE belong together: the small picture, enlarged to the reference's size."
+        )
+    if folders and (len(candidates) > 1 or not candidates[0].is_dir()):
+        raise SettingsError(f"{reference} is a folder, so there must be one candidate, and it a folder too.")
+    if files and (folders or len(candidates) > 1):
+        raise SettingsError("--map and --html draw one pair; give one reference and one candidate.")
+    for path in files:
+        if path.exists() and not overwrite:
+            raise SrcliError(f"{path} is there already. Use --overwrite to replace it.")
+    pairs, missing = _pairs(reference, candidates[0]) if folders else ([(reference, path) for path in candidates], [])
+    if missing and not allow_missing:
+        raise SrcliError("\nsrcli: ".join(missing) + " Use --allow-missing to compare the others.")
+    groups = [(first, [second]) for first, second in pairs] if folders else [(reference, candidates)]
 
-    from srcli.comparison import compare
-    from srcli.report.comparison import as_json, as_table
+    from srcli.comparison import Comparer, bicubic_to, fitted, read_still
 
-    comparison = compare(reference, candidate, loss=settings, vgg=vgg)
-    typer.echo(as_json(comparison) if json else as_table(comparison))
+    comparer = Comparer(settings, vgg)
+    comparisons: list[Comparison] = []
+    for first, group in groups:
+        truth = read_still(first, max_pixels)
+        others = [read_still(path, max_pixels) for path in group]
+        if lr:
+            others.append(bicubic_to(read_still(lr, max_pixels), truth))
+        if resize_to or crop_to_common:
+            truth, others = fitted(truth, others, resize_to)
+        comparisons += comparer.compare(truth, others, background=colour, maps=bool(files))
+        if files:
+            _draw(comparisons[0], truth, others[0], background, map_file, html_file)
+
+    if json:
+        typer.echo(as_json(comparisons, background=background, with_summary=folders))
+    elif csv:
+        typer.echo(as_csv(comparisons))
+    elif folders:
+        typer.echo(as_rows(comparisons, by="reference", mark_best=False, with_summary=True, background=background))
+    elif len(comparisons) > 1:
+        typer.echo(as_rows(comparisons, by="candidate", mark_best=True, with_summary=False, background=background))
+    else:
+        typer.echo(as_table(comparisons[0], background))
+    sentences = [sentence for comparison in comparisons for sentence in missed(comparison, most, least)]
+    for sentence in missing + sentences:
+        print(f"srcli: {sentence}", file=sys.stderr)
+    if sentences:
+        raise typer.Exit(MISSED)
+
+
+def _colour(word: str) -> tuple[float, float, float]:
+    if word in COLOURS:
+        return COLOURS[word]
+    if not re.fullmatch("#[0-9a-fA-F]{6}", word):
+        raise SettingsError(f"There is no colour {word!r}. Choose white, black, grey or #rrggbb.")
+    red, green, blue = (int(word[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    return red, green, blue
+
+
+def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Pictures of two folders with the same name, whatever the ending; and a sentence for each without partner."""
+    from srcli.images import find_pictures
+
+    def named(folder: Path) -> dict[Path, Path]:
+        names: dict[Path, Path] = {}
+        for path in find_pictures(folder):
+            name = path.relative_to(folder).with_suffix("")
+            if name in names:
+                raise SrcliError(f"{names[name]} and {path} have the same name, so their partner is unclear. Move one of them.")
+            names[name] = path
+        return names
+
+    ours, theirs = named(reference), named(candidate)
+    missing = [f"{path} has no partner in {candidate}." for name, path in ours.items() if name not in theirs]
+    missing += [f"{path} has no partner in {reference}." for name, path in theirs.items() if name not in ours]
+    pairs = [(path, theirs[name]) for name, path in ours.items() if name in theirs]
+    if not pairs:
+        raise SrcliError(f"No picture in {reference} has the name of one in {candidate}. Give two folders with the same names.")
+    return pairs, missing
+
+
+def _draw(
+    comparison: Comparison, reference: Still, candidate: Still, background: str, map_file: Path | None, html_file: Path | None
+) -> None:
+    """Write the heat maps and the page of one comparison, each whole or not at all."""
+    colour = _colour(background)
+    truth, other = reference.flat(colour), candidate.flat(colour)
+    if map_file:
+        from srcli.report.heatmap import sheet
+
+        with written_whole(map_file) as part:
+            sheet(comparison.maps, other).save(part, "PNG")
+    if html_file:
+        from srcli.report.page import as_page
+
+        with written_whole(html_file) as part:
+            part.write_text(as_page(comparison, truth, other, background), encoding="utf-8")

@@ -37,28 +37,39 @@ def psnr(sr: Tensor, hr: Tensor) -> Tensor:
     return -10 * torch.log10(mse)
 
 
+WINDOW = 11
+"""Side of the window of SSIM in pixels."""
+
+
 def ssim(sr: Tensor, hr: Tensor) -> Tensor:
     """Structural similarity, one for each image, 1 for equal images (Wang et al. 2004).
 
-    Gaussian window of 11 pixels, sigma 1.5; the mean over all windows that lie inside the picture and over channels.
+    The mean over all windows that lie inside the picture and over channels.
     Raises SrcliError where a side is shorter than the window.
     """
-    if min(hr.shape[-2:]) < 11:
-        raise SrcliError(f"The picture is {hr.shape[-1]}x{hr.shape[-2]} pixels; SSIM needs at least 11x11.")
+    return ssim_map(sr, hr).flatten(1).mean(dim=1)
+
+
+def ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
+    """Structural similarity of every window: Gaussian, 11 pixels, sigma 1.5; N x C x H-10 x W-10."""
+    if min(hr.shape[-2:]) < WINDOW:
+        raise SrcliError(f"The picture is {hr.shape[-1]}x{hr.shape[-2]} pixels; SSIM needs at least {WINDOW}x{WINDOW}.")
     sr, hr = sr.double(), hr.double()
-    line = torch.tensor([math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)], dtype=sr.dtype, device=sr.device)
+    line = torch.tensor(
+        [math.exp(-((i - WINDOW // 2) ** 2) / (2 * 1.5**2)) for i in range(WINDOW)], dtype=sr.dtype, device=sr.device
+    )
     line /= line.sum()
     channels = sr.shape[1]
 
     def blur(x: Tensor) -> Tensor:
-        rows = F.conv2d(x, line.view(1, 1, 1, 11).expand(channels, 1, 1, 11), groups=channels)
-        return F.conv2d(rows, line.view(1, 1, 11, 1).expand(channels, 1, 11, 1), groups=channels)
+        rows = F.conv2d(x, line.view(1, 1, 1, WINDOW).expand(channels, 1, 1, WINDOW), groups=channels)
+        return F.conv2d(rows, line.view(1, 1, WINDOW, 1).expand(channels, 1, WINDOW, 1), groups=channels)
 
     mean_sr, mean_hr = blur(sr), blur(hr)
     var_sr, var_hr = blur(sr * sr) - mean_sr**2, blur(hr * hr) - mean_hr**2
     covariance = blur(sr * hr) - mean_sr * mean_hr
     c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_sr * mean_hr + c1) * (2 * covariance + c2)) / (
+    similarity: Tensor = ((2 * mean_sr * mean_hr + c1) * (2 * covariance + c2)) / (
         (mean_sr**2 + mean_hr**2 + c1) * (var_sr + var_hr + c2)
     )
-    return similarity.flatten(1).mean(dim=1)
+    return similarity

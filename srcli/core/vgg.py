@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srcli.core.layers import LAYERS
 from srcli.errors import SrcliError
 from srcli.settings import VGG_LAYERS
 
@@ -40,23 +41,6 @@ class VGGWeights:
     """Mean magnitude of a layer's activations on photographs; 1 for a layer that is not named."""
 
 
-WIDTHS = (64, 128, 256, 512, 512)
-"""Channels of the five blocks."""
-
-
-def _plan() -> list[tuple[int, str]]:
-    """Each layer up to conv5_1 with its index in torchvision's `vgg16().features`; pooling is called pool1 ... pool4."""
-    names: list[str] = []
-    for layer in VGG_LAYERS:
-        if names and layer[4:] == f"{int(names[-1][4]) + 1}_1" and layer.startswith("conv"):
-            names.append(f"pool{names[-1][4]}")
-        names.append(layer)
-    return list(enumerate(names))
-
-
-PLAN = _plan()
-
-
 class VGG16Features(nn.Module):
     """The activations of VGG16 after the layers asked for.
 
@@ -68,16 +52,15 @@ class VGG16Features(nn.Module):
     def __init__(self, layers: Iterable[str], weights: VGGWeights) -> None:
         super().__init__()
         self.layers = tuple(layer for layer in VGG_LAYERS if layer in set(layers))
-        deepest = max(index for index, name in PLAN if name in self.layers)
-        self.plan = PLAN[: deepest + 1]
+        self.plan = tuple(LAYERS)[: LAYERS[self.layers[-1]].index + 1]
         self.convs = nn.ModuleDict()
         inside = 3
-        for index, name in self.plan:
+        for name in self.plan:
             if name.startswith("conv"):
-                outside = WIDTHS[int(name[4]) - 1]
+                outside = LAYERS[name].channels
                 conv = nn.Conv2d(inside, outside, 3, padding=1, device="meta")  # no random numbers are drawn
                 for part in ("weight", "bias"):
-                    key = f"features.{index}.{part}"
+                    key = f"features.{LAYERS[name].index}.{part}"
                     tensor = weights.tensors.get(key)
                     if tensor is None or tensor.shape != getattr(conv, part).shape:
                         raise SrcliError(f"{weights.name} holds no VGG16: {key} is missing or of another shape.")
@@ -95,7 +78,7 @@ class VGG16Features(nn.Module):
     @property
     def smallest_side(self) -> int:
         """The shortest side, in pixels, that an image may have: each pooling before the deepest layer halves it."""
-        return int(2 ** sum(name.startswith("pool") for _, name in self.plan))
+        return LAYERS[self.layers[-1]].stride
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         if min(image.shape[-2:]) < self.smallest_side:
@@ -105,7 +88,7 @@ class VGG16Features(nn.Module):
             )
         features: dict[str, Tensor] = {}
         x = (image - self.mean) / self.std
-        for _, name in self.plan:
+        for name in self.plan:
             if name.startswith("conv"):
                 x = self.convs[name](x)
             elif name.startswith("relu"):
