@@ -8,11 +8,10 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## enlarge a photograph four times with the model that ships
-	mkdir -p demo
-	.venv/bin/srcli upscale examples/coffee.png -o demo/coffee_x4.png --overwrite
-	.venv/bin/python examples/bicubic.py examples/coffee.png demo/coffee_bicubic_x4.png
-	@echo "The enlarged photograph: demo/coffee_x4.png"
-	@echo "Bicubic beside it:       demo/coffee_bicubic_x4.png"
+	.venv/bin/srcli upscale examples/photos/astronaut.png -o demo/astronaut_x4.png --overwrite
+	.venv/bin/python examples/bicubic.py examples/photos/astronaut.png demo/astronaut_bicubic_x4.png
+	@echo "The enlarged photograph: demo/astronaut_x4.png"
+	@echo "Bicubic beside it:       demo/astronaut_bicubic_x4.png"
 
 test: .venv/installed-dev  ## the whole suite
 	.venv/bin/python -m pytest
@@ -31,7 +30,7 @@ format: .venv/installed-dev  ## put the code in order
 	.venv/bin/ruff format .
 
 bench: .venv/installed  ## the table of results; BENCH=folder with Set5, Set14, BSD100
-	.venv/bin/python benchmarks/quality.py $(BENCH)
+	.venv/bin/python benchmarks/quality.py $(BENCH) --features 4
 
 clean:
 	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,11 +1,11 @@
 """How faithful are the models? PSNR and SSIM on Set5, Set14 and BSD100, from files that `srcli upscale` wrote.
 
-    python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features]
+    python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE]
 
 BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a file; all shipped ones are taken if none is
 named. Each true picture is cut to a multiple of the scale and reduced with the antialiased bicubic kernel to 8 bits; what
 `srcli upscale` makes of it is read back from disk. Luma (BT.601), `scale` pixels cut from each border, mean over images.
---features adds the feature loss at relu2_2 and relu4_3, mean over images.
+--features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def quantised(image: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def score(pairs: list[tuple[Tensor, Tensor]], scale: int, features: bool) -> dict[str, float]:
+def score(pairs: list[tuple[Tensor, Tensor]], scale: int, *, features: bool) -> dict[str, float]:
     losses = load_feature_loss(dict.fromkeys(LAYERS, 1.0)) if features else None
     rows: list[dict[str, float]] = []
     for sr, hr in pairs:
@@ -58,12 +58,20 @@ def score(pairs: list[tuple[Tensor, Tensor]], scale: int, features: bool) -> dic
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
+def print_table(table: dict[str, dict[str, dict[str, float]]], figures: tuple[str, ...]) -> None:
+    print("| model | " + " | ".join(f"{name} {figure}" for name in SETS for figure in figures) + " |")
+    print("|---" * (1 + len(SETS) * len(figures)) + "|")
+    for model, row in table.items():
+        cells = [f"{row[name][figure]:.{4 if figure == 'ssim' else 2}f}" for name in SETS for figure in figures]
+        print(f"| {model} | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", type=Path)
     parser.add_argument("models", nargs="*")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--features", action="store_true")
+    parser.add_argument("--features", type=int, metavar="SCALE")
     options = parser.parse_args()
     models = {name: describe_model(name).scale for name in options.models or shipped_models()}
     table: dict[str, dict[str, dict[str, float]]] = {}
@@ -85,17 +93,11 @@ def main() -> None:
                     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                     enlarged[model] = [(read(out / f"{stem}_x{scale}.png"), hr) for stem, hr in hrs.items()]
             for model, pairs in enlarged.items():
-                table.setdefault(model, {})[name] = score(pairs, scale, options.features)
-    figures = list(next(iter(table.values()))["Set5"])
-    print("| model | " + " | ".join(f"{name} {figure}" for name in SETS for figure in figures) + " |")
-    print("|---" * (1 + len(SETS) * len(figures)) + "|")
-    for model, row in table.items():
-        cells = [
-            f"{row[name][figure]:.2f}" if figure == "psnr" else f"{row[name][figure]:.4f}"
-            for name in SETS
-            for figure in figures
-        ]
-        print(f"| {model} | " + " | ".join(cells) + " |")
+                table.setdefault(model, {})[name] = score(pairs, scale, features=scale == options.features)
+    print_table(table, ("psnr", "ssim"))
+    if options.features:
+        print()
+        print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, LAYERS)
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 

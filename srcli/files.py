@@ -22,6 +22,7 @@ def written_whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        part.chmod(0o666 & ~_umask())  # some writers make files that only their owner may read
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         if overwrite:
@@ -35,6 +36,12 @@ def written_whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where it could not be made, it cannot be removed
             part.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _place(part: Path, path: Path) -> None:

@@ -90,6 +90,7 @@ class LossSettings:
 
     pixel: float = 1.0
     feature: float = 0.0
+    grid: float = 0.0
     layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_3": 1.0})
 
     def __post_init__(self) -> None:
@@ -105,7 +106,11 @@ class LossSettings:
             _check_at_least(0, f"The weight of layer {layer}", weight)
 
 
-LOSS_TERMS = ("pixel", "feature")
+LOSS_TERMS = ("pixel", "feature", "grid")
+"""The parts of a loss; `srcli.core.losses` says what each is."""
+
+GRID_WINDOW = 8
+"""Side of the windows of the grid loss, in squares of scale x scale pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +148,9 @@ class TrainSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if not 0 <= self.ema < 1:
             raise SettingsError(f"ema is {self.ema}; it must be at least 0 and below 1.")
+        least = (GRID_WINDOW + 4) * self.generator.scale if self.loss.grid else 0
+        if self.patch < least:
+            raise SettingsError(f"A patch of {self.patch} pixels is too small for the grid loss; use at least {least}.")
         if self.patch % self.generator.scale:
             lower = self.patch - self.patch % self.generator.scale
             raise SettingsError(

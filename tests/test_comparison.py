@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,7 +284,7 @@ def test_map_and_page_are_written_whole_and_never_over_a_file(srcli: Command, pa
     words = ["compare-loss", *pair, "--layers", "gatys", "--map", out / "map.png", "--html", out / "page.html"]
     assert srcli(*words).exit_code == 0
     with Image.open(out / "map.png") as file:
-        assert file.width >= 6 * 260
+        assert file.width >= 6 * 360
     page = (out / "page.html").read_text()
     assert "http" not in page
     assert page.count("data:image/png;base64,") >= 2 + 6 + 2
@@ -291,6 +293,45 @@ def test_map_and_page_are_written_whole_and_never_over_a_file(srcli: Command, pa
     assert (again.exit_code, again.stdout) == (1, "")
     assert "is there already" in again.stderr
     assert srcli(*words, "--overwrite").exit_code == 0
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
+def test_the_page_works_in_a_browser(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Moves the slider and chooses another map, as a reader would, and reads the page that comes of it."""
+    path = tmp_path / "page.html"
+    assert srcli("compare-loss", *pair, "--layers", "relu1_2,relu2_2", "--html", path).exit_code == 0
+    acts = """<script>
+      const act = (name, value, event) => {
+        const element = document.getElementById(name);
+        element.value = value;
+        element.dispatchEvent(new Event(event));
+      };
+      const before = document.getElementById("heat").src;
+      act("cut", "25", "input");
+      act("map", "relu2_2", "change");
+      const failed = [...document.images].filter(image => image.complete && image.naturalWidth === 0).length;
+      document.title = [
+        document.getElementById("slider").style.getPropertyValue("--cut"),
+        document.getElementById("heat").src !== before,
+        document.getElementById("end").textContent === maps.relu2_2.end,
+        document.querySelectorAll("svg rect").length,
+        failed,
+        document.documentElement.scrollWidth <= window.innerWidth,
+      ].join(" ");
+    </script>"""
+    path.write_text(path.read_text().replace("</body>", acts + "</body>"))
+    quiet = [
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--window-size=500,900"]
+    words = [*command, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]
+    dom = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout
+    regions = len(worst_regions(compare(*pair, loss=LossSettings(feature=1, layers={"relu1_2": 1, "relu2_2": 1}), maps=True)))
+    assert f"<title>25% true true {regions} 0 true</title>" in dom
 
 
 def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srcli.core.losses import FeatureLoss, PixelLoss, WeightedLoss
+from srcli.core.losses import FeatureLoss, GridLoss, PixelLoss, WeightedLoss
 from srcli.core.vgg import VGG16Features
 from srcli.errors import SettingsError
 from srcli.models import load_feature_loss, load_vgg_weights
@@ -17,7 +17,7 @@ def feature() -> FeatureLoss:
 
 def test_equal_images_have_no_loss(feature: FeatureLoss) -> None:
     image = torch.rand(1, 3, 16, 16)
-    loss = WeightedLoss(LossSettings(pixel=1, feature=1), feature)(image, image)
+    loss = WeightedLoss(LossSettings(pixel=1, feature=1), feature, 4)(image, image)
     assert loss.total == 0
     assert set(loss.terms) == {"pixel", "feature"}
 
@@ -43,12 +43,12 @@ def test_the_feature_loss_is_the_weighted_mean_squared_distance_in_units(feature
 
 def test_the_total_is_the_weighted_sum_of_the_terms(feature: FeatureLoss) -> None:
     sr, hr = torch.rand(2, 1, 3, 16, 16).unbind()
-    loss = WeightedLoss(LossSettings(pixel=2, feature=0.25), feature)(sr, hr)
+    loss = WeightedLoss(LossSettings(pixel=2, feature=0.25), feature, 4)(sr, hr)
     torch.testing.assert_close(loss.total, 2 * loss.terms["pixel"] + 0.25 * loss.terms["feature"])
 
 
 def test_a_term_without_weight_is_not_computed() -> None:
-    loss = WeightedLoss(LossSettings(pixel=1, feature=0), None)
+    loss = WeightedLoss(LossSettings(pixel=1, feature=0), None, 4)
     assert set(loss(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4)).terms) == {"pixel"}
 
 
@@ -60,6 +60,18 @@ def test_the_gradient_reaches_the_image_and_no_weight_of_vgg(feature: FeatureLos
     assert sr.grad.abs().sum() > 0
     assert hr.grad is None  # the true image's features are no part of the graph
     assert all(weight.grad is None for weight in feature.parameters())
+
+
+def test_the_grid_loss_sees_a_pattern_of_the_scales_period_and_hardly_any_other_texture() -> None:
+    torch.manual_seed(0)
+    hr = torch.rand(1, 3, 96, 96)
+    pattern = torch.rand(3, 4, 4) - 0.5
+    grid = hr + pattern.repeat(1, 24, 24)
+    noise = hr + torch.rand(1, 3, 96, 96) - 0.5
+    seen, unseen = GridLoss(4)(grid, hr), GridLoss(4)(noise, hr)
+    torch.testing.assert_close(seen, pattern.square().mean())
+    assert unseen < seen / 20
+    assert GridLoss(4)(hr, hr) == 0
 
 
 def test_losses_in_words() -> None:

@@ -27,7 +27,7 @@ def tiny(**changes: object) -> TrainSettings:
 
 def start(settings: TrainSettings) -> Training:
     feature = load_feature_loss(settings.loss.layers) if settings.loss.feature else None
-    return Training(settings, WeightedLoss(settings.loss, feature), CPU)
+    return Training(settings, WeightedLoss(settings.loss, feature, settings.generator.scale), CPU)
 
 
 def run(training: Training, photos: Photos, until: int | None = None) -> list[Step]:
@@ -204,7 +204,7 @@ def test_what_is_wrong_with_the_photographs_is_found_first_and_named(photos: Pat
 @pytest.mark.gpu
 def test_a_step_on_a_gpu_moves_every_weight(crops: Photos) -> None:
     settings = tiny(steps=3, precision="auto")
-    training = Training(settings, WeightedLoss(settings.loss, None), torch.device("cuda"))
+    training = Training(settings, WeightedLoss(settings.loss, None, settings.generator.scale), torch.device("cuda"))
     before = [weight.clone() for weight in training.generator.parameters()]
     run(training, crops)
     assert all((old != new).any() for old, new in zip(before, training.generator.parameters(), strict=True))

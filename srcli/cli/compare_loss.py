@@ -31,7 +31,8 @@ def compare_loss(
         str, typer.Option("--layers", metavar="LAYERS", help="As in relu2_2=0.5,relu4_3; or first23, johnson, gatys, all.")
     ] = "first23",
     loss: Annotated[
-        str, typer.Option("--loss", metavar="TERMS", help="Weights of the terms of the total, as srcli train takes them.")
+        str,
+        typer.Option("--loss", metavar="TERMS", help="Weights of pixel and feature in the total, as srcli train takes them."),
     ] = "pixel=1,feature=1",
     vgg: Annotated[
         str, typer.Option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors.")
@@ -78,6 +79,8 @@ def compare_loss(
     from srcli.report.comparison import as_csv, as_json, as_rows, as_table, missed, parse_limits
 
     settings = parse_loss(loss, layers)
+    if settings.grid:
+        raise SettingsError("The grid loss depends on a generator's scale, so pictures are not compared by it; leave out grid.")
     colour = _colour(background)
     most, least = parse_limits(at_most or [], settings.layers), parse_limits(at_least or [], settings.layers)
     folders = reference.is_dir()

@@ -47,7 +47,9 @@ def train(
     blocks: Annotated[int | None, _option("--blocks", "Depth of the generator.", default="by generator")] = None,
     loss: Annotated[
         str | None,
-        _option("--loss", "Weighted sum of pixel and feature, as in pixel=1,feature=0.1.", default="pixel=1", metavar="TERMS"),
+        _option(
+            "--loss", "Weighted sum of pixel, feature and grid, as in pixel=1,feature=0.1.", default="pixel=1", metavar="TERMS"
+        ),
     ] = None,
     layers: Annotated[
         str | None,
@@ -156,7 +158,7 @@ def _train(run: Run, settings: TrainSettings, about: dict[str, Any], device: str
 
     where = pick_device(device)
     feature = load_feature_loss(settings.loss.layers, about["vgg"]) if settings.loss.feature else None
-    training = Training(settings, WeightedLoss(settings.loss, feature), where)
+    training = Training(settings, WeightedLoss(settings.loss, feature, settings.generator.scale), where)
     if state is not None:
         training.restore(state)
     elif about["init"]:

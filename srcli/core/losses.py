@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srcli.core.vgg import VGG16Features
-from srcli.settings import LossSettings
+from srcli.settings import GRID_WINDOW, LossSettings
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,31 @@ class FeatureLoss(nn.Module):
         return torch.stack([weight * distances[layer] for layer, weight in self.layers.items()]).sum()
 
 
+class GridLoss(nn.Module):
+    """Mean squared error of what a pixel shuffle leaves as a grid: the error's local means, one for each of its places.
+
+    A generator's last step puts the pixels of every scale x scale square in place from channels of their own. A texture that
+    is the same in all squares lowers the feature loss a little and shows as a grid; averaged over a window of squares, each
+    place by itself, it stays, while texture that follows the picture averages out.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        height, width = (side - side % self.scale for side in hr.shape[-2:])
+        places = F.pixel_unshuffle((sr - hr)[..., :height, :width], self.scale)  # N x 3 s^2 x H/s x W/s
+        return F.avg_pool2d(places, GRID_WINDOW, stride=GRID_WINDOW // 2).square().mean()
+
+
 class WeightedLoss(nn.Module):
     """The weighted sum of the terms whose weight is not 0."""
 
-    def __init__(self, settings: LossSettings, feature: FeatureLoss | None) -> None:
-        """feature: needed where the settings give the feature loss a weight."""
+    def __init__(self, settings: LossSettings, feature: FeatureLoss | None, scale: int) -> None:
+        """feature: needed where the settings give the feature loss a weight. scale: the generator's, for the grid."""
         super().__init__()
-        terms: dict[str, nn.Module | None] = {"pixel": PixelLoss(), "feature": feature}
+        terms: dict[str, nn.Module | None] = {"pixel": PixelLoss(), "feature": feature, "grid": GridLoss(scale)}
         self.weights = {name: getattr(settings, name) for name in terms if getattr(settings, name)}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})  # type: ignore[misc]
 

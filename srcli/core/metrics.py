@@ -47,14 +47,15 @@ def ssim(sr: Tensor, hr: Tensor) -> Tensor:
     The mean over all windows that lie inside the picture and over channels.
     Raises SrcliError where a side is shorter than the window.
     """
-    return ssim_map(sr, hr).flatten(1).mean(dim=1)
+    return ssim_map(sr, hr).double().flatten(1).mean(dim=1)
 
 
 def ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
     """Structural similarity of every window: Gaussian, 11 pixels, sigma 1.5; N x C x H-10 x W-10."""
     if min(hr.shape[-2:]) < WINDOW:
         raise SrcliError(f"The picture is {hr.shape[-1]}x{hr.shape[-2]} pixels; SSIM needs at least {WINDOW}x{WINDOW}.")
-    sr, hr = sr.double(), hr.double()
+    # variances do not change with the zero point, and from the middle of the range float32 has digits enough for them
+    sr, hr = sr - 0.5, hr - 0.5
     line = torch.tensor(
         [math.exp(-((i - WINDOW // 2) ** 2) / (2 * 1.5**2)) for i in range(WINDOW)], dtype=sr.dtype, device=sr.device
     )
@@ -69,7 +70,6 @@ def ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
     var_sr, var_hr = blur(sr * sr) - mean_sr**2, blur(hr * hr) - mean_hr**2
     covariance = blur(sr * hr) - mean_sr * mean_hr
     c1, c2 = 0.01**2, 0.03**2
-    similarity: Tensor = ((2 * mean_sr * mean_hr + c1) * (2 * covariance + c2)) / (
-        (mean_sr**2 + mean_hr**2 + c1) * (var_sr + var_hr + c2)
-    )
+    product, squares = (mean_sr + 0.5) * (mean_hr + 0.5), (mean_sr + 0.5) ** 2 + (mean_hr + 0.5) ** 2
+    similarity: Tensor = ((2 * product + c1) * (2 * covariance + c2)) / ((squares + c1) * (var_sr + var_hr + c2))
     return similarity

@@ -39,7 +39,7 @@ def sheet(maps: Mapping[str, np.ndarray], photo: np.ndarray) -> Image.Image:
     """All maps side by side over the photograph (H x W x 3 uint8, sRGB), each with its name, its mean and its legend."""
     photo = _at_most(photo, 1200)
     height, width = photo.shape[:2]
-    width_of_panel = max(width, 260)
+    width_of_panel = max(width, 360)
     font = ImageFont.load_default(16)
     top, bottom, gap = 30, 46, 12
     picture = Image.new("RGB", (len(maps) * (width_of_panel + gap) - gap, top + height + bottom), "white")

@@ -49,6 +49,7 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
         candidate=html.escape(comparison.candidate),
         width=width,
         height=height,
+        stage=width * -(-600 // width),  # small pictures are shown a whole number of times as large
         view=f"0 0 {comparison.width} {comparison.height}",
         full=f"{comparison.width}x{comparison.height}",
         font=max(12, comparison.width // 40),

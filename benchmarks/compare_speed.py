@@ -1,0 +1,78 @@
+"""How much does a comparison cost beyond the network that it must run, and how much memory?
+
+    python benchmarks/compare_speed.py [--megapixels 1] [--rounds 5]
+    python benchmarks/compare_speed.py --memory [--megapixels 24]
+
+The first times `Comparer.compare` and the two bare VGG16 forward passes to relu4_3 in turn, on one pair held in memory, and
+prints the median ratio. The second compares one pair from PNG files in a process of its own and prints its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from srcli.comparison import Comparer, Still
+from srcli.images import Picture, write_picture
+
+
+def pair(megapixels: float) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth picture, 3:2, and a noisy copy."""
+    height = int((megapixels * 1e6 / 1.5) ** 0.5)
+    width = int(height * 1.5)
+    random = np.random.default_rng(0)
+    rows = np.linspace(0, 200, height, dtype=np.float32)[:, None, None]
+    true = (rows + np.linspace(0, 50, width * 3, dtype=np.float32).reshape(1, width, 3)).astype(np.uint8)
+    noisy = true + random.integers(0, 6, true.shape, dtype=np.uint8)
+    return true, noisy
+
+
+@torch.inference_mode()
+def speed(megapixels: float, rounds: int) -> None:
+    comparer = Comparer()
+    true, noisy = (Still(name, pixels) for name, pixels in zip(("true", "noisy"), pair(megapixels), strict=True))
+    everywhere = (slice(None), slice(None))
+    images = [still.tensor(everywhere, (1, 1, 1)) for still in (true, noisy)]
+    ratios = []
+    for _ in range(rounds + 1):
+        begin = time.perf_counter()
+        for image in images:
+            comparer.vgg(image)
+        between = time.perf_counter()
+        comparer.compare(true, [noisy])
+        ratios.append((time.perf_counter() - between) / (between - begin))
+    print(f"{megapixels:g} megapixels, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"comparison / bare forward passes: median {statistics.median(ratios[1:]):.2f} of {rounds} rounds")
+
+
+def memory(megapixels: float) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [Path(scratch) / name for name in ("true.png", "noisy.png")]
+        for path, pixels in zip(paths, pair(megapixels), strict=True):
+            write_picture(Picture(pixels), path)
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "srcli", "compare-loss", *map(str, paths)], check=True)
+        seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 if sys.platform == "darwin" else 1024)
+    print(f"{megapixels:g} megapixels: peak memory {peak:.0f} MiB, {seconds:.0f} s with process start")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megapixels", type=float)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", action="store_true")
+    options = parser.parse_args()
+    if options.memory:
+        memory(options.megapixels or 24)
+    else:
+        speed(options.megapixels or 1, options.rounds)

@@ -1,0 +1,108 @@
+"""What do the losses say of distortions that the mean squared error cannot tell apart?
+
+    python benchmarks/distortions.py PHOTO ... [--mse 0.001]
+
+Each photograph is distorted in six ways, each as strongly as gives the same mean squared error. Prints each figure of
+`srcli compare-loss` divided by its mean over the six, averaged over the photographs: above 1 the loss calls a distortion worse
+than most, below 1 less bad. SSIM is turned round (1 - SSIM), so that more is worse in every column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from srcli.comparison import Comparer, Still
+from srcli.images import read_srgb
+from srcli.settings import LossSettings
+
+LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "conv5_1")
+
+
+def blur(photo: np.ndarray, strength: float) -> np.ndarray:
+    return np.array(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(strength)))
+
+
+def noise(photo: np.ndarray, strength: float) -> np.ndarray:
+    return photo + strength * np.random.default_rng(0).normal(size=photo.shape)
+
+
+def jpeg(photo: np.ndarray, strength: float) -> np.ndarray:
+    """Quality 95 - strength; below one step of quality, a mixture with the photograph."""
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "JPEG", quality=max(1, round(95 - strength)))
+    return np.array(Image.open(buffer))
+
+
+def shift(photo: np.ndarray, strength: float) -> np.ndarray:
+    """To the right by so many pixels, bilinearly between whole ones."""
+    whole, part = int(strength), strength % 1
+    moved = [np.roll(photo, whole + extra, axis=1).astype(np.float64) for extra in (0, 1)]
+    return (1 - part) * moved[0] + part * moved[1]
+
+
+def brightness(photo: np.ndarray, strength: float) -> np.ndarray:
+    return photo + strength
+
+
+def enlargement(photo: np.ndarray, strength: float) -> np.ndarray:
+    """Reduced bicubically by so many times and enlarged again."""
+    image = Image.fromarray(photo)
+    small = image.resize([max(1, round(side / (1 + strength))) for side in image.size], Image.Resampling.BICUBIC)
+    return np.array(small.resize(image.size, Image.Resampling.BICUBIC))
+
+
+DISTORTIONS: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], float]] = {
+    "blur": (blur, 8),
+    "noise": (noise, 100),
+    "JPEG": (jpeg, 94),
+    "shift": (shift, 8),
+    "brightness": (brightness, 100),
+    "bicubic enlargement": (enlargement, 15),
+}
+"""Each with a strength that is certainly too much."""
+
+
+def distorted(photo: np.ndarray, name: str, mse: float) -> np.ndarray:
+    """The photograph with a distortion of the wanted error: bisected for its strength, then mixed for what steps leave over."""
+    make, most = DISTORTIONS[name]
+    low, high = 0.0, most
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if error(make(photo, middle), photo) < mse else (low, middle)
+    strong = np.clip(make(photo, high).astype(np.float64), 0, 255)
+    share = np.sqrt(mse / error(strong, photo))
+    return np.rint(65_535 / 255 * (photo + share * (strong - photo))).clip(0, 65_535).astype(np.uint16)
+
+
+def error(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.square((np.clip(one.astype(np.float64), 0, 255) - other) / 255).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("--mse", type=float, default=0.001)
+    options = parser.parse_args()
+    comparer = Comparer(LossSettings(feature=1, layers=dict.fromkeys(LAYERS, 1.0)))
+    tables = []
+    for path in options.photos:
+        photo = read_srgb(path)
+        candidates = [Still(name, distorted(photo, name, options.mse)) for name in DISTORTIONS]
+        results = comparer.compare(Still("photo", photo), candidates)
+        table = np.array([[r.pixel, 1 - r.ssim_y, *(r.layers[layer] for layer in LAYERS)] for r in results])
+        tables.append(table / table.mean(axis=0))
+    mean = np.mean(tables, axis=0)
+    print("| distortion | pixel | 1 - SSIM | " + " | ".join(LAYERS) + " |")
+    print("|---" * (3 + len(LAYERS)) + "|")
+    for name, row in zip(DISTORTIONS, mean, strict=True):
+        print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
+
+
+if __name__ == "__main__":
+    main()
