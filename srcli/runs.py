@@ -53,10 +53,16 @@ class Run:
         save_model(self.model, training.average, training.settings.generator, about)
 
     def load(self) -> dict[str, Any]:
-        """The last checkpoint. Raises SrcliError where there is none or it is damaged."""
+        """The last checkpoint; the history forgets what came after it. Raises SrcliError where there is none."""
         if not self.checkpoint.is_file():
             raise SrcliError(f"{self.folder} holds no checkpoint.pt, so there is no run to resume. Check the folder's name.")
-        return read_torch(self.checkpoint)
+        state = read_torch(self.checkpoint)
+        if self.history.exists():
+            header, *rows = self.history.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= state["steps"]]
+            with written_whole(self.history) as part:
+                part.write_text(header + "".join(kept), encoding="utf-8")
+        return state
 
     def log(self, steps: list[Step]) -> None:
         """Append to the history: one line for these steps, with the mean of each figure."""

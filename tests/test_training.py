@@ -120,6 +120,17 @@ def test_the_model_file_is_the_averaged_generator_folded(tmp_path: Path, crops: 
     assert sorted(path.name for path in folder.folder.iterdir()) == ["checkpoint.pt", "model.safetensors", "settings.yaml"]
 
 
+def test_a_resumed_run_has_no_step_twice_in_its_history(tmp_path: Path, crops: Photos) -> None:
+    training = start(tiny())
+    folder = Run(tmp_path / "run")
+    folder.create(training.settings)
+    folder.log(run(training, crops, until=3))
+    folder.save(training, {})
+    folder.log([Step(5, 0.1, {"pixel": 0.1}, 1e-3)])  # and then the machine went down
+    folder.load()
+    assert [row.split(",")[0] for row in folder.history.read_text().splitlines()] == ["step", "3"]
+
+
 def test_the_average_lies_between_the_first_weights_and_the_last(crops: Photos) -> None:
     training = start(tiny(ema=0.5, steps=1))
     before = training.generator.head.bias.clone()
