@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srcli.catalog import Description, describe_model
 from srcli.errors import SettingsError, SrcliError
-from srcli.images import EXTENSIONS, check_target, find_pictures, read_picture, write_picture
-from srcli.upscaling import Enlarger, load_enlarger
-from srcli.upscaling import upscale as enlarge
+
+if TYPE_CHECKING:
+    from srcli.catalog import Description
+    from srcli.upscaling import Enlarger
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def upscale(
         raise SettingsError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole picture at once.")
     name = model or f"compact-x{scale or 4}"
 
+    from srcli.catalog import describe_model
+
     described = describe_model(name)
     enlarges = described.scale
     if scale is not None and scale != enlarges:
@@ -76,6 +78,8 @@ def upscale(
 
 def plan(inputs: Iterable[Path], output: Path | None, scale: int, *, overwrite: bool) -> tuple[list[Job], list[str]]:
     """The pictures to enlarge with their targets, and a sentence for each input that cannot be."""
+    from srcli.images import EXTENSIONS, find_pictures
+
     sources: list[Path] = []
     failures: list[str] = []
     for given in inputs:
@@ -120,6 +124,10 @@ def _run(jobs: list[Job], model: Description, device: str, tile: int | None, ove
     """Do the jobs, whatever becomes of any one of them; a sentence for each that failed."""
     from rich.console import Console
     from rich.progress import Progress
+
+    from srcli.images import check_target, read_picture, write_picture
+    from srcli.upscaling import load_enlarger
+    from srcli.upscaling import upscale as enlarge
 
     enlarger: Enlarger | None = None
     failures: list[str] = []
