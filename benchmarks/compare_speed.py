@@ -1,10 +1,12 @@
 """How much does a comparison cost beyond the network that it must run, and how much memory?
 
-    python benchmarks/compare_speed.py [--megapixels 1] [--rounds 5]
+    python benchmarks/compare_speed.py [--megapixels 1] [--rounds 5] [--peers]
     python benchmarks/compare_speed.py --memory [--megapixels 24]
 
 The first times `Comparer.compare` and the two bare VGG16 forward passes to relu4_3 in turn, on one pair held in memory, and
-prints the median ratio. The second compares one pair from PNG files in a process of its own and prints its peak memory.
+prints the median ratio. --peers times lpips and torchmetrics too, where they are installed: both run all 13 convolutions of
+the same VGG16, with random weights here, as they would download theirs. The second compares one pair from PNG files in a
+process of its own and prints its peak memory.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torchvision_cpu import declare_operators
 
 from srcli.comparison import Comparer, Still
 from srcli.images import Picture, write_picture
@@ -37,21 +43,37 @@ def pair(megapixels: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def speed(megapixels: float, rounds: int) -> None:
+def speed(megapixels: float, rounds: int, peers: bool) -> None:
     comparer = Comparer()
     true, noisy = (Still(name, pixels) for name, pixels in zip(("true", "noisy"), pair(megapixels), strict=True))
     everywhere = (slice(None), slice(None))
     images = [still.tensor(everywhere, (1, 1, 1)) for still in (true, noisy)]
-    ratios = []
+    contenders: dict[str, Callable[[], object]] = {
+        "bare forward passes to relu4_3": lambda: [comparer.vgg(image) for image in images],
+        "srcli compare": lambda: comparer.compare(true, [noisy]),
+    }
+    if peers and declare_operators():
+        warnings.simplefilter("ignore")
+        from lpips import LPIPS
+        from torchmetrics.functional.image.lpips import _LPIPS
+
+        networks = {
+            "lpips, vgg": LPIPS(net="vgg", pnet_rand=True, verbose=False),
+            "torchmetrics, lpips vgg": _LPIPS(net="vgg", pnet_rand=True),
+        }
+        signed = [2 * image - 1 for image in images]
+        contenders |= {name: partial(network, *signed) for name, network in networks.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
-        begin = time.perf_counter()
-        for image in images:
-            comparer.vgg(image)
-        between = time.perf_counter()
-        comparer.compare(true, [noisy])
-        ratios.append((time.perf_counter() - between) / (between - begin))
-    print(f"{megapixels:g} megapixels, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"comparison / bare forward passes: median {statistics.median(ratios[1:]):.2f} of {rounds} rounds")
+        for name, run in contenders.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+    print(f"{megapixels:g} megapixels, {torch.get_num_threads()} threads, torch {torch.__version__}, {rounds} rounds in turn")
+    bare = seconds["bare forward passes to relu4_3"][1:]
+    for name, its in seconds.items():
+        ratio = statistics.median(one / other for one, other in zip(its[1:], bare, strict=True))
+        print(f"{name:<32} median {statistics.median(its[1:]):6.2f} s, {ratio:.2f} times the bare passes")
 
 
 def memory(megapixels: float) -> None:
@@ -71,8 +93,9 @@ if __name__ == "__main__":
     parser.add_argument("--megapixels", type=float)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--peers", action="store_true")
     options = parser.parse_args()
     if options.memory:
         memory(options.megapixels or 24)
     else:
-        speed(options.megapixels or 1, options.rounds)
+        speed(options.megapixels or 1, options.rounds, options.peers)

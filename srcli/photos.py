@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +27,18 @@ class Photos:
         """
         pictures: list[np.ndarray] = []
         wrong: list[str] = []
-        for path in find_pictures(folder):
-            try:
-                picture = read_srgb(path)
-            except SrcliError as error:
-                wrong.append(str(error))
-                continue
-            height, width = picture.shape[:2]
-            if min(height, width) < smallest:
-                wrong.append(
-                    f"{path} is {width}x{height} pixels; training needs at least {smallest}x{smallest}. "
-                    "Remove it or use a smaller --patch."
-                )
-            pictures.append(picture)
+        paths = find_pictures(folder)
+        with ThreadPoolExecutor() as pool:  # decoding is done outside Python, so threads share it
+            for path, picture in zip(paths, pool.map(_read, paths), strict=True):
+                if isinstance(picture, SrcliError):
+                    wrong.append(str(picture))
+                elif min(picture.shape[:2]) < smallest:
+                    wrong.append(
+                        f"{path} is {picture.shape[1]}x{picture.shape[0]} pixels; training needs at least {smallest}x{smallest}. "
+                        "Remove it or use a smaller --patch."
+                    )
+                else:
+                    pictures.append(picture)
         if wrong:
             more = f" ({len(wrong) - 5} more pictures have the like.)" if len(wrong) > 5 else ""
             raise SrcliError("\n".join(wrong[:5]) + more)
@@ -64,3 +64,10 @@ class Photos:
                 turned = turned[:, ::-1]
             crop[:] = turned.transpose(2, 0, 1)
         return crops
+
+
+def _read(path: Path) -> np.ndarray | SrcliError:
+    try:
+        return read_srgb(path)
+    except SrcliError as error:
+        return error

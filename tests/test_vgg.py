@@ -1,13 +1,12 @@
 """VGG16 features, beside torchvision's own network with the same weights."""
 
-import importlib.util
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision_cpu import declare_operators
 
 from srcli.core.layers import LAYERS
 from srcli.core.vgg import OXFORD_INPUT, VGG16Features, VGGWeights
@@ -24,8 +23,8 @@ def weights() -> VGGWeights:
 @pytest.fixture(scope="module")
 def torchvision_features(weights: VGGWeights) -> nn.Sequential:
     """torchvision's vgg16().features with the shipped weights, its ReLUs not in place."""
-    pytest.importorskip("torch")
-    _declare_torchvision_operators()
+    if not declare_operators():
+        pytest.skip("torchvision is not installed")
     from torchvision.models import vgg16
 
     features = vgg16(weights=None).features[:25]
@@ -34,24 +33,6 @@ def torchvision_features(weights: VGGWeights) -> nn.Sequential:
         if isinstance(module, nn.ReLU):
             module.inplace = False
     return features.eval()
-
-
-_library = None
-
-
-def _declare_torchvision_operators() -> None:
-    """A CPU build of torch cannot load torchvision's compiled operators, and its import then fails. VGG16 needs none."""
-    global _library
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("torchvision is not installed")
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        source = (Path(spec.submodule_search_locations[0]) / "_meta_registrations.py").read_text()
-        _library = torch.library.Library("torchvision", "DEF")
-        for name in set(re.findall(r'(?:register_meta\("|torchvision::)(\w+)', source)):
-            _library.define(f"{name}() -> ()")
 
 
 def normalised(image: Tensor) -> Tensor:
