@@ -33,8 +33,9 @@ class Photos:
                 if isinstance(picture, SrcliError):
                     wrong.append(str(picture))
                 elif min(picture.shape[:2]) < smallest:
+                    height, width = picture.shape[:2]
                     wrong.append(
-                        f"{path} is {picture.shape[1]}x{picture.shape[0]} pixels; training needs at least {smallest}x{smallest}. "
+                        f"{path} is {width}x{height} pixels; training needs at least {smallest}x{smallest}. "
                         "Remove it or use a smaller --patch."
                     )
                 else:

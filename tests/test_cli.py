@@ -75,6 +75,31 @@ def test_one_bad_file_does_not_stop_the_others(srcli: Command, model: Path, phot
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
 
 
+def test_a_format_that_cannot_be_written_does_not_stop_the_others(
+    srcli: Command, model: Path, photo: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    gif = tmp_path / "one.gif"
+    Image.new("RGB", (8, 8)).save(gif)
+    outcome = srcli("upscale", gif, photo, "-m", model)
+    assert (outcome.exit_code, outcome.stdout) == (1, f"{photo.with_name('photo_x2.png')}\n")
+    assert "srcli does not write .gif. Give a name with -o" in outcome.stderr
+    assert srcli("upscale", gif, "-m", model, "-o", tmp_path / "one.png").exit_code == 0
+
+
+def test_results_go_to_stdout_also_where_stderr_is_a_terminal(model: Path, photo: Path) -> None:
+    """Under a pseudo-terminal for stderr alone, as in `srcli upscale ... | xargs`."""
+    import pty
+
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "srcli", "upscale", str(photo), "-m", str(model)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    os.close(controller)
+    assert done.stdout == f"{photo.with_name('photo_x2.png')}\n"
+
+
 def test_two_inputs_for_one_result_are_found_before_the_work(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "photo.png"
     write_picture(read_picture(photo), other)

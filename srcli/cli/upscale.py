@@ -68,10 +68,12 @@ def upscale(
             f"The model {name} enlarges {enlarges} times, not {scale}. Leave out --scale or choose another model."
         )
     jobs, failures = plan(inputs, output, enlarges, overwrite=overwrite)
-    if jobs:
-        failures += _run(jobs, described, device, tile, overwrite)
-    for failure in failures:
-        print(f"srcli: {failure}", file=sys.stderr)
+    try:
+        if jobs:
+            _run(jobs, described, device, tile, overwrite, failures)
+    finally:
+        for failure in failures:
+            print(f"srcli: {failure}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)
 
@@ -106,7 +108,9 @@ def plan(inputs: Iterable[Path], output: Path | None, scale: int, *, overwrite: 
         target = _beside(source, scale)
         if output is not None:
             target = output if to_file else output / target.name
-        if target in taken:
+        if source.exists() and target.suffix.lower() not in EXTENSIONS:
+            failures.append(f"{source}: srcli does not write {target.suffix or 'files without ending'}. Give a name with -o.")
+        elif target in taken:
             failures.append(f"{source} and {taken[target]} would both become {target}. Enlarge them into different folders.")
         elif target.exists() and not overwrite:
             failures.append(f"{target} is there already, so {source} was left alone. Use --overwrite to replace it.")
@@ -120,8 +124,8 @@ def _beside(source: Path, scale: int) -> Path:
     return source.with_name(f"{source.stem}_x{scale}{source.suffix}")
 
 
-def _run(jobs: list[Job], model: Description, device: str, tile: int | None, overwrite: bool) -> list[str]:
-    """Do the jobs, whatever becomes of any one of them; a sentence for each that failed."""
+def _run(jobs: list[Job], model: Description, device: str, tile: int | None, overwrite: bool, failures: list[str]) -> None:
+    """Do the jobs, whatever becomes of any one of them; `failures` gets a sentence for each that failed."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -130,27 +134,32 @@ def _run(jobs: list[Job], model: Description, device: str, tile: int | None, ove
     from srcli.upscaling import upscale as enlarge
 
     enlarger: Enlarger | None = None
-    failures: list[str] = []
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    progress = Progress(
+        console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False, redirect_stderr=False
+    )
+    with progress:
         bar = progress.add_task("")
         for number, job in enumerate(jobs, start=1):
             progress.update(bar, description=f"{job.source.name} ({number} of {len(jobs)})", completed=0, total=None)
             try:
                 picture = read_picture(job.source)
                 check_target(job.target, picture.width * model.scale, picture.height * model.scale)
-                # the first readable picture pays for torch; a refused one does not wait for it
-                enlarger = enlarger or load_enlarger(model, device)
+            except SrcliError as error:
+                failures.append(str(error))
+                continue
+            # the first readable picture pays for torch; a refused one does not wait for it
+            enlarger = enlarger or load_enlarger(model, device)
+            try:
                 result = enlarge(
                     enlarger, picture, tile=tile, on_tile=lambda done, total: progress.update(bar, completed=done, total=total)
                 )
                 lost = write_picture(result, job.target, overwrite=overwrite)
-            except SettingsError:
-                raise
             except SrcliError as error:
                 failures.append(str(error))
                 continue
+            progress.stop()  # so that the bar and the lines do not mix where both go to one terminal
             for what in lost:
-                console.print(f"{job.target} could not hold everything: {what}.", highlight=False, soft_wrap=True)
+                print(f"srcli: {job.target} could not hold everything: {what}.", file=sys.stderr)
             typer.echo(job.target)
-    return failures
+            progress.start()
