@@ -92,7 +92,7 @@ def as_rows(
     ]
     against = f"Against {comparisons[0].reference}. " if by == "candidate" else ""
     star = "The best of each column has a star. " if mark_best else ""
-    return "\n".join([*lines, "", f"{against}{star}{how_it_was_made(comparisons[0], background)}"])
+    return "\n".join([*lines, "", f"{against}{star}".rstrip(), how_it_was_made(comparisons[0], background)])
 
 
 def how_it_was_made(comparison: Comparison, background: str) -> str:
@@ -100,9 +100,9 @@ def how_it_was_made(comparison: Comparison, background: str) -> str:
     loss = comparison.loss
     layers = ", ".join(f"{weight:g} {layer}" for layer, weight in loss.layers.items())
     return (
-        f"Total: {loss.pixel:g} pixel + {loss.feature:g} feature, with feature = {layers}. VGG16: {comparison.vgg}, features "
-        f"in units of their layer's mean activation on photographs. sRGB in 0..1, transparency over {background}, "
-        "luma BT.601 16..235, no border cut."
+        f"Total: {loss.pixel:g} pixel + {loss.feature:g} feature, with feature = {layers}.\n"
+        f"VGG16: {comparison.vgg}, features in units of their layer's mean activation on photographs.\n"
+        f"sRGB in 0..1, transparency over {background}, luma BT.601 16..235, no border cut."
     )
 
 
