@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srcli.core.layers import LAYERS
+from srcli.core.losses import charbonnier, feature_distance
 from srcli.core.metrics import WINDOW, luma, ssim_map
 from srcli.core.vgg import VGG16Features
 from srcli.errors import SrcliError
@@ -78,10 +79,10 @@ class Comparison:
 
     pixel: mean squared error of RGB in [0, 1]. layers: feature loss at each layer, before its weight. feature: their weighted
     sum. total: what `srcli train` would minimise for `loss`. psnr, ssim: on RGB; psnr_y, ssim_y: on luma (BT.601, 16..235).
-    alpha: mean squared error of alpha in [0, 1], NaN where neither picture has any. No border is cut. SSIM is NaN for pictures
-    smaller than its window of 11x11.
-    maps: where they differ, if that was asked for: the squared error of each pixel (`pixel`, H x W) and the squared distance of
-    the features at each place of a layer (H/stride x W/stride), each with the figure above as its mean.
+    alpha: mean squared error of alpha in [0, 1], NaN where neither picture has any. terms: the other terms of the loss that
+    weigh something. No border is cut. SSIM is NaN for pictures smaller than its window of 11x11.
+    maps: where they differ, if that was asked for: the squared error of each pixel (`pixel`, H x W) and the distance of the
+    features at each place of a layer (H/stride x W/stride), each with the figure above as its mean.
     """
 
     reference: str
@@ -99,6 +100,7 @@ class Comparison:
     psnr_y: float
     ssim_y: float
     alpha: float
+    terms: dict[str, float] = field(default_factory=dict)
     maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -159,6 +161,9 @@ class Comparer:
         pixels = _pixels(reference, candidate, background, maps)
         means = {name: total.mean for name, total in layers.items()}
         feature = sum(self.loss.layers[layer] * mean for layer, mean in means.items())
+        terms = {name: pixels[name].mean for name in ("l1", "charbonnier") if getattr(self.loss, name)}
+        if self.loss.tv:
+            terms["tv"] = pixels["down"].mean + pixels["across"].mean
         has_alpha = reference.pixels.shape[2] == 4 or candidate.pixels.shape[2] == 4
         return Comparison(
             reference=reference.name,
@@ -170,12 +175,15 @@ class Comparer:
             pixel=pixels["pixel"].mean,
             layers=means,
             feature=feature,
-            total=self.loss.pixel * pixels["pixel"].mean + self.loss.feature * feature,
+            total=self.loss.pixel * pixels["pixel"].mean
+            + self.loss.feature * feature
+            + sum(getattr(self.loss, name) * value for name, value in terms.items()),
             psnr=_decibel(pixels["pixel"].mean),
             ssim=pixels["ssim"].mean,
             psnr_y=_decibel(pixels["luma"].mean),
             ssim_y=pixels["ssim_y"].mean,
             alpha=pixels["alpha"].mean if has_alpha else math.nan,
+            terms=terms,
             maps={"pixel": pixels["pixel"].map, **{name: total.map for name, total in layers.items()}} if maps else {},
         )
 
@@ -197,8 +205,10 @@ class Comparer:
                 features = self.vgg(candidate.tensor(piece.outer, background))
                 for name, layer in facts.items():
                     inner, place = _at_stride(piece, layer.stride)
-                    distance = (features[name][inner] - truth[name][inner]).square_().mean(dim=1)[0]
-                    its_sums[name].add(distance / self.vgg.units[name] ** 2, place)
+                    distance = feature_distance(
+                        features[name][inner], truth[name][inner], self.vgg.units[name], self.loss.distance
+                    )
+                    its_sums[name].add(distance.mean(dim=1)[0], place)
         return sums
 
 
@@ -231,11 +241,17 @@ def _at_stride(piece: Tile, stride: int) -> tuple[tuple[slice, ...], tuple[slice
 def _pixels(reference: Still, candidate: Still, background: Sequence[float], maps: bool) -> dict[str, _Sum]:
     """Squared errors and similarities, over strips of rows that overlap by SSIM's window."""
     width, height = reference.size
-    sums = {name: _Sum((height, width), maps and name == "pixel") for name in ("pixel", "luma", "alpha", "ssim", "ssim_y")}
+    names = ("pixel", "l1", "charbonnier", "down", "across", "luma", "alpha", "ssim", "ssim_y")
+    sums = {name: _Sum((height, width), maps and name == "pixel") for name in names}
     for rows, seen in _strips(height):
         hr, sr = (still.tensor((seen, slice(None)), background) for still in (reference, candidate))
         own = slice(0, rows.stop - rows.start)
-        sums["pixel"].add((sr - hr)[..., own, :].square().mean(dim=1)[0], (rows, slice(None)))
+        difference = (sr - hr)[..., own, :]
+        sums["pixel"].add(difference.square().mean(dim=1)[0], (rows, slice(None)))
+        sums["l1"].add(difference.abs())
+        sums["charbonnier"].add(charbonnier(difference))
+        sums["down"].add(sr[..., : own.stop + 1, :].diff(dim=-2).abs())
+        sums["across"].add(sr[..., own, :].diff(dim=-1).abs())
         luma_sr, luma_hr = luma(sr), luma(hr)
         sums["luma"].add((luma_sr - luma_hr)[..., own, :].square())
         place = (rows, slice(None))
@@ -293,7 +309,7 @@ CELL = 16
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the picture, in pixels, and the mean over it of what `Comparison.total` is the mean of."""
+    """A part of the picture, in pixels, and the weighted pixel and feature loss over it."""
 
     left: int
     top: int

@@ -19,7 +19,7 @@ from srcli.core.losses import FeatureLoss
 from srcli.core.vgg import OXFORD_INPUT, TORCHVISION_INPUT, VGG16Features, VGGWeights
 from srcli.errors import SrcliError
 from srcli.files import written_whole
-from srcli.settings import GeneratorSettings, to_mapping
+from srcli.settings import Distance, GeneratorSettings, to_mapping
 
 
 def save_model(path: Path, generator: Generator, settings: GeneratorSettings, about: Mapping[str, Any]) -> None:
@@ -68,9 +68,9 @@ def load_vgg_weights(source: str = "oxford") -> VGGWeights:
     return VGGWeights(str(path), tensors, OXFORD_INPUT if same else TORCHVISION_INPUT)
 
 
-def load_feature_loss(layers: Mapping[str, float], vgg: str = "oxford") -> FeatureLoss:
+def load_feature_loss(layers: Mapping[str, float], vgg: str = "oxford", distance: Distance = "squared") -> FeatureLoss:
     """The feature loss at `layers`, with the weights of VGG16 that `vgg` names (see `load_vgg_weights`)."""
-    return FeatureLoss(VGG16Features(layers, load_vgg_weights(vgg)), layers)
+    return FeatureLoss(VGG16Features(layers, load_vgg_weights(vgg)), layers, distance)
 
 
 def read_torch(path: Path) -> dict[str, Any]:

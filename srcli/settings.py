@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 from srcli.errors import SettingsError, SrcliError, nearest
 
 Precision = Literal["auto", "fp32", "bf16"]
+Distance = Literal["squared", "absolute"]
 
 VGG_LAYERS = tuple(
     f"{kind}{block}_{number}"
@@ -89,9 +90,13 @@ class LossSettings:
     """
 
     pixel: float = 1.0
+    l1: float = 0.0
+    charbonnier: float = 0.0
     feature: float = 0.0
+    tv: float = 0.0
     grid: float = 0.0
     layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_3": 1.0})
+    distance: Distance = "squared"
 
     def __post_init__(self) -> None:
         for name in LOSS_TERMS:
@@ -100,13 +105,15 @@ class LossSettings:
             raise SettingsError("Every weight of the loss is 0, so nothing would be learnt; give one, as in pixel=1.")
         if not self.layers:
             raise SettingsError("The feature loss has no layers; give at least one, as in relu4_3.")
+        if self.distance not in get_args(Distance):
+            raise SettingsError(f"There is no distance {self.distance!r}; choose squared or absolute.")
         for layer, weight in self.layers.items():
             if layer not in VGG_LAYERS:
                 raise SettingsError(f"VGG16 has no layer {layer}. {nearest(layer, VGG_LAYERS)}")
             _check_at_least(0, f"The weight of layer {layer}", weight)
 
 
-LOSS_TERMS = ("pixel", "feature", "grid")
+LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "tv", "grid")
 """The parts of a loss; `srcli.core.losses` says what each is."""
 
 GRID_WINDOW = 8
@@ -159,11 +166,13 @@ class TrainSettings:
             )
 
 
-def parse_loss(words: str, layers: str | None = None) -> LossSettings:
-    """`pixel=1,feature=0.1` and `relu2_2=0.5,relu4_3` (or a preset's name), as written on the command line."""
+def parse_loss(words: str, layers: str | None = None, distance: str | None = None) -> LossSettings:
+    """`pixel=1,feature=0.1`, `relu2_2=0.5,relu4_3` (or a preset's name) and `absolute`, as written on the command line."""
     terms: dict[str, Any] = dict.fromkeys(LOSS_TERMS, 0.0) | _parse_weights(words, "loss", LOSS_TERMS, default=None)
     if layers is not None:
         terms["layers"] = parse_layers(layers)
+    if distance is not None:
+        terms["distance"] = distance
     return LossSettings(**terms)
 
 

@@ -18,12 +18,13 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 import srcli.comparison as comparison
 from srcli.comparison import Comparer, Comparison, Still, compare, worst_regions
 from srcli.core.layers import LAYERS
+from srcli.core.losses import WeightedLoss
 from srcli.core.vgg import VGG16Features
 from srcli.errors import SrcliError
 from srcli.images import Picture, read_picture, write_picture
-from srcli.models import load_vgg_weights
+from srcli.models import load_feature_loss, load_vgg_weights
 from srcli.report.page import as_page
-from srcli.settings import VGG_LAYERS, LossSettings
+from srcli.settings import VGG_LAYERS, Distance, LossSettings
 from tests.conftest import EXAMPLES, Outcome
 
 Command = Callable[..., Outcome]
@@ -82,6 +83,19 @@ def test_layers_are_the_squared_distances_of_the_whole_pictures_features(pair: t
         assert result.layers[layer] == pytest.approx(expected, rel=1e-4), layer
     assert result.feature == pytest.approx(sum(result.layers.values()))
     assert result.total == pytest.approx(result.pixel + result.feature)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("distance", ["squared", "absolute"])
+def test_the_total_is_what_training_minimises(pair: tuple[Path, Path], distance: Distance) -> None:
+    settings = LossSettings(
+        pixel=2, l1=0.5, charbonnier=0.3, feature=0.1, tv=0.2, layers={"relu1_2": 3, "relu2_2": 1}, distance=distance
+    )
+    hr, sr = (torch.from_numpy(floats(path)).permute(2, 0, 1)[None].float() for path in pair)
+    trained = WeightedLoss(settings, load_feature_loss(settings.layers, distance=distance), scale=4)(sr, hr)
+    result = compare(*pair, loss=settings)
+    assert result.total == pytest.approx(trained.total.item(), rel=1e-5)
+    assert result.terms == pytest.approx({name: trained.terms[name].item() for name in ("l1", "charbonnier", "tv")}, rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [(97, 131), (160, 64), (33, 200)])

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from srcli.core.losses import FeatureLoss, GridLoss, PixelLoss, WeightedLoss
+from srcli.core.losses import CharbonnierLoss, FeatureLoss, GridLoss, L1Loss, PixelLoss, TotalVariation, WeightedLoss
 from srcli.core.vgg import VGG16Features
 from srcli.errors import SettingsError
 from srcli.models import load_feature_loss, load_vgg_weights
-from srcli.settings import LossSettings, parse_layers, parse_loss
+from srcli.settings import LOSS_TERMS, LossSettings, parse_layers, parse_loss
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,34 @@ def test_the_pixel_loss_is_the_mean_squared_error() -> None:
     hr = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]).view(1, 3, 1, 2)
     # (0 + 0.01 + 0.04 + 0.09 + 0.16 + 0.25) / 6
     assert PixelLoss()(sr, hr).item() == pytest.approx(0.55 / 6)
+
+
+def test_the_other_terms_by_hand() -> None:
+    sr, hr = torch.tensor([[0.0, 0.5], [1.0, 0.5]]).expand(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    assert L1Loss()(sr, hr).item() == 0.5
+    assert TotalVariation()(sr, hr).item() == 0.5 + 0.5  # down: 1 and 0; across: 0.5 and 0.5
+    far, near = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), 1e-5)
+    assert CharbonnierLoss()(far, hr).item() == pytest.approx(0.5, abs=1e-3)
+    assert CharbonnierLoss()(near, hr).item() == pytest.approx(1e-10 / 2e-3, rel=1e-2)
+    assert CharbonnierLoss()(hr, hr) == 0
+
+
+@pytest.mark.parametrize("term", LOSS_TERMS)
+def test_every_term_has_a_finite_gradient_also_where_images_are_equal(term: str, feature: FeatureLoss) -> None:
+    loss = WeightedLoss(LossSettings(**{"pixel": 0.0, term: 1.0}), feature, 2)
+    for hr in (torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)):
+        sr = hr.clone().requires_grad_(True)
+        loss(sr, hr).total.backward()
+        assert sr.grad is not None
+        assert sr.grad.isfinite().all()
+
+
+def test_the_absolute_distance_of_features() -> None:
+    sr, hr = torch.rand(2, 1, 3, 16, 16).unbind()
+    weights = load_vgg_weights()
+    vgg = VGG16Features(["relu2_2"], weights)
+    expected = (vgg(sr)["relu2_2"] - vgg(hr)["relu2_2"]).abs().mean() / weights.units["relu2_2"]
+    torch.testing.assert_close(FeatureLoss(vgg, {"relu2_2": 1.0}, "absolute")(sr, hr), expected)
 
 
 @torch.inference_mode()

@@ -32,8 +32,9 @@ def compare_loss(
     ] = "first23",
     loss: Annotated[
         str,
-        typer.Option("--loss", metavar="TERMS", help="Weights of pixel and feature in the total, as srcli train takes them."),
+        typer.Option("--loss", metavar="TERMS", help="Weights of the terms of the total, as srcli train takes them."),
     ] = "pixel=1,feature=1",
+    distance: Annotated[str, typer.Option("--distance", metavar="WHICH", help="Of features: squared or absolute.")] = "squared",
     vgg: Annotated[
         str, typer.Option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors.")
     ] = "oxford",
@@ -78,11 +79,11 @@ def compare_loss(
     """
     from srcli.report.comparison import as_csv, as_json, as_rows, as_table, missed, parse_limits
 
-    settings = parse_loss(loss, layers)
+    settings = parse_loss(loss, layers, distance)
     if settings.grid:
         raise SettingsError("The grid loss depends on a generator's scale, so pictures are not compared by it; leave out grid.")
     colour = _colour(background)
-    most, least = parse_limits(at_most or [], settings.layers), parse_limits(at_least or [], settings.layers)
+    most, least = parse_limits(at_most or [], settings), parse_limits(at_least or [], settings)
     folders = reference.is_dir()
     files = [path for path in (map_file, html_file) if path]
     if json and csv:

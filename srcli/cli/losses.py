@@ -11,9 +11,13 @@ from srcli.settings import LAYER_PRESETS, VGG_LAYERS
 def losses() -> None:
     """List the terms of a loss and the layers of VGG16, with what each layer sees and costs."""
     typer.echo("Terms of --loss, as in pixel=1,feature=0.1:")
-    typer.echo("  pixel    mean squared error of RGB in 0..1")
-    typer.echo("  feature  mean squared distance of VGG16 features at the layers of --layers, in units of each layer")
-    typer.echo("  grid     mean squared local error of each place in a scale x scale square (training only)")
+    typer.echo("  pixel        mean squared error of RGB in 0..1")
+    typer.echo("  l1           mean absolute error")
+    typer.echo("  charbonnier  mean absolute error, smooth at zero")
+    typer.echo("  feature      mean distance of VGG16 features at the layers of --layers, in units of each layer, --distance")
+    typer.echo("               squared or absolute")
+    typer.echo("  tv           mean absolute difference of neighbouring pixels of the result")
+    typer.echo("  grid         mean squared local error of each place in a scale x scale square (training only)")
     typer.echo("")
     typer.echo("Presets of --layers:")
     for name, layers in LAYER_PRESETS.items():

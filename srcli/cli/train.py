@@ -48,7 +48,10 @@ def train(
     loss: Annotated[
         str | None,
         _option(
-            "--loss", "Weighted sum of pixel, feature and grid, as in pixel=1,feature=0.1.", default="pixel=1", metavar="TERMS"
+            "--loss",
+            "Weighted sum of pixel, l1, charbonnier, feature, tv and grid, as in pixel=1,feature=0.1.",
+            default="pixel=1",
+            metavar="TERMS",
         ),
     ] = None,
     layers: Annotated[
@@ -59,6 +62,9 @@ def train(
             default="first23",
             metavar="LAYERS",
         ),
+    ] = None,
+    distance: Annotated[
+        str | None, _option("--distance", "Of features: squared or absolute.", default="squared", metavar="WHICH")
     ] = None,
     vgg: Annotated[
         str | None,
@@ -94,7 +100,15 @@ def train(
     }
     shape: dict[str, Any] = {"architecture": generator, "scale": scale, "channels": channels, "blocks": blocks}
     if resume is not None:
-        others = {"loss": loss, "layers": layers, "vgg": vgg, "output": output, "config": config, "init": init}
+        others = {
+            "loss": loss,
+            "layers": layers,
+            "distance": distance,
+            "vgg": vgg,
+            "output": output,
+            "config": config,
+            "init": init,
+        }
         _resume(resume, photos, given | shape | others, device)
         return
     if photos is None:
@@ -102,7 +116,7 @@ def train(
     if output is None:
         raise SettingsError("Give a folder for the run with -o RUN.")
     settings = read_yaml(config) if config else DEFAULT
-    settings = _override(settings, given, shape, loss, layers)
+    settings = _override(settings, given, shape, {"layers": layers, "distance": distance}, loss)
 
     from srcli.runs import Run
 
@@ -114,7 +128,7 @@ def train(
 
 
 def _override(
-    settings: TrainSettings, given: dict[str, Any], shape: dict[str, Any], loss: str | None, layers: str | None
+    settings: TrainSettings, given: dict[str, Any], shape: dict[str, Any], features: dict[str, Any], loss: str | None
 ) -> TrainSettings:
     """The settings with what the command line says in the place of what the file or the default says."""
     mapping = to_mapping(settings)
@@ -123,9 +137,9 @@ def _override(
     mapping["generator"] |= {name: value for name, value in shape.items() if value is not None}
     mapping |= {name: value for name, value in given.items() if value is not None}
     if loss is not None:
-        mapping["loss"] = to_mapping(parse_loss(loss)) | {"layers": mapping["loss"]["layers"]}
-    if layers is not None:
-        mapping["loss"]["layers"] = layers
+        kept = {name: mapping["loss"][name] for name in features}
+        mapping["loss"] = to_mapping(parse_loss(loss)) | kept
+    mapping["loss"] |= {name: value for name, value in features.items() if value is not None}
     return from_mapping(TrainSettings, mapping, "The command line")
 
 
@@ -157,7 +171,7 @@ def _train(run: Run, settings: TrainSettings, about: dict[str, Any], device: str
     from srcli.training import train as run_training
 
     where = pick_device(device)
-    feature = load_feature_loss(settings.loss.layers, about["vgg"]) if settings.loss.feature else None
+    feature = load_feature_loss(settings.loss.layers, about["vgg"], settings.loss.distance) if settings.loss.feature else None
     training = Training(settings, WeightedLoss(settings.loss, feature, settings.generator.scale), where)
     if state is not None:
         training.restore(state)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srcli.core.vgg import VGG16Features
-from srcli.settings import GRID_WINDOW, LossSettings
+from srcli.settings import GRID_WINDOW, Distance, LossSettings
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,42 @@ class PixelLoss(nn.Module):
         return F.mse_loss(sr, hr)
 
 
+class L1Loss(nn.Module):
+    """Mean absolute error over pixels and channels; less swayed by the few worst pixels than the pixel loss."""
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return F.l1_loss(sr, hr)
+
+
+CHARBONNIER_EPSILON = 1e-3
+"""Errors well below this count as squared ones (Lai et al. 2017, sec. 3.3, who take 1e-3 too)."""
+
+
+def charbonnier(difference: Tensor) -> Tensor:
+    """An absolute value that is smooth at zero, and zero there: sqrt(d^2 + e^2) - e, of each element."""
+    return (difference.square() + CHARBONNIER_EPSILON**2).sqrt() - CHARBONNIER_EPSILON
+
+
+class CharbonnierLoss(nn.Module):
+    """Mean of `charbonnier` over pixels and channels (Lai et al. 2017, LapSRN). Differs: zero for equal images."""
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return charbonnier(sr - hr).mean()
+
+
+class TotalVariation(nn.Module):
+    """Mean absolute difference of neighbours in `sr`, down plus across (Johnson et al. 2016, sec. 3.3); ignores `hr`."""
+
+    def forward(self, sr: Tensor, _hr: Tensor) -> Tensor:
+        return sr.diff(dim=-2).abs().mean() + sr.diff(dim=-1).abs().mean()
+
+
+def feature_distance(sr: Tensor, hr: Tensor, unit: float, distance: Distance) -> Tensor:
+    """Squared or absolute distance of each feature, in units of the layer."""
+    difference = (sr.float() - hr.float()) / unit
+    return difference.square() if distance == "squared" else difference.abs()
+
+
 class FeatureLoss(nn.Module):
     """Mean squared distance of VGG16 features, summed over layers with weights (Johnson et al. 2016, sec. 3.2).
 
@@ -39,9 +75,10 @@ class FeatureLoss(nn.Module):
     of 1 it is the paper's loss.
     """
 
-    def __init__(self, vgg: VGG16Features, layers: Mapping[str, float]) -> None:
-        """layers: the weight of each layer; all of them are layers that `vgg` gives."""
+    def __init__(self, vgg: VGG16Features, layers: Mapping[str, float], distance: Distance = "squared") -> None:
+        """layers: the weight of each layer; all of them are layers that `vgg` gives. distance: the paper's is `squared`."""
         super().__init__()
+        self.distance: Distance = distance
         self.vgg = vgg
         self.layers = {layer: layers[layer] for layer in vgg.layers}
 
@@ -51,7 +88,7 @@ class FeatureLoss(nn.Module):
             truth = self.vgg(hr)
         features = self.vgg(sr)
         return {
-            layer: F.mse_loss(features[layer].float(), truth[layer].float()) / self.vgg.units[layer] ** 2
+            layer: feature_distance(features[layer], truth[layer], self.vgg.units[layer], self.distance).mean()
             for layer in self.layers
         }
 
@@ -84,7 +121,14 @@ class WeightedLoss(nn.Module):
     def __init__(self, settings: LossSettings, feature: FeatureLoss | None, scale: int) -> None:
         """feature: needed where the settings give the feature loss a weight. scale: the generator's, for the grid."""
         super().__init__()
-        terms: dict[str, nn.Module | None] = {"pixel": PixelLoss(), "feature": feature, "grid": GridLoss(scale)}
+        terms: dict[str, nn.Module | None] = {
+            "pixel": PixelLoss(),
+            "l1": L1Loss(),
+            "charbonnier": CharbonnierLoss(),
+            "feature": feature,
+            "tv": TotalVariation(),
+            "grid": GridLoss(scale),
+        }
         self.weights = {name: getattr(settings, name) for name in terms if getattr(settings, name)}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})  # type: ignore[misc]
 

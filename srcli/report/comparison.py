@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srcli import __version__
 from srcli.errors import SettingsError, nearest
+from srcli.settings import LOSS_TERMS, LossSettings
 
 if TYPE_CHECKING:
     from srcli.comparison import Comparison
@@ -21,6 +22,13 @@ JSON_VERSION = 1
 
 HIGHER = ("psnr", "ssim", "psnr_y", "ssim_y")
 """Figures of which more is better; of all others less is."""
+
+TERMS = {
+    "l1": "mean absolute error of RGB in 0..1",
+    "charbonnier": "mean smoothed absolute error of RGB in 0..1",
+    "tv": "mean absolute difference of neighbouring pixels of the candidate",
+}
+"""Terms of a loss that are shown where they weigh something."""
 
 MEANING = {
     "pixel": "mean squared error of RGB in 0..1",
@@ -40,7 +48,7 @@ def figures(comparison: Comparison) -> dict[str, float]:
     if math.isnan(plain["alpha"]):
         del plain["alpha"]
     pixel = plain.pop("pixel")
-    return {"pixel": pixel, **comparison.layers, **plain}
+    return {"pixel": pixel, **comparison.terms, **comparison.layers, **plain}
 
 
 def summary(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
@@ -56,15 +64,22 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
 
 def as_table(comparison: Comparison, background: str = "white") -> str:
     """One pair: a line for each figure with its value, which way is better, and what it is."""
-    loss = comparison.loss
     lines = []
     for name, value in figures(comparison).items():
-        meaning = MEANING.get(name) or f"mean squared distance of VGG16 features, weight {loss.feature * loss.layers[name]:g}"
-        if name == "pixel":
-            meaning += f", weight {loss.pixel:g}"
+        meaning = meaning_of(comparison, name)
         lines.append(f"{name:<8} {format_figure(name, value):>10}  {better(name):<6} is better  {meaning}")
     lines += ["", f"{comparison.candidate} against {comparison.reference}, {comparison.width}x{comparison.height} pixels."]
     return "\n".join([*lines, how_it_was_made(comparison, background)])
+
+
+def meaning_of(comparison: Comparison, name: str) -> str:
+    """What a figure is, and what it weighs in the total."""
+    loss = comparison.loss
+    if name in loss.layers:
+        return f"mean {loss.distance} distance of VGG16 features, weight {loss.feature * loss.layers[name]:g}"
+    if name == "pixel" or name in TERMS:
+        return f"{(MEANING | TERMS)[name]}, weight {getattr(loss, name):g}"
+    return MEANING[name]
 
 
 def as_rows(
@@ -99,8 +114,9 @@ def how_it_was_made(comparison: Comparison, background: str) -> str:
     """The choices behind the figures, in one sentence each."""
     loss = comparison.loss
     layers = ", ".join(f"{weight:g} {layer}" for layer, weight in loss.layers.items())
+    terms = " + ".join(f"{getattr(loss, name):g} {name}" for name in LOSS_TERMS if getattr(loss, name))
     return (
-        f"Total: {loss.pixel:g} pixel + {loss.feature:g} feature, with feature = {layers}.\n"
+        f"Total: {terms}, with feature = {layers}.\n"
         f"VGG16: {comparison.vgg}, features in units of their layer's mean activation on photographs.\n"
         f"sRGB in 0..1, transparency over {background}, luma BT.601 16..235, no border cut."
     )
@@ -113,7 +129,9 @@ def as_json(comparisons: Sequence[Comparison], *, background: str = "white", wit
         "version": JSON_VERSION,
         "srcli": __version__,
         "vgg": first.vgg,
-        "weights": {"pixel": first.loss.pixel, "feature": first.loss.feature, "layers": dict(first.loss.layers)},
+        "weights": {name: getattr(first.loss, name) for name in ("pixel", *TERMS, "feature")}
+        | {"layers": dict(first.loss.layers)},
+        "distance": first.loss.distance,
         "background": background,
         "pairs": [
             {
@@ -144,10 +162,10 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def parse_limits(words: Sequence[str], loss_layers: Mapping[str, float]) -> dict[str, float]:
+def parse_limits(words: Sequence[str], loss: LossSettings) -> dict[str, float]:
     """`total=0.02` and the like. Raises SettingsError for a figure that there is none of, or no number."""
     limits: dict[str, float] = {}
-    known = [*MEANING, *loss_layers]
+    known = [*MEANING, *loss.layers, *(name for name in TERMS if getattr(loss, name))]
     for word in words:
         name, _, number = word.partition("=")
         if name not in known:

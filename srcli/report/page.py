@@ -14,7 +14,7 @@ from PIL import Image
 
 from srcli import __version__
 from srcli.comparison import Comparison, Region, worst_regions
-from srcli.report.comparison import MEANING, better, figures, format_figure, how_it_was_made
+from srcli.report.comparison import better, figures, format_figure, how_it_was_made, meaning_of
 from srcli.report.heatmap import colours, overlay, scale_top
 
 SIDE = 1600
@@ -70,11 +70,7 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
 
 
 def _row(comparison: Comparison, name: str, value: float) -> str:
-    weight = comparison.loss.layers.get(name)
-    meaning = (
-        MEANING.get(name) or f"mean squared distance of VGG16 features, weight {comparison.loss.feature * (weight or 0):g}"
-    )
-    cells = (name, format_figure(name, value), better(name), meaning)
+    cells = (name, format_figure(name, value), better(name), meaning_of(comparison, name))
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
