@@ -14,14 +14,16 @@ class Tile:
     outer: tuple[slice, slice]
 
 
-def tiles(height: int, width: int, *, tile: int, halo: int) -> Iterator[Tile]:
-    """Cover height x width without overlap by squares of side `tile`, each seen with a halo that ends at the picture's border.
+def tiles(height: int, width: int, *, tile: int | tuple[int, int], halo: int) -> Iterator[Tile]:
+    """Cover height x width without overlap by tiles, each seen with a halo that ends at the picture's border.
 
-    At the border a tile ends where the picture does, so a network pads there as it does for the whole picture.
+    tile: the side of a square, or rows and columns. At the border a tile ends where the picture does, so a network pads there
+    as it does for the whole picture.
     """
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            bottom, right = min(top + tile, height), min(left + tile, width)
+    rows, columns = (tile, tile) if isinstance(tile, int) else tile
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            bottom, right = min(top + rows, height), min(left + columns, width)
             yield Tile(
                 inner=(slice(top, bottom), slice(left, right)),
                 outer=(

@@ -25,6 +25,7 @@ from srcli.images import Picture, read_picture, write_picture
 from srcli.models import load_feature_loss, load_vgg_weights
 from srcli.report.page import as_page
 from srcli.settings import VGG_LAYERS, Distance, LossSettings
+from srcli.tiling import tiles
 from tests.conftest import EXAMPLES, Outcome
 
 Command = Callable[..., Outcome]
@@ -98,15 +99,27 @@ def test_the_total_is_what_training_minimises(pair: tuple[Path, Path], distance:
     assert result.terms == pytest.approx({name: trained.terms[name].item() for name in ("l1", "charbonnier", "tv")}, rel=1e-5)
 
 
-@pytest.mark.parametrize("size", [(97, 131), (160, 64), (33, 200)])
+@pytest.mark.parametrize("size", [(8, 8), (816, 1225), (4000, 6000), (10_000, 10_000), (3, 500_000), (70_000, 20)])
+def test_no_piece_is_larger_than_it_may_be_and_little_is_looked_at_twice(size: tuple[int, int]) -> None:
+    height, width = size
+    pieces = list(tiles(height, width, tile=comparison._piece(height, width, 64, 16), halo=64))
+    seen = [math.prod(part.stop - part.start for part in piece.outer) for piece in pieces]
+    assert max(seen) <= comparison.PIECE
+    assert sum(seen) <= 1.35 * height * width
+    for piece in pieces:
+        assert all(part.start % 16 == 0 for part in piece.outer)
+
+
+@pytest.mark.parametrize("size", [(211, 333), (60, 451)])
 def test_pieces_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    true = read_picture(PHOTO).pixels[50 : 50 + size[0], 100 : 100 + size[1]]
+    true = read_picture(PHOTO).pixels[: size[0], : size[1]]
     noisy = np.clip(true + np.random.default_rng(1).normal(0, 20, true.shape), 0, 255).astype(np.uint8)
     stills = Still("true", true), Still("noisy", noisy)
     comparer = Comparer(ALL)
     whole = comparer.compare(stills[0], [stills[1]], maps=True)[0]
-    monkeypatch.setattr(comparison, "PIECE", 32)
+    monkeypatch.setattr(comparison, "PIECE", 200 * 200)
     monkeypatch.setattr(comparison, "STRIP", 16)
+    assert len(list(tiles(*size, tile=comparison._piece(*size, 80, 16), halo=80))) >= 2
     pieces = comparer.compare(stills[0], [stills[1]], maps=True)[0]
     for name in ("pixel", "psnr", "ssim", "psnr_y", "ssim_y", "total"):
         assert getattr(pieces, name) == pytest.approx(getattr(whole, name), rel=1e-4), name
