@@ -29,10 +29,10 @@ from srcli.tiling import Tile, tiles
 DEFAULT_LOSS = LossSettings(pixel=1, feature=1)
 """The pixel loss and the feature loss at the end of VGG16's first 23 layers, summed."""
 
-PIECE = 1_050_000
+PIECE = 1_000_000
 """Most pixels that VGG16 looks at in one piece: 600 MB for its first layers."""
 
-STRIP = 256
+STRIP = 128
 """Rows of a piece for pixels and SSIM."""
 
 WHITE = (1.0, 1.0, 1.0)

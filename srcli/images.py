@@ -16,6 +16,8 @@ import pyvips
 from srcli.errors import SettingsError, SrcliError
 from srcli.files import written_whole
 
+pyvips.cache_set_max(0)  # each picture is read once, so keeping it decoded would only take memory
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif")
 """What can be read and written."""
 
