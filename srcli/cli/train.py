@@ -178,8 +178,9 @@ def _train(run: Run, settings: TrainSettings, about: dict[str, Any], device: str
     elif about["init"]:
         training.start_from(load_generator(about["init"]))
     console = Console(stderr=True)
-    console.print(f"Reading the photographs in {about['photos']} ...", highlight=False)
-    pictures = Photos.read(Path(about["photos"]), smallest=crop_size(settings))
+    folder = Path(about["photos"])
+    console.print(f"Reading the photographs in {folder.name} ...", highlight=False)
+    pictures = Photos.read(folder, smallest=crop_size(settings))
     console.print(
         f"{len(pictures.pictures)} photographs, {pictures.megapixels:.1f} megapixels; "
         f"{settings.generator.architecture} x{settings.generator.scale} on {where}, "
@@ -227,7 +228,10 @@ def _train(run: Run, settings: TrainSettings, about: dict[str, Any], device: str
             signal.signal(number, handler)
     if not done:
         console.print(
-            f"Stopped after step {training.steps} and saved. Continue with: srcli train --resume {shlex.quote(str(run.folder))}"
+            f"Stopped after step {training.steps} and saved. "
+            f"Continue with: srcli train --resume {shlex.quote(str(run.folder))}",
+            highlight=False,
+            soft_wrap=True,
         )
         raise typer.Exit(130)
     typer.echo(run.model)
