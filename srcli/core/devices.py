@@ -43,4 +43,5 @@ def autocast_type(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def _has_amx(device: torch.device) -> bool:
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public, so it may go
+    return device.type == "cpu" and probe is not None and bool(probe())
