@@ -269,6 +269,19 @@ def test_folders_are_paired_by_name_with_a_summary(srcli: Command, pair: tuple[P
     assert len([line for line in allowed.stdout.splitlines() if line.startswith(str(true))]) == 2
 
 
+def test_a_bad_picture_in_a_folder_is_named_and_the_others_are_compared(
+    srcli: Command, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for folder in ("true", "other"):
+        for name in ("good.png", "bad.png"):
+            write_picture(read_picture(pair[0]), tmp_path / folder / name)
+    (tmp_path / "other" / "bad.png").write_text("no picture")
+    outcome = srcli("compare-loss", tmp_path / "true", tmp_path / "other", "--csv")
+    assert outcome.exit_code == 1
+    assert len(outcome.stdout.splitlines()) == 2
+    assert f"{tmp_path / 'other' / 'bad.png'} cannot be read" in outcome.stderr
+
+
 def test_a_limit_that_is_missed_gives_3_and_says_which(srcli: Command, pair: tuple[Path, Path]) -> None:
     assert srcli("compare-loss", *pair, "--min", "psnr=20", "--max", "pixel=0.1").exit_code == 0
     missed = srcli("compare-loss", *pair, "--min", "psnr=90", "--max", "relu4_3=0")

@@ -114,9 +114,16 @@ def compare_loss(
 
     comparer = Comparer(settings, vgg)
     comparisons: list[Comparison] = []
+    failures: list[str] = []
     for first, group in groups:
-        truth = read_still(first, max_pixels)
-        others = [read_still(path, max_pixels) for path in group]
+        try:
+            truth = read_still(first, max_pixels)
+            others = [read_still(path, max_pixels) for path in group]
+        except SrcliError as error:
+            if not folders:
+                raise
+            failures.append(str(error))  # one bad picture does not stop a folder
+            continue
         if lr:
             others.append(bicubic_to(read_still(lr, max_pixels), truth))
         if resize_to or crop_to_common:
@@ -124,6 +131,8 @@ def compare_loss(
         comparisons += comparer.compare(truth, others, background=colour, maps=bool(files))
         if files:
             _draw(comparisons[0], truth, others[0], background, map_file, html_file)
+    if not comparisons:
+        raise SrcliError("\nsrcli: ".join(failures))
 
     if json:
         typer.echo(as_json(comparisons, background=background, with_summary=folders))
@@ -136,8 +145,10 @@ def compare_loss(
     else:
         typer.echo(as_table(comparisons[0], background))
     sentences = [sentence for comparison in comparisons for sentence in missed(comparison, most, least)]
-    for sentence in missing + sentences:
+    for sentence in missing + failures + sentences:
         print(f"srcli: {sentence}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
     if sentences:
         raise typer.Exit(MISSED)
 

@@ -37,7 +37,7 @@ def overlay(values: np.ndarray, photo: np.ndarray) -> Image.Image:
 
 def sheet(maps: Mapping[str, np.ndarray], photo: np.ndarray) -> Image.Image:
     """All maps side by side over the photograph (H x W x 3 uint8, sRGB), each with its name, its mean and its legend."""
-    photo = _at_most(photo, 1200)
+    photo = at_most(photo, 1200)
     height, width = photo.shape[:2]
     width_of_panel = max(width, 360)
     font = ImageFont.load_default(16)
@@ -57,7 +57,8 @@ def sheet(maps: Mapping[str, np.ndarray], photo: np.ndarray) -> Image.Image:
     return picture
 
 
-def _at_most(photo: np.ndarray, side: int) -> np.ndarray:
+def at_most(photo: np.ndarray, side: int) -> np.ndarray:
+    """The photograph, reduced where its longer side is longer than `side` pixels."""
     image = Image.fromarray(photo)
     image.thumbnail((side, side))
     return np.array(image)

@@ -15,7 +15,7 @@ from PIL import Image
 from srcli import __version__
 from srcli.comparison import Comparison, Region, worst_regions
 from srcli.report.comparison import better, figures, format_figure, how_it_was_made, meaning_of
-from srcli.report.heatmap import colours, overlay, scale_top
+from srcli.report.heatmap import at_most, colours, overlay, scale_top
 
 SIDE = 1600
 """Longest side of the pictures in the page, in pixels; larger ones are reduced for it."""
@@ -25,7 +25,7 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray, background: str = "white") -> str:
     """The page for one comparison with maps, as text. reference, candidate: H x W x 3 uint8, sRGB."""
-    shown = {"reference": _reduced(reference), "candidate": _reduced(candidate)}
+    shown = {"reference": at_most(reference, SIDE), "candidate": at_most(candidate, SIDE)}
     height, width = shown["reference"].shape[:2]
     regions = worst_regions(comparison)
     maps = {
@@ -83,12 +83,6 @@ def _region(number: int, region: Region, reference: np.ndarray, candidate: np.nd
     )
     where = f"{region.width}x{region.height} pixels at {region.left}, {region.top}"
     return f"<li><p><b>{number}</b> {where}: total {region.total:.4g}</p><div class=pair>{details}</div></li>"
-
-
-def _reduced(pixels: np.ndarray) -> np.ndarray:
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    return np.array(image)
 
 
 def _data(image: Image.Image) -> str:
