@@ -7,16 +7,21 @@ file, where it says how to rebuild the generator. Nothing here imports torch: th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from srcli.errors import SettingsError, SrcliError, nearest
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Distance = Literal["squared", "absolute"]
+Degradation = Literal["bicubic", "johnson", "photo"]
+Optimizer = Literal["adam", "adamw"]
+Schedule = Literal["cosine", "multistep", "constant"]
+Log = Literal["csv", "tensorboard"]
 
 VGG_LAYERS = tuple(
     f"{kind}{block}_{number}"
@@ -95,6 +100,7 @@ class LossSettings:
     feature: float = 0.0
     tv: float = 0.0
     grid: float = 0.0
+    frequency: float = 0.0
     layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_3": 1.0})
     distance: Distance = "squared"
 
@@ -113,48 +119,83 @@ class LossSettings:
             _check_at_least(0, f"The weight of layer {layer}", weight)
 
 
-LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "tv", "grid")
+LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "tv", "grid", "frequency")
 """The parts of a loss; `srcli.core.losses` says what each is."""
 
 GRID_WINDOW = 8
 """Side of the windows of the grid loss, in squares of scale x scale pixels."""
 
 
+def _setting(default: Any, help: str) -> Any:
+    """A field with a default and the words that explain it, which `srcli train --help` prints."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """One training run, whole: the same settings and photographs give the same model on the same machine."""
+    """One training run, whole: the same settings and photographs give the same model on the same machine.
+
+    Each field is an option of `srcli train` and a key of its YAML file; paths are taken from the folder one stands in.
+    """
+
+    photos: str | None = _setting(None, "Folder of photographs, with its subfolders.")
+    output: str | None = _setting(None, "Folder for the model, the checkpoints and the history.")
+    lr_data: str | None = _setting(None, "Folder of small pictures with the photographs' names, instead of a degradation.")
+    val: str | None = _setting(None, "Folder of photographs for validation, instead of some of those for training.")
+    val_split: float = _setting(0.02, "Share of the photographs that is held out for validation; 0 validates on none.")
+    val_every: int = _setting(1000, "Steps between two validations; the first comes before step 1.")
+    cache: str = _setting("auto", "Folder for the decoded photographs; auto is the user's cache folder, none is memory.")
 
     generator: GeneratorSettings = field(default_factory=CompactSettings)
+    degradation: Degradation = _setting("bicubic", "How small pictures are made: bicubic, johnson (blurred first) or photo.")
     loss: LossSettings = field(default_factory=LossSettings)
-    steps: int = 10_000
-    """Number of updates of the weights."""
-    batch: int = 16
-    """Crops in one step."""
-    patch: int = 192
-    """Side of a crop of the true image, in pixels; a multiple of the scale."""
-    lr: float = 1e-3
-    """Peak learning rate of Adam; a linear warm-up leads to it and a cosine to a hundredth of it."""
-    warmup: int = 100
-    """Steps of warm-up."""
-    clip: float = 1.0
-    """Largest norm of the gradient; it is scaled down to this."""
-    ema: float = 0.999
-    """Decay of the moving average of the weights, which is what the model file holds; 0 turns it off."""
-    precision: Precision = "auto"
-    """Arithmetic of the generator in training; auto takes bf16 where the processor has instructions for it."""
-    seed: int = 0
-    """Seed of the first weights and of the stream of crops."""
-    save_every: int = 1000
-    """Steps between two writings of the checkpoint and the model file."""
+    vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
+    init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")
+
+    steps: int = _setting(10_000, "Updates of the weights.")
+    batch: int = _setting(16, "Crops in a step, of each process.")
+    accumulate: int = _setting(1, "Parts that a step's crops are computed in, one after the other, to save memory.")
+    patch: int = _setting(192, "Side of a crop of the true image, in pixels; a multiple of the scale.")
+    optimizer: Optimizer = _setting("adam", "adam or adamw.")
+    weight_decay: float = _setting(0.0, "Decay of the weights.")
+    lr: float = _setting(1e-3, "Peak learning rate.")
+    warmup: int = _setting(100, "Steps in which the learning rate grows to its peak.")
+    schedule: Schedule = _setting("cosine", "After the warm-up: cosine (to a hundredth), multistep (halved) or constant.")
+    milestones: tuple[int, ...] = _setting((), "Steps at which multistep halves the learning rate, as in 5000,8000.")
+    clip: float = _setting(1.0, "Largest norm of the gradient; it is scaled down to this.")
+    ema: float = _setting(0.999, "Decay of the moving average of the weights, which is what is validated and written; 0: none.")
+    precision: Precision = _setting("auto", "auto, fp32, bf16 or fp16; auto is bf16 where the processor gains by it.")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
+    compile: bool = _setting(False, "Compile the generator with torch.compile; needs a C++ compiler.")
+    seed: int = _setting(0, "Seed of the first weights, the crops, the degradation and the split.")
+
+    save_every: int = _setting(1000, "Steps between two writings of the checkpoint and the model file.")
+    keep: int = _setting(0, "Earlier checkpoints that stay beside the last one.")
+    patience: int = _setting(0, "Validations without a better loss after which training ends; 0: never.")
+    max_time: str | None = _setting(None, "Time after which the run is saved and left, as in 90m or 8h.")
+    log: Log = _setting("csv", "csv, or tensorboard for both.")
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("patch", 8), ("warmup", 0), ("seed", 0), ("save_every", 1)):
+        for name, least in _LEAST.items():
             _check_at_least(least, name, getattr(self, name))
         for name in ("lr", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if not 0 <= self.ema < 1:
-            raise SettingsError(f"ema is {self.ema}; it must be at least 0 and below 1.")
+        for name in ("ema", "val_split"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+        if self.batch % self.accumulate:
+            raise SettingsError(
+                f"A batch of {self.batch} crops has no {self.accumulate} equal parts; let accumulate divide it."
+            )
+        if self.schedule == "multistep" and not self.milestones:
+            raise SettingsError("The multistep schedule has no milestones; give some, as in --milestones 5000,8000.")
+        if self.milestones and self.schedule != "multistep":
+            raise SettingsError(
+                f"Milestones belong to the multistep schedule, and it is {self.schedule}; add --schedule multistep."
+            )
+        if self.max_time is not None:
+            seconds(self.max_time)
         least = (GRID_WINDOW + 4) * self.generator.scale if self.loss.grid else 0
         if self.patch < least:
             raise SettingsError(f"A patch of {self.patch} pixels is too small for the grid loss; use at least {least}.")
@@ -164,6 +205,33 @@ class TrainSettings:
                 f"A patch of {self.patch} pixels is no multiple of the scale {self.generator.scale}; "
                 f"use {lower} or {lower + self.generator.scale}."
             )
+
+    def portable(self) -> TrainSettings:
+        """The same settings without what only the machine they ran on knows: what a model file may tell."""
+        return replace(self, photos=None, output=None, lr_data=None, val=None, cache="auto")
+
+
+_LEAST = {
+    "steps": 1,
+    "batch": 1,
+    "accumulate": 1,
+    "patch": 8,
+    "warmup": 0,
+    "weight_decay": 0,
+    "seed": 0,
+    "save_every": 1,
+    "val_every": 1,
+    "keep": 0,
+    "patience": 0,
+}
+
+
+def seconds(words: str) -> float:
+    """`45s`, `90m`, `8h` or `2d` in seconds. Raises SettingsError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", words)
+    if match is None:
+        raise SettingsError(f"The time {words!r} is none; write a number with its unit, as in 45s, 90m, 8h or 2d.")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
 
 
 def parse_loss(words: str, layers: str | None = None, distance: str | None = None) -> LossSettings:
@@ -209,6 +277,8 @@ def to_mapping(settings: Any) -> dict[str, Any]:
     for name, value in plain.items():
         if isinstance(value, Mapping):
             plain[name] = dict(value)
+        elif isinstance(value, tuple):
+            plain[name] = list(value)
     return plain
 
 
@@ -225,6 +295,8 @@ def from_mapping(cls: type[Settings], mapping: Any, where: str) -> Settings:
         if name == "generator":
             values[name] = generator_from_mapping(value, f"{where}, generator")
         elif name == "loss":
+            if isinstance(value, Mapping) and any(term in LOSS_TERMS for term in value):
+                value = dict.fromkeys(LOSS_TERMS, 0.0) | dict(value)  # who names terms wants these alone
             values[name] = from_mapping(LossSettings, value, f"{where}, loss")
         elif name == "layers":
             values[name] = _layers_from(value, f"{where}, layers")
@@ -252,18 +324,27 @@ def _layers_from(value: Any, where: str) -> dict[str, float]:
 
 
 def _plain(value: Any, kind: Any, where: str) -> Any:
-    """`value`, if it is of `kind` (int, float, or a Literal of strings); whole numbers pass as floats."""
+    """`value`, if it is of `kind`: a number, a bool, a string, a Literal, a tuple of numbers, or None where that may be.
+
+    Whole numbers pass as floats.
+    """
+    choices = get_args(kind)
+    if type(None) in choices:
+        return None if value is None else _plain(value, choices[0], where)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_plain(each, choices[0], where) for each in value)
     if kind is float and isinstance(value, str):
         with suppress(ValueError):
             value = float(value)  # YAML reads 1e-3, which has no dot, as a string
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+    if kind in (int, str, bool) and type(value) is kind:
         return value
-    choices = get_args(kind)
-    if choices and value in choices:
+    if get_origin(kind) is Literal and value in choices:
         return value
-    wanted = f"one of {', '.join(choices)}" if choices else {int: "a whole number", float: "a number"}[kind]
+    wanted = {int: "a whole number", float: "a number", str: "words", bool: "true or false"}.get(
+        kind, "a list of whole numbers" if get_origin(kind) is tuple else f"one of {', '.join(map(str, choices))}"
+    )
     raise SettingsError(f"{where} is {value!r}; it should be {wanted}.")
 
 

@@ -8,62 +8,108 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from srcli.core.degradation import MARGIN, bicubic
+from srcli.core.degradation import degrade, margin
 from srcli.core.devices import autocast_type
+from srcli.core.distributed import World
 from srcli.core.generators import Generator, build_generator
+from srcli.core.losses import WeightedLoss
 from srcli.errors import SrcliError
+from srcli.photos import Crops
 from srcli.settings import GeneratorSettings, TrainSettings
-
-
-class Crops(Protocol):
-    """Where the true pictures come from: crops that depend on nothing but these arguments."""
-
-    def batch(self, step: int, *, seed: int, count: int, patch: int) -> np.ndarray:
-        """count x 3 x patch x patch, uint8."""
+from srcli.validation import Scores
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. `terms` are the parts of the loss before their weights."""
+    """What one step did. `terms` are the parts of the loss before their weights, `weighted` after them.
+
+    skipped: the loss or its gradient was not finite, and the weights are as they were. seconds: the whole step took;
+    waited: of these for its crops.
+    """
 
     number: int
     total: float
     terms: dict[str, float]
+    weighted: dict[str, float]
     lr: float
+    skipped: bool = False
+    seconds: float = 0.0
+    waited: float = 0.0
 
 
-def crop_size(settings: TrainSettings) -> int:
-    """Side of the crops that training asks for: the patch, and a margin that the reduction needs and that is cut off."""
-    return settings.patch + 2 * MARGIN * settings.generator.scale
+class NotFinite(SrcliError):
+    """The loss of several steps in a row was not finite. `crops` are the last of them, taken at `step`."""
 
+    def __init__(self, step: int, crops: Crops) -> None:
+        super().__init__(f"The loss was not finite in {PERSISTS} steps in a row, the last of them step {step}.")
+        self.step = step
+        self.crops = crops
+
+
+PERSISTS = 10
+"""Steps in a row without a finite loss after which training ends."""
 
 SHIFTS = 8
 """Shifts in each direction that are tried: the stride of VGG16 after three poolings, at relu4_3."""
 
 
-class Training:
-    """What lasts from step to step: generator, averaged generator, optimizer and the number of steps done."""
+def crop_size(settings: TrainSettings) -> int:
+    """Side of the crops that training asks for: the patch, and a margin that the reduction needs and that is cut off."""
+    if settings.lr_data is not None:
+        return settings.patch
+    return settings.patch + 2 * margin(settings.degradation, settings.generator.scale) * settings.generator.scale
 
-    def __init__(self, settings: TrainSettings, loss: nn.Module, device: torch.device) -> None:
+
+class Training:
+    """What lasts from step to step: generator, averaged generator, optimizer, and how far it has come."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        loss: WeightedLoss,
+        device: torch.device,
+        world: World = World(),  # noqa: B008, frozen
+    ) -> None:
         self.settings = settings
         self.device = device
+        self.world = world
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.generator = build_generator(settings.generator)
         self.generator.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.loss = loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.lr)
         self.autocast = autocast_type(settings.precision, device)
+        self.optimizer = _optimizer(settings, self.generator)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast == torch.float16)
         self.steps = 0
+        self.skipped = 0
+        self.in_a_row = 0
+        self.best = math.inf
+        self.stale = 0
+        self.model = self._runnable()
+
+    def _runnable(self) -> nn.Module:
+        """The generator as it is called in a step: spread over processes, compiled."""
+        model: nn.Module = self.generator
+        if self.world.size > 1:
+            if self.device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.generator)  # type: ignore[no-untyped-call]
+                model = DistributedDataParallel(self.generator, device_ids=[self.device])
+            else:
+                model = DistributedDataParallel(self.generator)
+        return torch.compile(model) if self.settings.compile else model  # type: ignore[return-value]
 
     def start_from(self, source: Generator) -> None:
         """Begin with the weights of another generator, in its folded form. The scale may differ, nothing else.
@@ -80,50 +126,87 @@ class Training:
         self.average.load_state_dict(self.generator.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on as if it had never stopped."""
+        """All that a resumed run needs to go on as if it had never stopped. What is random follows from the step alone."""
         return {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps,
+            "scaler": self.scaler.state_dict(),
+            **{name: getattr(self, name) for name in _COUNTERS},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.steps = state["steps"]
+        self.scaler.load_state_dict(state["scaler"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
 
-    def step(self, crops: np.ndarray) -> Step:
-        """One update of the weights from count x 3 x crop_size x crop_size true crops, uint8."""
+    @property
+    def is_finite(self) -> bool:
+        weights = (*self.generator.state_dict().values(), *self.average.state_dict().values())
+        return all(bool(weight.isfinite().all()) for weight in weights)
+
+    def step(self, crops: Crops) -> Step:
+        """One update of the weights, unless the loss or its gradient is not finite."""
         settings = self.settings
         lr_now = learning_rate(settings, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr_now
-        lr, hr = self._pair(crops)
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
-            sr = self.generator(lr)
-            loss = self.loss(*self._shifted(sr.float(), hr))
-        if not torch.isfinite(loss.total):
-            raise SrcliError(
-                f"The loss is {loss.total.item()} at step {self.steps + 1}, so training stopped; "
-                "the last checkpoint is whole. Resume it with a smaller --lr."
-            )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        nn.utils.clip_grad_norm_(self.generator.parameters(), settings.clip)
-        self.optimizer.step()
+        lr, hr = self.pair(crops)
+        figures = torch.zeros(1 + len(self.loss.weights), device=self.device)
+        for number in range(settings.accumulate):
+            part = slice(number, None, settings.accumulate)
+            last = number == settings.accumulate - 1
+            with nullcontext() if last else self._unsynchronised():
+                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
+                    sr = self.model(lr[part])
+                    loss = self.loss(*self._shifted(sr.float(), hr[part]))
+                self.scaler.scale(loss.total / settings.accumulate).backward()
+            figures += torch.stack([loss.total, *loss.terms.values()]).detach() / settings.accumulate
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), settings.clip)
+        total, *terms = self.world.mean(figures).tolist()
         self.steps += 1
-        self._average()
-        return Step(self.steps, loss.total.item(), {name: term.item() for name, term in loss.terms.items()}, lr_now)
+        # with float16 the scaler finds its scale by gradients that are not finite, and skips those itself
+        sound = math.isfinite(total) and (self.scaler.is_enabled() or bool(norm.isfinite()))
+        if sound:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self._average()
+            self.in_a_row = 0
+        else:
+            self.skipped += 1
+            self.in_a_row += 1
+            if self.scaler.is_enabled():
+                self.scaler.update(self.scaler.get_scale() / 2)
+        raw = dict(zip(self.loss.weights, terms, strict=True))
+        weighted = {name: self.loss.weights[name] * term for name, term in raw.items()}
+        return Step(self.steps, total, raw, weighted, lr_now, skipped=not sound)
 
-    def _pair(self, crops: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+    def pair(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """(lr, hr) on the device, turned and mirrored: N x 3 x patch / scale and N x 3 x patch, RGB in [0, 1]."""
         scale = self.settings.generator.scale
-        hr = torch.from_numpy(crops).to(self.device).float() / 255
-        lr = bicubic(hr, scale)
-        inner = slice(MARGIN, -MARGIN)
-        outer = slice(MARGIN * scale, -MARGIN * scale)
+        hr = _turned(self._moved(crops.hr), crops.turns)
+        if crops.lr is not None:
+            return _turned(self._moved(crops.lr), crops.turns).contiguous(memory_format=torch.channels_last), hr
+        degradation = self.settings.degradation
+        seed = (self.settings.seed, self.steps, 1)
+        lr = degrade(degradation, hr, scale, seed=seed, first=self.world.rank * self.settings.batch)
+        rim = margin(degradation, scale)
+        inner, outer = slice(rim, -rim), slice(rim * scale, -rim * scale)
         return lr[..., inner, inner].contiguous(memory_format=torch.channels_last), hr[..., outer, outer]
+
+    def _moved(self, pixels: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(pixels)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
 
     def _shifted(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
         """Both pictures less a random number of rows and columns, where VGG will look at them.
@@ -147,34 +230,89 @@ class Training:
             copied.copy_(statistic)
 
 
+_COUNTERS = ("steps", "skipped", "in_a_row", "best", "stale")
+
+
+def _optimizer(settings: TrainSettings, generator: Generator) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(generator.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
 def _sizes(generator: GeneratorSettings) -> str:
     return f"{generator.architecture} with {generator.channels} channels and {generator.blocks} blocks"
 
 
+def _turned(images: Tensor, turns: np.ndarray) -> Tensor:
+    """Each of N x C x P x P transposed, flipped upside down and mirrored, as its row of N x 3 says: all eight ways."""
+    transpose, flip, mirror = torch.from_numpy(turns).to(images.device).view(len(turns), 3, 1, 1, 1).unbind(dim=1)
+    images = torch.where(transpose, images.transpose(2, 3), images)
+    images = torch.where(flip, images.flip(2), images)
+    return torch.where(mirror, images.flip(3), images)
+
+
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Linear warm-up to `lr`, then a cosine to a hundredth of it at the last step (Loshchilov and Hutter 2017)."""
+    """Linear warm-up to `lr`, and then the schedule.
+
+    cosine: to a hundredth of `lr` at the last step (Loshchilov and Hutter 2017). multistep: halved at each milestone.
+    """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    progress = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
-    return settings.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+    match settings.schedule:
+        case "cosine":
+            progress = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
+            return settings.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+        case "multistep":
+            return settings.lr * 0.5 ** sum(step >= milestone for milestone in settings.milestones)
+        case "constant":
+            return settings.lr
+
+
+Ending = Literal["done", "stopped", "patience"]
 
 
 def train(
     training: Training,
-    crops: Crops,
+    batches: Iterator[Crops],
     *,
     on_step: Callable[[Step], None],
     on_save: Callable[[], None],
+    validate: Callable[[Generator], Scores] | None = None,
+    on_scores: Callable[[Scores, bool], None] = lambda _scores, _improved: None,
     stop: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Go on until the last step and call `on_save` at intervals and at the end. False if `stop` ended it before."""
+) -> Ending:
+    """Go on until the last step, until `stop` says so, or until patience ends.
+
+    batches: the crops of the next step and those after it. on_save: at intervals and at the end. on_scores: after each
+    validation, of the averaged generator, with whether its loss is the least so far.
+    Raises NotFinite where the loss persists in not being finite; the weights are then those of the last sound step.
+    """
     settings = training.settings
+
+    def score() -> None:
+        if validate is not None:
+            scores = validate(training.average)
+            improved = scores.loss < training.best
+            training.best = min(scores.loss, training.best)
+            training.stale = 0 if improved else training.stale + 1
+            on_scores(scores, improved)
+
+    if training.steps == 0:
+        score()
     while training.steps < settings.steps:
-        step = training.step(crops.batch(training.steps, seed=settings.seed, count=settings.batch, patch=crop_size(settings)))
-        on_step(step)
-        stopped = stop()
-        if stopped or step.number % settings.save_every == 0 or step.number == settings.steps:
+        started = time.perf_counter()
+        crops = next(batches)
+        waited = time.perf_counter() - started
+        step = training.step(crops)
+        on_step(replace(step, seconds=time.perf_counter() - started, waited=waited))
+        if training.in_a_row >= PERSISTS:
+            raise NotFinite(step.number, crops)
+        last = step.number == settings.steps
+        if last or step.number % settings.val_every == 0:
+            score()
+        tired = bool(settings.patience) and training.stale >= settings.patience
+        stopped = training.world.any(stop(), training.device)
+        if last or tired or stopped or step.number % settings.save_every == 0:
             on_save()
-        if stopped:
-            return training.steps >= settings.steps
-    return True
+        if last or tired or stopped:
+            return "done" if last else "patience" if tired else "stopped"
+    return "done"

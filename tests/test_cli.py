@@ -1,10 +1,8 @@
 """The commands through their front door: results, streams, exit codes, and one sentence for each mistake."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +16,6 @@ from tests.conftest import EXAMPLES, Outcome
 
 Command = Callable[..., Outcome]
 Pixels = Callable[..., np.ndarray]
-
-TINY = ["--generator", "compact", "--channels", 8, "--blocks", 1, "--scale", 2, "--patch", 32, "--batch", 2, "--device", "cpu"]
-
 
 # upscale
 
@@ -169,91 +164,3 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
         "try:\n    main()\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True).returncode == 0
-
-
-# train
-
-
-def test_train_then_upscale(srcli: Command, photos: Path, photo: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    outcome = srcli("train", photos, *TINY, "--steps", 4, "-o", run)
-    assert outcome.exit_code == 0
-    assert outcome.stdout == f"{run / 'model.safetensors'}\n"
-    assert "3 photographs" in outcome.stderr
-    assert (run / "history.csv").read_text().splitlines()[0] == "step,lr,loss,pixel"
-    assert srcli("upscale", photo, "-m", run / "model.safetensors").exit_code == 0
-    assert read_picture(photo.with_name("photo_x2.png")).width == 80
-
-
-def test_train_with_both_losses_says_both(srcli: Command, photos: Path, tmp_path: Path) -> None:
-    words = ["--loss", "pixel=1,feature=0.1", "--layers", "relu1_2,relu2_2=0.5"]
-    assert srcli("train", photos, *TINY, *words, "--steps", 2, "-o", tmp_path / "run").exit_code == 0
-    assert (tmp_path / "run" / "history.csv").read_text().splitlines()[0] == "step,lr,loss,pixel,feature"
-
-
-def test_options_go_before_the_file(srcli: Command, photos: Path, tmp_path: Path) -> None:
-    config = tmp_path / "settings.yaml"
-    config.write_text("generator: {scale: 3, channels: 8, blocks: 1}\nsteps: 100\npatch: 48\nbatch: 1\n")
-    assert srcli("train", photos, "-c", config, "--steps", 1, "-o", tmp_path / "run", "--device", "cpu").exit_code == 0
-    from srcli.settings import read_yaml
-
-    settings = read_yaml(tmp_path / "run" / "settings.yaml")
-    assert (settings.steps, settings.patch, settings.generator.scale) == (1, 48, 3)
-
-
-def test_a_used_run_folder_is_refused_and_can_be_resumed(srcli: Command, photos: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
-    again = srcli("train", photos, *TINY, "--steps", 2, "-o", run)
-    assert again.exit_code == 1
-    assert "Continue it with --resume" in again.stderr
-    assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
-    assert srcli("train", "--resume", run, "--steps", 5).exit_code == 2
-    assert srcli("train", "--resume", tmp_path).exit_code == 1
-
-
-def test_an_interrupted_run_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "srcli", "train", str(photos), *map(str, TINY), "--steps", "100000", "-o", str(run)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    while not (run / "history.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"srcli train --resume {run}" in " ".join(stderr.split())
-    assert (run / "checkpoint.pt").exists()
-    assert (run / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "sentence"),
-    [
-        (["--loss", "pixle=1"], 2, "Did you mean pixel"),
-        (["--loss", "pixel=-1"], 2, "at least 0"),
-        (["--layers", "relu4_9"], 2, "no layer called 'relu4_9'"),
-        (["--patch", "33"], 2, "use 32 or 34"),
-        (["--patch", "200"], 1, "training needs at least 208x208"),
-        (["--generator", "jonson"], 2, "Did you mean johnson"),
-        (["--precision", "fp8"], 2, "should be one of auto, fp32, bf16"),
-        (["--init", "missing.safetensors"], 2, "no model file"),
-        (["--device", "cuda:x"], 2, "no device 'cuda:x'"),
-        (["-c", "missing.yaml"], 1, "Cannot read missing.yaml"),
-        (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
-    ],
-)
-def test_wrong_training_is_one_sentence(
-    srcli: Command, photos: Path, tmp_path: Path, words: list[str], code: int, sentence: str
-) -> None:
-    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "run", *words)
-    assert (outcome.exit_code, outcome.stdout) == (code, "")
-    assert sentence in " ".join(outcome.stderr.split())
-    assert "Traceback" not in outcome.stderr
-
-
-def test_a_run_folder_that_cannot_be_written_is_found_first(srcli: Command, photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "file" / "run")
-    assert outcome.exit_code == 1
-    assert "Cannot write" in outcome.stderr

@@ -1,29 +1,135 @@
-"""The reduction, beside Pillow's."""
+"""The reductions, beside Pillow's, SciPy's and libjpeg's."""
+
+import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
-from srcli.core.degradation import MARGIN, bicubic
+from srcli.core.degradation import bicubic, blur, degrade, jpeg, margin, sensor_noise
 from tests.conftest import EXAMPLES
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_the_bicubic_reduction_is_pillows(scale: int) -> None:
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
     with Image.open(EXAMPLES / "photos" / "chelsea.png") as file:
-        photo = file.convert("RGB").crop((0, 0, 432, 288))
+        return file.convert("RGB").crop((0, 0, 432, 288))
+
+
+def tensor(photo: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
+
+
+def levels(image: Tensor) -> np.ndarray:
+    result: np.ndarray = (image[0].permute(1, 2, 0) * 255).round().numpy()
+    return result
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_the_bicubic_reduction_is_pillows(photo: Image.Image, scale: int) -> None:
     small = photo.resize((432 // scale, 288 // scale), Image.Resampling.BICUBIC)
-    hr = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
-    ours = (bicubic(hr, scale)[0].permute(1, 2, 0) * 255).round().numpy()
-    difference = np.abs(ours - np.array(small).astype(float))
+    difference = np.abs(levels(bicubic(tensor(photo), scale)) - np.array(small).astype(float))
     assert difference.max() <= 1  # Pillow rounds between its two passes
     assert difference.mean() < 0.2
 
 
-def test_the_margin_is_all_that_feels_the_border() -> None:
-    hr = torch.rand(1, 3, 64, 64)
-    whole = bicubic(hr, 4)
-    part = bicubic(hr[..., 16:48, 16:48], 4)
-    inner = slice(MARGIN, -MARGIN)
-    torch.testing.assert_close(part[..., inner, inner], whole[..., 4:12, 4:12][..., inner, inner])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_johnsons_reduction_is_a_blur_of_sigma_1_and_the_bicubic_one(photo: Image.Image, scale: int) -> None:
+    hr = tensor(photo)
+    blurred = np.stack([gaussian_filter(plane.numpy(), 1.0, mode="mirror", radius=3) for plane in hr[0]])
+    expected = bicubic(torch.from_numpy(blurred)[None], scale)
+    assert (degrade("johnson", hr, scale) - expected).abs().max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("degradation", ["bicubic", "johnson"])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_the_margin_is_all_that_feels_the_border(degradation: str, scale: int) -> None:
+    hr = torch.rand(1, 3, 48 * scale, 48 * scale)
+    whole = degrade(degradation, hr, scale)  # type: ignore[arg-type]
+    part = degrade(degradation, hr[..., 8 * scale : 40 * scale, 8 * scale : 40 * scale], scale)  # type: ignore[arg-type]
+    rim = margin(degradation, scale)  # type: ignore[arg-type]
+    inner = slice(rim, -rim)
+    torch.testing.assert_close(part[..., inner, inner], whole[..., 8:40, 8:40][..., inner, inner], atol=1.01 / 255, rtol=0)
+    assert (part[..., inner, inner] != whole[..., 8:40, 8:40][..., inner, inner]).float().mean() < 1e-3
+
+
+def test_a_blur_along_an_axis_leaves_the_other_alone() -> None:
+    rows = torch.rand(1, 3, 30, 1).expand(1, 3, 30, 40)  # nothing changes along a row
+    along, across = (blur(rows, torch.tensor([[2.0, 0.0]]), torch.tensor([angle]), 6) for angle in (0.0, torch.pi / 2))
+    torch.testing.assert_close(along, rows, atol=1e-5, rtol=0)
+    assert (across - rows).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("quality", [10, 30, 50, 75, 90, 95])
+def test_the_blocks_are_those_of_libjpeg(photo: Image.Image, quality: int) -> None:
+    """As far from the photograph as libjpeg's own file, within 0.3 dB, and near to it."""
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=quality, subsampling=2)
+    theirs = np.array(Image.open(file)).astype(float)
+    ours = levels(jpeg(tensor(photo), torch.tensor([float(quality)])))
+    true = np.array(photo).astype(float)
+
+    def db(one: np.ndarray, other: np.ndarray) -> float:
+        return float(10 * np.log10(255**2 / np.square(one - other).mean()))
+
+    assert db(ours, true) == pytest.approx(db(theirs, true), abs=0.3)
+    assert db(ours, theirs) > 40
+
+
+def test_infinite_quality_leaves_a_picture_as_it_is(photo: Image.Image) -> None:
+    two = tensor(photo).repeat(2, 1, 1, 1)[..., :50, :70]
+    spoilt = jpeg(two, torch.tensor([torch.inf, 50.0]))
+    assert torch.equal(spoilt[0], two[0])
+    assert (spoilt[1] - two[1]).abs().mean() > 1e-3
+    assert spoilt.shape == two.shape
+
+
+def test_noise_has_the_strength_asked_for_and_grows_with_light() -> None:
+    def spread(level: float, grey: float) -> Tensor:
+        image = torch.full((1, 3, 200, 200), level)
+        noisy = sensor_noise(image, torch.tensor([0.05]), torch.tensor([grey]), [np.random.default_rng(0)])
+        return noisy - image
+
+    assert spread(0.5, 0).std().item() == pytest.approx(0.05, rel=0.02)
+    assert spread(0.9, 0).std() > 1.2 * spread(0.5, 0).std() > 1.4 * spread(0.1, 0).std()
+    shared, own = spread(0.5, 1), spread(0.5, 0)
+    torch.testing.assert_close(shared[:, 0], shared[:, 1])
+    assert (own[:, 0] - own[:, 1]).abs().mean() > 0.01
+
+
+def photo_of(hr: Tensor, seed: int, first: int = 0) -> Tensor:
+    return degrade("photo", hr, 2, seed=(seed,), first=first)
+
+
+def test_photo_follows_from_the_seed_and_the_pictures_number_alone(photo: Image.Image) -> None:
+    hr = tensor(photo)[..., :96, :96].repeat(6, 1, 1, 1)
+    whole = photo_of(hr, 1)
+    torch.testing.assert_close(torch.cat([photo_of(hr[:3], 1), photo_of(hr[3:], 1, first=3)]), whole, atol=1.01 / 255, rtol=0)
+    assert (photo_of(hr, 2) != whole).any()
+    assert len({picture.sum().item() for picture in whole}) > 3
+
+
+def test_photo_spoils_most_pictures_and_leaves_some(photo: Image.Image) -> None:
+    hr = tensor(photo)[..., :96, :96].repeat(16, 1, 1, 1)
+    error = torch.cat([(photo_of(hr, seed) - bicubic(hr, 2)).abs().mean(dim=(1, 2, 3)) for seed in range(4)])
+    assert 0.1 < (error < 0.01).float().mean() < 0.7
+    assert error.max() > 0.02
+    spoilt = photo_of(hr, 0)
+    assert spoilt.min() >= 0
+    assert spoilt.max() <= 1
+    torch.testing.assert_close(spoilt * 255, (spoilt * 255).round(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bicubic", "johnson", "photo"])
+def test_no_degradation_shifts_or_tints(photo: Image.Image, kind: str) -> None:
+    hr = tensor(photo)[..., :96, :96].repeat(16, 1, 1, 1)
+    lr = degrade(kind, hr, 2, seed=(3,))  # type: ignore[arg-type]
+    torch.testing.assert_close(lr.mean(dim=(0, 2, 3)), hr.mean(dim=(0, 2, 3)), atol=0.01, rtol=0)
+    small = bicubic(hr, 2)[:, :, 4:-4, 4:-4]
+    errors = {
+        (y, x): (lr.roll((y, x), (2, 3))[:, :, 4:-4, 4:-4] - small).square().mean() for y in (-1, 0, 1) for x in (-1, 0, 1)
+    }
+    assert min(errors, key=lambda shift: errors[shift].item()) == (0, 0)

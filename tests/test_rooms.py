@@ -12,8 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "srcli"
 FLOORS = [
     {"errors"},
     {"settings", "files", "tiling"},
-    {"images", "core", "catalog"},
+    {"images", "core", "catalog", "cache"},
     {"photos", "models"},
+    {"validation"},
     {"training", "upscaling", "comparison"},
     {"runs", "report"},
     {"cli"},

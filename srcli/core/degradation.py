@@ -1,19 +1,227 @@
-"""Degradation: hr in, the lr that a generator is to enlarge out."""
+"""Degradation: hr in, the lr that a generator is to enlarge out.
+
+`hr` is N x 3 x sH x sW and `lr` N x 3 x H x W, RGB in [0, 1], rounded to 256 levels as the small pictures that people have
+are. Everything random is drawn from a seed, for each picture by itself, so that it does not matter who else is in a batch.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MARGIN = 2
-"""lr pixels at the rim of a reduced crop that feel the crop's border: half the width of the bicubic kernel."""
+from srcli.settings import Degradation
+
+JOHNSON_SIGMA = 1.0
+"""Of the blur before the reduction, in hr pixels (Johnson et al. 2016, sec. 4.2)."""
+
+
+def margin(degradation: Degradation, scale: int) -> int:
+    """lr pixels at the rim of a reduced picture that feel its border, and that a crop for training has too many.
+
+    Two are half the width of the bicubic kernel, the rest is the reach of the blur; `photo` has a block of JPEG more, so
+    that the blocks can lie anywhere in what is left.
+    """
+    match degradation:
+        case "bicubic":
+            return 2
+        case "johnson":
+            return 2 + math.ceil(_radius(JOHNSON_SIGMA) / scale)
+        case "photo":
+            return 4 + _radius(PHOTO_BLUR) + BLOCK
+
+
+def degrade(degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int, ...] = (0,), first: int = 0) -> Tensor:
+    """Reduce hr `scale` times by the degradation of that name.
+
+    seed, first: for `photo`, whose order and resizers follow from the seed alone and hold for all pictures, and whose
+    strengths follow from the seed and the picture's number, which is `first` for the first of them.
+    """
+    match degradation:
+        case "bicubic":
+            return bicubic(hr, scale)
+        case "johnson":
+            sigma = hr.new_full((len(hr), 2), JOHNSON_SIGMA)
+            return bicubic(blur(hr, sigma, hr.new_zeros(len(hr)), _radius(JOHNSON_SIGMA)), scale)
+        case "photo":
+            each = [np.random.default_rng([*seed, first + number]) for number in range(len(hr))]
+            return photo(hr, scale, np.random.default_rng(seed), each)
 
 
 def bicubic(hr: Tensor, scale: int) -> Tensor:
-    """Reduce N x 3 x sH x sW to N x 3 x H x W with the antialiased bicubic kernel, a = -0.5.
+    """Reduce with the antialiased bicubic kernel, a = -0.5, round to 256 levels and clamp to [0, 1].
 
-    Rounded to 256 levels and clamped to [0, 1], as the small pictures that people have are. The kernel is that of Pillow's
-    BICUBIC and of MATLAB's imresize, with which the field's benchmarks are made.
+    The kernel is that of Pillow's BICUBIC and of MATLAB's imresize, with which the field's benchmarks are made.
     """
     lr = F.interpolate(hr, scale_factor=1 / scale, mode="bicubic", antialias=True, recompute_scale_factor=False)
-    return (lr * 255).round().clamp(0, 255) / 255
+    return rounded(lr)
+
+
+def rounded(image: Tensor) -> Tensor:
+    """Clamped to [0, 1] and rounded to 256 levels."""
+    return (image * 255).round().clamp(0, 255) / 255
+
+
+PHOTO_BLUR = 0.8
+"""Largest sigma of the blur of `photo`, in lr pixels."""
+
+PHOTO_NOISE = 12 / 255
+"""Largest standard deviation of the noise of `photo`, at mid-grey."""
+
+PHOTO_QUALITY = (30.0, 97.0)
+"""Range of the JPEG quality of `photo`."""
+
+
+def photo(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np.random.Generator]) -> Tensor:
+    """What small pictures from cameras, phones and the web have gone through, each in a strength of its own.
+
+    Blur (lens, motion, focus), reduction in one step or two by various resizers, the noise of a sensor, and JPEG, sometimes
+    twice. After BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021), and milder than both: noise and blocks in
+    the range that pictures that people keep have, no sinc ringing, a fifth of the pictures with none of it but the reduction.
+    """
+    height, width = (side // scale for side in hr.shape[-2:])
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.tensor([random.uniform(low, high) for random in each], dtype=hr.dtype, device=hr.device)
+
+    def chance(share: float) -> Tensor:
+        return (uniform(0, 1) < share).to(hr.dtype)
+
+    spoilt = chance(0.8)
+    sigma = torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) ** 2 * PHOTO_BLUR * scale * (chance(0.7) * spoilt)[:, None]
+    noise = uniform(0, 1) ** 2 * PHOTO_NOISE * chance(0.6) * spoilt
+    never = hr.new_tensor(math.inf)
+    first_quality = torch.where(chance(0.4) * spoilt > 0, uniform(60, PHOTO_QUALITY[1]), never)
+    quality = torch.where(chance(0.8) * spoilt > 0, uniform(*PHOTO_QUALITY), never)
+    grey = chance(0.4)
+    angle = uniform(0, math.pi)
+    two_steps, noise_first = shared.random() < 0.5, shared.random() < 0.3
+    between = shared.uniform(1, scale)
+    one, other = (RESIZERS[i] for i in shared.integers(len(RESIZERS), size=2))
+
+    image = blur(hr, sigma, angle, _radius(PHOTO_BLUR * scale))
+    if noise_first:
+        image = sensor_noise(image, noise * 2, grey, each)
+    if two_steps:  # an earlier reduction, as by a camera or a web site, saved in between
+        image = jpeg(one(image, round(height * between), round(width * between)), first_quality)
+    image = other(image, height, width)
+    if not noise_first:
+        image = sensor_noise(image, noise, grey, each)
+    return rounded(jpeg(image, quality))
+
+
+def _resizer(**options: Any) -> Callable[[Tensor, int, int], Tensor]:
+    def resize(image: Tensor, height: int, width: int) -> Tensor:
+        return F.interpolate(image, size=(height, width), **options)
+
+    return resize
+
+
+RESIZERS = (
+    _resizer(mode="bicubic", antialias=True),
+    _resizer(mode="bilinear", antialias=True),
+    _resizer(mode="area"),
+    _resizer(mode="bicubic", antialias=False),  # of a blurred picture, as the quick resizers of phones
+)
+
+
+def _radius(sigma: float) -> int:
+    return math.ceil(3 * sigma)
+
+
+def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int) -> Tensor:
+    """Gaussian blur of N x C x H x W, each picture by its own kernel.
+
+    sigma: N x 2, along and across the axis at `angle` (N, radians), in pixels; 0 leaves the picture as it is.
+    radius: of the window; beyond the border the picture is mirrored, or repeated where it is smaller than the window.
+    """
+    height, width = image.shape[-2:]
+    places = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    y, x = places.view(1, -1, 1), places.view(1, 1, -1)
+    cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
+    along, across = x * cos + y * sin, y * cos - x * sin
+    wide = sigma.clamp(min=0.05)  # of so narrow a kernel only the middle is left
+    kernel = torch.exp(-((along / wide[:, 0].view(-1, 1, 1)) ** 2 + (across / wide[:, 1].view(-1, 1, 1)) ** 2) / 2)
+    kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True)
+    mode = "reflect" if radius < min(height, width) else "replicate"
+    padded = F.pad(image, (radius,) * 4, mode=mode)
+    size = padded.shape[-2:]
+    # by Fourier transform, as a wide kernel of its own for each picture takes ten times as long as a convolution
+    product = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=size)[:, None]
+    blurred: Tensor = torch.fft.irfft2(product, s=size)
+    return blurred[..., 2 * radius :, 2 * radius :]
+
+
+def sensor_noise(image: Tensor, strength: Tensor, grey: Tensor, each: Sequence[np.random.Generator]) -> Tensor:
+    """Noise that grows with the square root of brightness, as that of counted photons does, over a floor.
+
+    each: the stream of each picture. strength: N, standard deviation at mid-grey. grey: N, 1 where the channels share it.
+    """
+    normal = np.stack([random.standard_normal(image.shape[1:], dtype=np.float32) for random in each])
+    draws = torch.from_numpy(normal).to(image.device)
+    shared = grey.view(-1, 1, 1, 1)
+    draws = shared * draws[:, :1] + (1 - shared) * draws
+    return image + draws * strength.view(-1, 1, 1, 1) * (0.1 + 1.8 * image.clamp(0, 1)).sqrt()
+
+
+BLOCK = 8
+
+_LUMA_TABLE = """
+    16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
+    18 22 37 56 68 109 103 77  24 35 55 64 81 104 113 92  49 64 78 87 103 121 120 101  72 92 95 98 112 100 103 99
+"""
+_CHROMA_TABLE = (
+    """
+    17 18 24 47 99 99 99 99  18 21 26 66 99 99 99 99  24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99
+"""
+    + 32 * " 99"
+)
+_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+@lru_cache
+def _jpeg_constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    k = torch.arange(BLOCK, dtype=torch.float64)
+    transform = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / (2 * BLOCK)) / 2
+    transform[0] /= math.sqrt(2)
+    tables = torch.tensor([[float(n) for n in table.split()] for table in (_LUMA_TABLE, _CHROMA_TABLE)])
+    to_ycc = torch.tensor(_TO_YCC, dtype=torch.float32)
+    return transform.float().to(device), tables.view(2, BLOCK, BLOCK).to(device), to_ycc.to(device)
+
+
+def jpeg(image: Tensor, quality: Tensor) -> Tensor:
+    """What baseline JPEG (ITU-T T.81, its annex K tables) with halved colour makes of N x 3 x H x W in [0, 1].
+
+    quality: N, 1 to 100 as in libjpeg, not rounded; infinite leaves that picture as it is. Differs from libjpeg: colour is
+    halved and doubled without its smoothing filter.
+    """
+    kept = torch.isinf(quality)
+    if bool(kept.all()):
+        return image
+    transform, tables, to_ycc = _jpeg_constants(image.device)
+    height, width = image.shape[-2:]
+    padded = F.pad(rounded(image), (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)), mode="replicate") * 255
+    ycc = torch.einsum("oc,nchw->nohw", to_ycc, padded)  # luma 0..255, colour -127.5..127.5
+    finite = quality.clamp(1, 100)
+    percent = torch.where(finite < 50, 5000 / finite, 200 - 2 * finite).view(-1, 1, 1, 1)
+    steps = ((tables * percent + 50) / 100).floor().clamp(1, 255)  # N x 2 x 8 x 8
+    luma = _quantised(ycc[:, :1] - 128, steps[:, :1], transform) + 128
+    colour = F.interpolate(_quantised(F.avg_pool2d(ycc[:, 1:], 2), steps[:, 1:], transform), scale_factor=2)
+    rgb = torch.einsum("oc,nchw->nohw", torch.linalg.inv(to_ycc), torch.cat([luma, colour], dim=1))
+    spoilt = (rgb / 255).clamp(0, 1)[..., :height, :width]
+    return torch.where(kept.view(-1, 1, 1, 1), image, spoilt)
+
+
+def _quantised(planes: Tensor, steps: Tensor, transform: Tensor) -> Tensor:
+    """N x C x H x W through the cosine transform of its 8x8 blocks, rounded to multiples of `steps`, N x 1 x 8 x 8."""
+    count, channels, height, width = planes.shape
+    blocks = planes.view(count, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)
+    steps = steps[:, :, None, None]
+    frequencies = ((transform @ blocks @ transform.T) / steps).round() * steps
+    return (transform.T @ frequencies @ transform).transpose(3, 4).reshape(planes.shape)

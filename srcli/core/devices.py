@@ -39,7 +39,7 @@ def autocast_type(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _has_amx(device)
         return torch.bfloat16 if fast else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _has_amx(device: torch.device) -> bool:

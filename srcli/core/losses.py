@@ -115,6 +115,16 @@ class GridLoss(nn.Module):
         return F.avg_pool2d(places, GRID_WINDOW, stride=GRID_WINDOW // 2).square().mean()
 
 
+class FrequencyLoss(nn.Module):
+    """Mean absolute difference of the Fourier transforms, real and imaginary parts (after Cho et al. 2021, MIMO-UNet).
+
+    The transform is orthonormal, so that the loss is of the size of the l1 loss whatever the size of the picture.
+    """
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return torch.view_as_real(torch.fft.rfft2(sr - hr, norm="ortho")).abs().mean()
+
+
 class WeightedLoss(nn.Module):
     """The weighted sum of the terms whose weight is not 0."""
 
@@ -128,6 +138,7 @@ class WeightedLoss(nn.Module):
             "feature": feature,
             "tv": TotalVariation(),
             "grid": GridLoss(scale),
+            "frequency": FrequencyLoss(),
         }
         self.weights = {name: getattr(settings, name) for name in terms if getattr(settings, name)}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})  # type: ignore[misc]

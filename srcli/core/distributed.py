@@ -1,0 +1,58 @@
+"""Several processes that train one generator, on PyTorch's own engine, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: its number, from 0, and how many there are. The first writes and speaks for all."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of every process's values; a number that is not finite in one is not finite in all."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values / self.size
+
+    def any(self, one: bool, device: torch.device) -> bool:
+        """Whether it is so in any process: they all go the same way."""
+        return one if self.size == 1 else bool(self.mean(torch.tensor(float(one), device=device)) > 0)
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+def join_world(device: torch.device) -> World:
+    """The world that `torchrun` has made, joined through gloo on CPUs and NCCL on GPUs; a world of one without it."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        return World()
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(torch.distributed.get_rank(), size)
+
+
+def leave_world() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def local_device(name: str) -> str:
+    """`auto` and `cuda` become the GPU that is this process's own under `torchrun`."""
+    number = os.environ.get("LOCAL_RANK")
+    return f"cuda:{number}" if number is not None and name in ("auto", "cuda") and torch.cuda.is_available() else name
