@@ -192,9 +192,9 @@ class Training:
     def pair(self, crops: Crops) -> tuple[Tensor, Tensor]:
         """(lr, hr) on the device, turned and mirrored: N x 3 x patch / scale and N x 3 x patch, RGB in [0, 1]."""
         scale = self.settings.generator.scale
-        hr = _turned(self._moved(crops.hr), crops.turns)
+        hr = self._moved(crops.hr, crops.turns)
         if crops.lr is not None:
-            return _turned(self._moved(crops.lr), crops.turns).contiguous(memory_format=torch.channels_last), hr
+            return self._moved(crops.lr, crops.turns).contiguous(memory_format=torch.channels_last), hr
         degradation = self.settings.degradation
         seed = (self.settings.seed, self.steps, 1)
         lr = degrade(degradation, hr, scale, seed=seed, first=self.world.rank * self.settings.batch)
@@ -202,11 +202,15 @@ class Training:
         inner, outer = slice(rim, -rim), slice(rim * scale, -rim * scale)
         return lr[..., inner, inner].contiguous(memory_format=torch.channels_last), hr[..., outer, outer]
 
-    def _moved(self, pixels: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(pixels)
+    def _moved(self, pixels: np.ndarray, turns: np.ndarray) -> Tensor:
+        """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, turned."""
+        crops = torch.from_numpy(pixels)
         if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+            crops = crops.pin_memory().to(self.device, non_blocking=True)
+        images = torch.empty(len(crops), 3, *crops.shape[1:3], device=self.device)
+        for image, crop, turn in zip(images, crops, turns, strict=True):
+            image.copy_(_turned(crop.permute(2, 0, 1), *turn))  # turns, widens and lays out in one pass
+        return images.div_(255)
 
     def _shifted(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
         """Both pictures less a random number of rows and columns, where VGG will look at them.
@@ -242,12 +246,10 @@ def _sizes(generator: GeneratorSettings) -> str:
     return f"{generator.architecture} with {generator.channels} channels and {generator.blocks} blocks"
 
 
-def _turned(images: Tensor, turns: np.ndarray) -> Tensor:
-    """Each of N x C x P x P transposed, flipped upside down and mirrored, as its row of N x 3 says: all eight ways."""
-    transpose, flip, mirror = torch.from_numpy(turns).to(images.device).view(len(turns), 3, 1, 1, 1).unbind(dim=1)
-    images = torch.where(transpose, images.transpose(2, 3), images)
-    images = torch.where(flip, images.flip(2), images)
-    return torch.where(mirror, images.flip(3), images)
+def _turned(image: Tensor, transpose: bool, flip: bool, mirror: bool) -> Tensor:
+    """C x P x P transposed, then flipped upside down, then mirrored: all eight ways."""
+    image = image.transpose(1, 2) if transpose else image
+    return image.flip([axis for axis, wanted in ((1, flip), (2, mirror)) if wanted])
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:

@@ -334,6 +334,11 @@ def _train(
                 else f"Begin again with {smaller}."
             )
             raise SrcliError(f"{error} {run.not_finite} holds its crops (of {names}). {then}") from None
+        except RuntimeError as error:
+            if not (settings.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))):
+                raise
+            reason = str(error).splitlines()[0]
+            raise SrcliError(f"torch.compile failed ({reason}). Install a C++ compiler, or leave out --compile.") from None
         finally:
             leave_world()
     again = f"srcli train --resume {shlex.quote(str(run.folder))}"

@@ -1,0 +1,189 @@
+"""How many steps a second does training take, what limits it, and what does a plain PyTorch loop take?
+
+    python benchmarks/train_throughput.py PHOTOS [--config YAML] [--steps 10] [--rounds 5] [--device cpu]
+
+In turn, some steps each, in one process: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's
+loop in float32; and the loop that most programs have: a DataLoader with two workers that opens and decodes a photograph with
+Pillow for each crop, the same network, losses, batch and patch, float32, the default memory format. Prints the median of
+each and the median ratios; then what the generator and the loss take by themselves, forward and back, and what the rest.
+The default is `compact` as it ships, with the pixel loss; the first round warms up and is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from srcli.core.devices import pick_device
+from srcli.core.generators import build_generator
+from srcli.core.losses import WeightedLoss
+from srcli.images import find_pictures
+from srcli.models import load_feature_loss
+from srcli.photos import Crops, Photos, prefetched
+from srcli.settings import CompactSettings, TrainSettings, read_yaml
+from srcli.training import Training, crop_size
+
+
+def make_loss(settings: TrainSettings) -> WeightedLoss:
+    loss = settings.loss
+    feature = load_feature_loss(loss.layers, settings.vgg, loss.distance) if loss.feature else None
+    return WeightedLoss(loss, feature, settings.generator.scale)
+
+
+class Ready(Training):
+    """A training whose pictures are ready."""
+
+    def pair(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        if not hasattr(self, "ready"):
+            self.ready = super().pair(crops)
+        return self.ready
+
+
+def ours(training: Training, photos: Photos) -> Callable[[int], None]:
+    settings = training.settings
+
+    def crops_of(step: int) -> Crops:
+        return photos.batch(step, seed=0, size=settings.batch, patch=crop_size(settings))
+
+    batches = prefetched(crops_of, 0) if type(training) is Training else repeat(crops_of(0))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            training.step(next(batches))
+
+    return steps
+
+
+class Plain(Dataset[tuple[Tensor, Tensor]]):
+    """A crop a time, from the file."""
+
+    def __init__(self, folder: Path, settings: TrainSettings) -> None:
+        self.paths = find_pictures(folder)
+        self.patch, self.scale = settings.patch, settings.generator.scale
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        with Image.open(self.paths[random.randrange(len(self.paths))]) as file:
+            photo = file.convert("RGB")
+        left, top = (random.randrange(side - self.patch + 1) for side in photo.size)
+        hr = photo.crop((left, top, left + self.patch, top + self.patch))
+        if random.random() < 0.5:
+            hr = hr.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        hr = hr.rotate(90 * random.randrange(4))
+        lr = hr.resize((self.patch // self.scale, self.patch // self.scale), Image.Resampling.BICUBIC)
+        return to_tensor(lr), to_tensor(hr)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def plain(folder: Path, settings: TrainSettings, device: torch.device) -> Callable[[int], None]:
+    generator = build_generator(settings.generator).to(device)
+    loss = make_loss(settings).to(device)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=settings.lr)
+    batches: Iterator[list[Tensor]] = iter(DataLoader(Plain(folder, settings), settings.batch, num_workers=2))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            lr, hr = (each.to(device) for each in next(batches))
+            optimizer.zero_grad()
+            loss(generator(lr), hr).total.backward()
+            optimizer.step()
+
+    return steps
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def shares(training: Training, photos: Photos, rounds: int) -> None:
+    settings, device = training.settings, training.device
+    crops = photos.batch(0, seed=0, size=settings.batch, patch=crop_size(settings))
+    lr, hr = training.pair(crops)
+    gradient = torch.randn_like(hr)
+
+    def generator() -> None:
+        with torch.autocast(device.type, training.autocast, enabled=training.autocast != torch.float32):
+            sr = training.generator(lr)
+        sr.float().backward(gradient)
+
+    def loss() -> None:
+        sr = hr.clone().requires_grad_()
+        with torch.autocast(device.type, training.autocast, enabled=training.autocast != torch.float32):
+            total = training.loss(sr, hr).total
+        total.backward()
+
+    parts = {"generator": generator, "loss": loss, "pictures": lambda: training.pair(crops)}
+    times: dict[str, list[float]] = {name: [] for name in (*parts, "step")}
+    for _ in range(4 * rounds):
+        for name, part in parts.items():
+            times[name].append(seconds(part, device))
+        times["step"].append(seconds(lambda: training.step(crops), device))
+    step = statistics.median(times["step"])
+    print(f"one step, {1e3 * step:.0f} ms:")
+    rest = 1.0
+    for name in parts:
+        share = statistics.median(times[name]) / step
+        rest -= share
+        print(f"  {name:<32} {share:6.1%}")
+    print(f"  {'optimizer, average and the rest':<32} {rest:6.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    default = TrainSettings(generator=CompactSettings(scale=4, channels=48, blocks=9), batch=16, patch=192)
+    settings = read_yaml(options.config) if options.config else default
+    device = pick_device(options.device)
+    photos = Photos.read(options.photos, smallest=crop_size(settings), cache="auto")
+    training = Training(settings, make_loss(settings), device)
+    single = replace(settings, precision="fp32")
+    arms = {
+        f"srcli, {str(training.autocast).removeprefix('torch.')}": ours(training, photos),
+        "the same with ready tensors": ours(Ready(settings, make_loss(settings), device), photos),
+        "srcli, float32": ours(Training(single, make_loss(single), device), photos),
+        "plain PyTorch loop, float32": plain(options.photos, settings, device),
+    }
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(options.rounds + 1):
+        for name, steps in arms.items():
+            taken = seconds(lambda steps=steps: steps(options.steps), device)  # type: ignore[misc]
+            if turn:
+                times[name].append(taken / options.steps)
+    first = next(iter(arms))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; {settings.batch} crops of {settings.patch}")
+    print(f"{'':<32} steps/s  {first} is so many times as fast (least to most)")
+    for name, taken in times.items():
+        ratios = sorted(other / mine for mine, other in zip(times[first], taken, strict=True))
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"{name:<32} {1 / statistics.median(taken):7.2f}  {spread}")
+    shares(training, photos, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
