@@ -5,7 +5,8 @@
 BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a file; all shipped ones are taken if none is
 named. Each true picture is cut to a multiple of the scale and reduced with the antialiased bicubic kernel to 8 bits; what
 `srcli upscale` makes of it is read back from disk. Luma (BT.601), `scale` pixels cut from each border, mean over images.
---features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images.
+--features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3 and ST-LPIPS, mean over images,
+lower is nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from natural import grid, load_stlpips
 from torch import Tensor
 
 from srcli.catalog import describe_model, shipped_models
@@ -29,6 +31,8 @@ from srcli.models import load_feature_loss
 
 SETS = ("Set5", "Set14", "BSD100")
 LAYERS = ("relu2_2", "relu4_3")
+NATURAL = (*LAYERS, "stlpips", "grid_flat", "grid_textured")
+DIGITS = {"ssim": 4, "stlpips": 3}
 
 
 def read(path: Path) -> Tensor:
@@ -48,21 +52,23 @@ def quantised(image: Tensor) -> Tensor:
 @torch.inference_mode()
 def score(pairs: list[tuple[Tensor, Tensor]], scale: int, *, features: bool) -> dict[str, float]:
     losses = load_feature_loss(dict.fromkeys(LAYERS, 1.0)) if features else None
+    stlpips = load_stlpips() if features else None
     rows: list[dict[str, float]] = []
     for sr, hr in pairs:
         luma = on_luma(sr, hr, border=scale)
         row = {"psnr": psnr(*luma).item(), "ssim": ssim(*luma).item()}
-        if losses:
-            row |= {layer: value.item() for layer, value in losses.by_layer(sr, hr).items()}
+        if losses and stlpips:
+            row |= {layer: value.item() for layer, value in losses.by_layer(sr, hr).items()} | {"stlpips": stlpips(sr, hr)}
         rows.append(row)
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return means | grid(pairs, scale) if features else means
 
 
 def print_table(table: dict[str, dict[str, dict[str, float]]], figures: tuple[str, ...]) -> None:
     print("| model | " + " | ".join(f"{name} {figure}" for name in SETS for figure in figures) + " |")
     print("|---" * (1 + len(SETS) * len(figures)) + "|")
     for model, row in table.items():
-        cells = [f"{row[name][figure]:.{4 if figure == 'ssim' else 2}f}" for name in SETS for figure in figures]
+        cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in SETS for figure in figures]
         print(f"| {model} | " + " | ".join(cells) + " |")
 
 
@@ -97,7 +103,7 @@ def main() -> None:
     print_table(table, ("psnr", "ssim"))
     if options.features:
         print()
-        print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, LAYERS)
+        print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, NATURAL)
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 

@@ -1,0 +1,70 @@
+"""Measures of how natural a picture looks that no model here was trained on: ST-LPIPS, and the grid of a pixel shuffle."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision_cpu import declare_operators
+
+from srcli.core.metrics import luma
+
+WINDOW = 48
+"""Side of the windows of `grid`, in pixels: a multiple of the scales 2, 3, 4 and 8."""
+
+LEAST = 1e-2
+"""Energy that is added to both: what rounding to 256 levels leaves in a window without any texture."""
+
+
+def load_stlpips() -> Callable[[Tensor, Tensor], float]:
+    """ST-LPIPS (Ghildyal and Liu 2022), alex: (sr, hr), 1 x 3 x H x W in [0, 1], to a distance; lower is nearer."""
+    declare_operators()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from stlpips_pytorch.stlpips import LPIPS
+    except ImportError as error:
+        raise SystemExit(f"ST-LPIPS is not there ({error}): pip install stlpips_pytorch") from None
+    network = LPIPS(net="alex", variant="shift_tolerant", verbose=False).eval()
+
+    def distance(sr: Tensor, hr: Tensor) -> float:
+        return float(network(2 * sr - 1, 2 * hr - 1))
+
+    return distance
+
+
+def grid(pairs: list[tuple[Tensor, Tensor]], scale: int) -> dict[str, float]:
+    """Amplitude of sr over that of hr at the frequencies that repeat every `scale` pixels, on flat and on textured windows.
+
+    Luma, in windows of 48 pixels under a Hann window, their mean taken out; the geometric mean over windows, so that none
+    counts for more than another. Of all pictures' windows the quarter where hr varies least is flat, that where it varies
+    most is textured. 1 is the true picture's level; a smooth picture is below it, and a grid far above.
+    """
+    energies: list[Tensor] = []
+    for sr, hr in pairs:
+        windows = torch.cat([_windows(luma(image)) for image in (sr, hr)])  # 2 x W x 48 x 48
+        energies.append(torch.cat([_grid_energy(windows, scale), windows[1:].var(dim=(2, 3))]))
+    sr_energy, hr_energy, variance = torch.cat(energies, dim=1)
+    order = variance.argsort()
+    quarter = len(order) // 4
+    return {
+        name: math.exp(((sr_energy[chosen] + LEAST).log() - (hr_energy[chosen] + LEAST).log()).mean().item() / 2)
+        for name, chosen in (("grid_flat", order[:quarter]), ("grid_textured", order[-quarter:]))
+    }
+
+
+def _windows(image: Tensor) -> Tensor:
+    columns = F.unfold(image, WINDOW, stride=WINDOW // 2)  # 1 x 48 48 x W
+    return columns[0].T.reshape(1, -1, WINDOW, WINDOW)
+
+
+def _grid_energy(windows: Tensor, scale: int) -> Tensor:
+    hann = torch.hann_window(WINDOW)
+    centred = (windows - windows.mean(dim=(2, 3), keepdim=True)) * hann * hann[:, None]
+    power = torch.fft.fft2(centred).abs().square()[..., :: WINDOW // scale, :: WINDOW // scale].clone()
+    power[..., 0, 0] = 0
+    return power.sum(dim=(2, 3))
