@@ -207,7 +207,8 @@ class History:
         self.crops = crops
         self.terms = [name for name in LOSS_TERMS if getattr(settings.loss, name)]
         self.steps: list[Step] = []
-        self.board = _summary_writer(run.tensorboard) if settings.log == "tensorboard" else None
+        self.board_class = _board_class() if settings.log == "tensorboard" else None
+        self.board: Any = None
 
     def epoch(self, step: int) -> float:
         return step * self.images / max(1, self.crops)
@@ -243,7 +244,8 @@ class History:
                 else {f"{name}_{field.name}": "" for field in fields(Scores)}
             )
         self.run.write_row(row)
-        if self.board is not None:
+        if self.board_class is not None:
+            self.board = self.board or self.board_class(str(self.run.tensorboard))
             for name, value in row.items():
                 if name != "step" and value != "":
                     self.board.add_scalar(name, value, number)
@@ -258,9 +260,9 @@ def _mean(values: list[float]) -> float | str:
     return _figures(sum(values) / len(values)) if values else ""
 
 
-def _summary_writer(folder: Path) -> Any:
+def _board_class() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise SrcliError("TensorBoard is not installed; install it with pip install 'srcli[tensorboard]'.") from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter

@@ -311,7 +311,8 @@ def train(
         last = step.number == settings.steps
         if last or step.number % settings.val_every == 0:
             score()
-        tired = bool(settings.patience) and training.stale >= settings.patience
+        # one process validates and each may be stopped, but all end at the same step
+        tired = bool(settings.patience) and training.world.any(training.stale >= settings.patience, training.device)
         stopped = training.world.any(stop(), training.device)
         if last or tired or stopped or step.number % settings.save_every == 0:
             on_save()

@@ -17,6 +17,7 @@ FLOORS = [
     {"validation"},
     {"training", "upscaling", "comparison"},
     {"runs", "report"},
+    {"session"},
     {"cli"},
 ]
 """From the ground up. A room may import from floors below its own; `srcli` itself gives the version to all."""
