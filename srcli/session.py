@@ -53,10 +53,10 @@ class Session:
         self.history = History(run, settings, images=self.images, crops=self.photos.crops(settings.patch))
         validates = held_out is not None and self.world.is_first
         self.validation = Validation(held_out, settings, self.training.loss, device) if validates and held_out else None
+        generator, arithmetic = settings.generator, str(self.training.autocast).removeprefix("torch.")
         self.live.say(
-            f"{len(self.photos)} photographs to train on, {self.photos.megapixels:.1f} megapixels, "
-            f"and {len(held_out or ())} to validate on; {settings.generator.architecture} x{settings.generator.scale} on {device}, "
-            f"{str(self.training.autocast).removeprefix('torch.')}."
+            f"{len(self.photos)} photographs to train on, {self.photos.megapixels:.1f} megapixels, and {len(held_out or ())} "
+            f"to validate on; {generator.architecture} x{generator.scale} on {device}, {arithmetic}."
         )
 
     @classmethod
