@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from srcli.training import Step
 from srcli.validation import Scores
 
 LINES_EVERY = 60.0
 """Seconds between two lines where stderr is no terminal."""
+
+
+class _BarOverFigures(Progress):
+    """A bar as wide as the terminal, and under it figures that wrap where it is narrow."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.figures)
 
 
 class Live:
@@ -27,17 +39,16 @@ class Live:
         self.validated = ""
         self.spoken = 0.0
         self.steps = steps
-        self.progress = Progress(
-            BarColumn(bar_width=24),
+        self.progress = _BarOverFigures(
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )
-        self.bar = self.progress.add_task("", total=steps, completed=done, note="")
+        self.bar = self.progress.add_task("", total=steps, completed=done)
 
     def __enter__(self) -> Live:
         self.progress.start()
@@ -53,7 +64,8 @@ class Live:
         self.recent.append(step)
         self.spoken += step.seconds
         if not self.progress.disable:
-            self.progress.update(self.bar, completed=step.number, note=self._figures(epoch) + self.validated)
+            self.progress.figures = self._figures(epoch) + self.validated
+            self.progress.update(self.bar, completed=step.number)
         elif self.spoken >= LINES_EVERY or step.number == self.steps:
             self.spoken = 0.0
             seconds = sum(each.seconds for each in self.recent) / len(self.recent)
