@@ -8,11 +8,12 @@ What the run's own file says of local paths is replaced by the command that anyo
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from srcli.catalog import WEIGHTS, describe_model
 from srcli.models import load_generator, save_model
-from srcli.settings import read_yaml, to_mapping
+from srcli.settings import TrainSettings, from_mapping, read_yaml, to_mapping
 
 
 def main() -> None:
@@ -25,19 +26,25 @@ def main() -> None:
     parser.add_argument("--machine", required=True)
     options = parser.parse_args()
     description = describe_model(options.run / "model.safetensors")
-    settings = to_mapping(read_yaml(options.config))
-    if description.about["settings"] != settings:
-        raise SystemExit(
-            f"{options.run} was not trained with {options.config}: {description.about['settings']} against {settings}"
+    # where the first weights came from is what --init says: on the machine that trained it was some file
+    trained, settings = (
+        replace(each, init=None)
+        for each in (
+            from_mapping(TrainSettings, description.about["settings"], str(options.run)),
+            read_yaml(options.config).portable(),
         )
-    if description.about["steps"] != settings["steps"]:
-        raise SystemExit(f"{options.run} has done {description.about['steps']} of {settings['steps']} steps.")
+    )
+    if trained != settings:
+        raise SystemExit(f"{options.run} was not trained with {options.config}: {trained} against {settings}")
+    if description.about["steps"] != settings.steps:
+        raise SystemExit(f"{options.run} has done {description.about['steps']} of {settings.steps} steps.")
     first = f" --init {options.init}" if options.init else ""
     about = {
         "command": f"srcli train PHOTOS -c {options.config.as_posix()}{first} -o RUN",
         "data": options.data,
         "machine": options.machine,
-        **{name: description.about[name] for name in ("steps", "settings", "torch")},
+        "settings": to_mapping(settings),
+        **{name: description.about[name] for name in ("steps", "torch")},
     }
     save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.settings, about)
 

@@ -133,3 +133,11 @@ def test_no_degradation_shifts_or_tints(photo: Image.Image, kind: str) -> None:
         (y, x): (lr.roll((y, x), (2, 3))[:, :, 4:-4, 4:-4] - small).square().mean() for y in (-1, 0, 1) for x in (-1, 0, 1)
     }
     assert min(errors, key=lambda shift: errors[shift].item()) == (0, 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["bicubic", "johnson", "photo"])
+def test_a_gpu_reduces_as_the_cpu_does(photo: Image.Image, kind: str) -> None:
+    hr = tensor(photo)[..., :96, :96].repeat(8, 1, 1, 1)
+    here, there = (degrade(kind, each, 2, seed=(5,)).cpu() for each in (hr, hr.cuda()))  # type: ignore[arg-type]
+    assert (here - there).abs().mean() < 0.2 / 255  # a sum in another order may round to the next level
