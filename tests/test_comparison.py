@@ -385,6 +385,8 @@ def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:
     [
         (["--layers", "relu4_4"], 2, "Did you mean relu4_"),
         (["--loss", "pixel=-1"], 2, "at least 0"),
+        (["--loss", "grid=1"], 2, "leave out grid"),
+        (["--loss", "frequency=1"], 2, "leave out frequency"),
         (["--json", "--csv"], 2, "exclude each other"),
         (["--resize-to", "both"], 2, "choose reference or candidate"),
         (["--baseline", "bicubic"], 2, "belong together"),

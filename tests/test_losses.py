@@ -1,9 +1,19 @@
 """Losses: zero for equal images, a value worked by hand, and what the gradient may touch."""
 
+import numpy as np
 import pytest
 import torch
 
-from srcli.core.losses import CharbonnierLoss, FeatureLoss, GridLoss, L1Loss, PixelLoss, TotalVariation, WeightedLoss
+from srcli.core.losses import (
+    CharbonnierLoss,
+    FeatureLoss,
+    FrequencyLoss,
+    GridLoss,
+    L1Loss,
+    PixelLoss,
+    TotalVariation,
+    WeightedLoss,
+)
 from srcli.core.vgg import VGG16Features
 from srcli.errors import SettingsError
 from srcli.models import load_feature_loss, load_vgg_weights
@@ -128,3 +138,12 @@ def test_losses_that_cannot_be_are_refused(words: str, sentence: str) -> None:
 def test_an_unknown_layer_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(SettingsError, match=r"no layer called 'relu4_4'. Did you mean relu4_"):
         parse_layers("relu4_4")
+
+
+def test_the_frequency_loss_is_numpys_transform_and_of_the_size_of_l1() -> None:
+    torch.manual_seed(0)
+    sr, hr = torch.rand(2, 3, 24, 32), torch.rand(2, 3, 24, 32)
+    transform = np.fft.rfft2((sr - hr).numpy().astype(np.float64), norm="ortho")
+    expected = np.abs([transform.real, transform.imag]).mean()
+    assert FrequencyLoss()(sr, hr).item() == pytest.approx(expected, rel=1e-5)
+    assert 0.5 < FrequencyLoss()(sr, hr) / L1Loss()(sr, hr) < 2

@@ -80,8 +80,9 @@ def compare_loss(
     from srcli.report.comparison import as_csv, as_json, as_rows, as_table, missed, parse_limits
 
     settings = parse_loss(loss, layers, distance)
-    if settings.grid:
-        raise SettingsError("The grid loss depends on a generator's scale, so pictures are not compared by it; leave out grid.")
+    for term, why in (("grid", "depends on a generator's scale"), ("frequency", "spans the whole of a crop")):
+        if getattr(settings, term):
+            raise SettingsError(f"The {term} loss {why}, so pictures are not compared by it; leave out {term}.")
     colour = _colour(background)
     most, least = parse_limits(at_most or [], settings), parse_limits(at_least or [], settings)
     folders = reference.is_dir()

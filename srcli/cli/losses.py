@@ -18,7 +18,7 @@ def losses() -> None:
     typer.echo("               squared or absolute")
     typer.echo("  tv           mean absolute difference of neighbouring pixels of the result")
     typer.echo("  grid         mean squared local error of each place in a scale x scale square (training only)")
-    typer.echo("  frequency    mean absolute difference of the Fourier transforms")
+    typer.echo("  frequency    mean absolute difference of the Fourier transforms (training only)")
     typer.echo("")
     typer.echo("Presets of --layers:")
     for name, layers in LAYER_PRESETS.items():
