@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "srcli"
 
 FLOORS = [
     {"errors"},
-    {"settings", "files", "tiling"},
+    {"settings", "files", "tiling", "memory"},
     {"images", "core", "catalog", "cache"},
     {"photos", "models"},
     {"validation"},

@@ -151,9 +151,7 @@ def _run(jobs: list[Job], model: Description, device: str, tile: int | None, ove
             # the first readable picture pays for torch; a refused one does not wait for it
             enlarger = enlarger or load_enlarger(model, device)
             try:
-                result = enlarge(
-                    enlarger, picture, tile=tile, on_tile=lambda done, total: progress.update(bar, completed=done, total=total)
-                )
+                result = enlarge(enlarger, picture, tile=tile, on_pixels=lambda done: progress.update(bar, advance=done))
                 lost = write_picture(result, job.target, overwrite=overwrite)
             except SrcliError as error:
                 failures.append(str(error))

@@ -6,6 +6,7 @@ writes row by row, and its wheel brings every codec along.
 
 from __future__ import annotations
 
+from srcli.images.colour import from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.images.finding import EXTENSIONS, find_pictures
 from srcli.images.reading import PictureFile, is_whole, open_picture, read_exact_srgb, read_picture, read_srgb
 from srcli.images.rows import Metadata, Picture, RetonedRows, Rows
@@ -20,11 +21,14 @@ __all__ = [
     "Rows",
     "check_target",
     "find_pictures",
+    "from_srgb_tone",
     "is_whole",
     "open_picture",
     "read_exact_srgb",
     "read_picture",
     "read_srgb",
+    "to_srgb_tone",
+    "tone_curve",
     "write_picture",
     "write_rows",
 ]
