@@ -27,6 +27,7 @@ _SAVE: dict[str, dict[str, Any]] = {
 }
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 _LONGEST_SIDE = {".jpg": 65_535, ".webp": 16_383, ".avif": 16_384}
+_LONGEST = 10_000_000  # what libvips takes of any format
 _DEEP = (".png", ".tif", ".avif")  # formats that hold more than 8 bits
 _OPAQUE = (".jpg",)  # formats that hold no transparency
 _CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that surely fit where places are numbers of 32 bits
@@ -39,7 +40,7 @@ WHITE = (255, 255, 255)
 def check_target(path: Path, width: int, height: int) -> None:
     """Raises SrcliError where a picture of this size cannot be written under this name: format or its longest side."""
     extension = _extension(path)
-    longest = _LONGEST_SIDE.get(extension, 2**31)
+    longest = _LONGEST_SIDE.get(extension, _LONGEST)
     if max(width, height) > longest:
         raise SrcliError(f"{path} would be {width}x{height} pixels; {extension} ends at {longest} a side. Write .png or .tif.")
 
