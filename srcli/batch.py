@@ -155,13 +155,13 @@ def plan(inputs: Sequence[str], output: str | None, size: Size, *, ending: str |
             raise SettingsError("A picture from stdin has no name. Give one with -o, or -o - for stdout.")
         beside = _result(source, size, ending)
         target = folder if to_file and folder else folder / below.parent / beside.name if folder else beside
-        error = None
+        wrong = None
         if target.suffix.lower() not in EXTENSIONS and source.exists():
-            error = (
+            wrong = (
                 f"{source}: srcli does not write {target.suffix or 'files without ending'}. Give a name with -o, or --format."
             )
         elif target in taken:
-            error = f"{source} and {taken[target]} would both become {target}. Enlarge them into different folders."
+            wrong = f"{source} and {taken[target]} would both become {target}. Enlarge them into different folders."
         elif target in found and target != source:
             wrong = f"{source} would become {target}, which is to be enlarged too. Enlarge them into another folder."
         else:
