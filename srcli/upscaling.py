@@ -23,6 +23,12 @@ SMALLEST_TILE = 16
 PER_PIXEL = 4096
 """Bytes that a network is taken to need for each lr pixel of a tile. The shipped ones need 1000 to 1600."""
 
+BLEED = (1, 2, 4, 8)
+"""By how many pixels visible colours spread into invisible ones, step after step."""
+
+TRUSTED = 16
+"""From one part in so many of opacity on, a pixel's own colour counts alone."""
+
 
 class Enlarger(Protocol):
     """What runs a generator. `halo`: how many lr pixels around a place decide what it becomes."""
@@ -64,7 +70,7 @@ class Tiling:
 
     side: int
     chosen: bool = False
-    band: int = 2**28
+    band: int = 2**27
     on_halved: Callable[[int], None] | None = field(default=None, repr=False)
 
     def rows(self, source: Rows, scale: int) -> int:
@@ -96,17 +102,17 @@ class Tiling:
 def plan_tiling(tile: int | None = None, memory: int | None = None) -> Tiling:
     """tile: the user's side in lr pixels, 0 for the whole picture; None for what fits into `memory` bytes.
 
-    Half of the memory is for the network, an eighth for a band of rows; the rest is for all else.
+    Half of the memory is for the network, a sixteenth for a band of rows; the rest is for all else.
     """
     memory = memory or usual_memory()
     if tile is None:
         side = isqrt(memory // 2 // PER_PIXEL)
-        return Tiling(max(side // 32 * 32, SMALLEST_TILE), band=memory // 8)
+        return Tiling(max(side // 32 * 32, SMALLEST_TILE), band=memory // 16)
     if tile and tile < SMALLEST_TILE:
         raise SettingsError(
             f"A tile of {tile} pixels is too small; use at least {SMALLEST_TILE}, or 0 for the whole picture at once."
         )
-    return Tiling(tile, chosen=True, band=memory // 8)
+    return Tiling(tile, chosen=True, band=memory // 16)
 
 
 def _even(length: int, most: int) -> int:
@@ -148,10 +154,11 @@ def enlarged(
 ) -> Rows:
     """The rows of the picture after one enlarger after another, made as they are read; of the same type.
 
-    Grey pictures are enlarged as RGB of three equal channels. Transparent pictures are enlarged premultiplied, and their
-    alpha by itself, so that the colour of invisible pixels does not bleed into visible ones. profile: the picture's colour
-    profile; where its tone curve is far from sRGB's, as a linear one, networks see the picture with sRGB's curve instead.
-    on_pixels: called with the number of lr pixels done since the last time.
+    Grey pictures are enlarged as RGB of three equal channels. The alpha of transparent pictures is enlarged by itself, and
+    their colours with visible ones in the place of invisible ones, so that none of these bleed into what is seen.
+
+    profile: the picture's colour profile; where its tone curve is far from sRGB's, as a linear one, networks see the picture
+    with sRGB's curve instead. on_pixels: called with the number of lr pixels done since the last time.
     """
     kind = rows.dtype
     curve = tone_curve(profile, grey=rows.channels <= 2) if profile else None
@@ -178,6 +185,7 @@ class _EnlargedRows:
         self.width, self.height = source.width * enlarger.scale, source.height * enlarger.scale
         self.channels = source.channels
         self.dtype = dtype
+        self._halo = enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0)
         self._rows = tiling.rows(source, enlarger.scale)
         self._top = 0  # lr rows done
         self._start = 0  # the lr row that `_lr` begins with
@@ -198,7 +206,7 @@ class _EnlargedRows:
 
     def _next_band(self) -> np.ndarray:
         top, bottom = self._top, min(self._top + self._rows, self.source.height)
-        halo = self.enlarger.halo
+        halo = self._halo
         seen = self._start + len(self._lr)
         first = max(0, top - halo)
         fresh = self.source.read(min(bottom + halo, self.source.height) - seen)
@@ -221,9 +229,9 @@ class _EnlargedRows:
         shape = self.tiling.shape(bottom - top, self.source.width)
         # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
         above = top - self._start
-        for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self.enlarger.halo):
+        for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):
             inner = slice(above + tile.inner[0].start, above + tile.inner[0].stop)
-            outer = slice(max(0, inner.start - self.enlarger.halo), inner.stop + self.enlarger.halo)
+            outer = slice(max(0, inner.start - self._halo), inner.stop + self._halo)
             outer = slice(outer.start, min(outer.stop, len(self._lr)))
             large = _enlarge(self.enlarger, self._lr[outer, tile.outer[1]], transparent, self.dtype)
             down = (inner.start - outer.start) * scale
@@ -247,11 +255,10 @@ def _enlarge(enlarger: Enlarger, pixels: np.ndarray, transparent: bool, dtype: n
         low, high = _neighbours(alpha[0], enlarger.scale)
         # within its neighbours' range, so that what was opaque or invisible stays so to the last bit
         large_alpha = np.clip(_run(enlarger, np.repeat(alpha, 3, axis=0)).mean(axis=0), low, high)[None]
-        large = _run(enlarger, np.repeat(colour * alpha, 3 // colour.shape[0], axis=0))
-        large = large / np.maximum(large_alpha, 1 / new_top)
+        colour = _bled(colour, alpha)
     else:
-        large = _run(enlarger, np.repeat(colour, 3, axis=0) if grey else colour)
-        large_alpha = np.ones_like(large[:1])
+        large_alpha = np.ones((1, colour.shape[1] * enlarger.scale, colour.shape[2] * enlarger.scale), dtype=np.float32)
+    large = _run(enlarger, np.repeat(colour, 3, axis=0) if grey else colour)
     if grey:
         large = large.mean(axis=0, keepdims=True)
     if has_alpha:
@@ -260,6 +267,37 @@ def _enlarge(enlarger: Enlarger, pixels: np.ndarray, transparent: bool, dtype: n
     large *= new_top
     integers: np.ndarray = np.rint(large, out=large).astype(dtype)
     return integers.transpose(1, 2, 0)
+
+
+def _bled(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """C x H x W with the colours of visible pixels spread into the invisible ones around them.
+
+    Multiplying by alpha and dividing afterwards would be exact for a linear resampler, but a network is none: it would leave
+    a fringe wherever little alpha is left to divide by.
+    """
+    trust = np.minimum(alpha * TRUSTED, 1)  # colours that are hardly visible have few bits left of what they were
+    known, sums = trust.astype(np.float64), (colour * trust).astype(np.float64)
+    for radius in BLEED:
+        around, total = _box(sums, radius), _box(known, radius)
+        fresh = (known < 1) & (total > 0)
+        filled = around / np.maximum(total, 1e-12)
+        sums = np.where(fresh, sums + (1 - known) * filled, sums)
+        known = np.where(fresh, 1, known)
+    bled: np.ndarray = sums.astype(np.float32)
+    return bled
+
+
+def _box(planes: np.ndarray, radius: int) -> np.ndarray:
+    """The sum over the square around each pixel of C x H x W."""
+    for axis in (1, 2):
+        edges = [(radius + 1, radius) if axis == other else (0, 0) for other in range(3)]
+        running = np.cumsum(np.pad(planes, edges), axis=axis)
+        length = planes.shape[axis]
+        first, last = ([slice(None)] * 3 for _ in range(2))
+        first[axis], last[axis] = slice(0, length), slice(2 * radius + 1, 2 * radius + 1 + length)
+        planes = running[tuple(last)] - running[tuple(first)]
+        planes[np.abs(planes) < 1e-9] = 0  # what differences of running sums leave of nothing
+    return planes
 
 
 def _neighbours(plane: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:

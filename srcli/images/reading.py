@@ -42,6 +42,7 @@ class PictureFile:
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if image.format == "uchar" else np.uint16)
         self.metadata = metadata
         self.loader = loader
+        self._image = image  # which holds the bytes that it may have been made from
         self._region = pyvips.Region.new(image)
         self._done = 0
 

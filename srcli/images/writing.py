@@ -94,12 +94,17 @@ def write_rows(
                 # halves round up, so that 65535 and 0 stay white and black
                 image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if grey else "srgb")
                 lost.append("16 bits, now 8")
-            image = image.copy(xres=_USUAL_DPI / 25.4, yres=_USUAL_DPI / 25.4)
+            said = {name: value for name, _, value in metadata}
+            dots = {axis: said.get(axis, _USUAL_DPI / 25.4) for axis in ("xres", "yres")}
+            image = image.copy(**dots)  # dots per mm
             for name, kind, value in metadata:
-                image.set_type(kind, name, value)
-            exif = next((value for name, _, value in metadata if name == "exif-data"), None)
+                if name not in dots:
+                    image.set_type(kind, name, value)
+            exif = said.get("exif-data")
             if exif:
                 image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
+            else:
+                options["keep"] = "icc|xmp|iptc|other"  # or JPEG would be given an EXIF block
             if extension == ".avif":
                 options["bitdepth"] = 12 if deep else 8
             if extension == ".tif":
