@@ -82,7 +82,9 @@ if __name__ == "__main__":
         height = round((megapixels * 1e6 / 1.6) ** 0.5 / scale)
         width = round(megapixels * 1e6 / scale**2 / height)
         with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-            small, large, whole = (Path(scratch) / name for name in ("lr.png", f"sr.{options.format}", f"whole.{options.format}"))
+            small, large, whole = (
+                Path(scratch) / name for name in ("lr.png", f"sr.{options.format}", f"whole.{options.format}")
+            )
             write_rows(Made(width, height), small)
             mebibytes, seconds, said = peak(str(small), "-o", str(large), "-m", options.model)
             difference = "-"

@@ -113,6 +113,8 @@ def is_whole(path: Path, width: int, height: int) -> bool | None:
         file = open_picture(path)
         while len(file.read(256)):
             pass
+        if file.loader.startswith("png") and b"IEND" not in path.read_bytes()[-12:]:
+            return False  # all pixels are there, but not the end
     except SrcliError:
         return False
     return True if (file.width, file.height) == (width, height) else None
@@ -190,6 +192,8 @@ def _check_there(source: Path | bytes) -> None:
         return
     if source.is_dir():
         raise SrcliError(f"{source} is a folder, not a picture.")
+    if source.exists() and not source.is_file():  # opening a pipe would wait for somebody to write to it
+        raise SrcliError(f"{source} is no regular file. Pipe it into srcli, with - as the input.")
     try:
         with source.open("rb") as file:
             if not file.read(1):
