@@ -270,7 +270,7 @@ class Batch:
     def __post_init__(self) -> None:
         self._stop = Event()
         self._network, self._large = Lock(), Lock()
-        self._enlargers: dict[Path, Enlarger] = {}
+        self._enlargers: dict[int, Enlarger] = {}  # by the identity of the model
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """The outcomes in the order of the jobs. Leaving early ends the work and removes what is half written.
@@ -378,12 +378,12 @@ class Batch:
         with self._network:  # the first readable picture pays for loading; a refused one does not wait for it
             if self._stop.is_set():
                 raise _Stopped
-            if model.path not in self._enlargers:
+            if id(model) not in self._enlargers:
                 try:
-                    self._enlargers[model.path] = load_enlarger(model, self.order.device)
+                    self._enlargers[id(model)] = load_enlarger(model, self.order.device)
                 except SrcliError as error:
                     raise _CannotLoad(error) from None
-            return self._enlargers[model.path]
+            return self._enlargers[id(model)]
 
 
 @dataclass

@@ -73,19 +73,19 @@ class Tiling:
     band: int = 2**27
     on_halved: Callable[[int], None] | None = field(default=None, repr=False)
 
-    def rows(self, source: Rows, scale: int) -> int:
+    def rows(self, source: Rows, scale: int, grid: int) -> int:
         """How many lr rows to enlarge at a time."""
         if not self.side:
             return source.height
         fit = self.side if self.chosen else self.band // (source.width * source.channels * source.dtype.itemsize * scale**2)
-        return _even(source.height, min(self.side, max(fit, SMALLEST_TILE)))
+        return _even(source.height, min(self.side, max(fit, SMALLEST_TILE)), grid)
 
-    def shape(self, rows: int, width: int) -> tuple[int, int]:
+    def shape(self, rows: int, width: int, grid: int) -> tuple[int, int]:
         """Rows and columns of a tile in a band of so many rows: as many pixels as allowed, and no sliver at the end."""
         if not self.side:
             return rows, width
-        height = _even(rows, self.side)
-        return height, _even(width, self.side if self.chosen else self.side**2 // height)
+        height = _even(rows, self.side, grid)
+        return height, _even(width, self.side if self.chosen else self.side**2 // height, grid)
 
     def halve(self) -> None:
         """Raises SrcliError where tiles cannot become smaller."""
@@ -115,10 +115,14 @@ def plan_tiling(tile: int | None = None, memory: int | None = None) -> Tiling:
     return Tiling(tile, chosen=True, band=memory // 16)
 
 
-def _even(length: int, most: int) -> int:
-    """The length of equal pieces, none longer than `most`."""
+def _even(length: int, most: int, grid: int) -> int:
+    """The length of equal pieces, none longer than `most`, and of multiples of `grid`."""
     pieces = -(-length // max(most, 1))
-    return -(-length // pieces)
+    return _up_to_grid(-(-length // pieces), grid)
+
+
+def _up_to_grid(length: int, grid: int) -> int:
+    return -(-length // grid) * grid
 
 
 def upscale(
@@ -185,8 +189,9 @@ class _EnlargedRows:
         self.width, self.height = source.width * enlarger.scale, source.height * enlarger.scale
         self.channels = source.channels
         self.dtype = dtype
-        self._halo = enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0)
-        self._rows = tiling.rows(source, enlarger.scale)
+        self._grid = getattr(enlarger, "grid", 1)
+        self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), self._grid)
+        self._rows = tiling.rows(source, enlarger.scale, self._grid)
         self._top = 0  # lr rows done
         self._start = 0  # the lr row that `_lr` begins with
         self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
@@ -226,7 +231,7 @@ class _EnlargedRows:
         scale = self.enlarger.scale
         band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
         transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
-        shape = self.tiling.shape(bottom - top, self.source.width)
+        shape = self.tiling.shape(bottom - top, self.source.width, self._grid)
         # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
         above = top - self._start
         for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):

@@ -113,11 +113,17 @@ def is_whole(path: Path, width: int, height: int) -> bool | None:
         file = open_picture(path)
         while len(file.read(256)):
             pass
-        if file.loader.startswith("png") and b"IEND" not in path.read_bytes()[-12:]:
+        if file.loader.startswith("png") and not _has_png_end(path):
             return False  # all pixels are there, but not the end
     except SrcliError:
         return False
     return True if (file.width, file.height) == (width, height) else None
+
+
+def _has_png_end(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**16))  # some programs write more behind it
+        return b"IEND\xaeB`\x82" in file.read()
 
 
 def read_srgb(path: Path) -> np.ndarray:
