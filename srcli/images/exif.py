@@ -39,10 +39,16 @@ def exif_of_tiff(file: IO[bytes]) -> bytes:
 
 
 def fields_of_exif(block: bytes) -> list[tuple[str, int, Any]]:
-    """The block and its tags one by one, under libvips' names, as libvips would give them for a picture that has the block."""
+    """The block and its tags one by one, under libvips' names, as libvips would give them for a picture that has the block.
+
+    None of them where libvips finds the block damaged.
+    """
     carrier = io.BytesIO()
     Image.new("L", (1, 1)).save(carrier, "PNG", exif=block)
-    image = pyvips.Image.new_from_buffer(carrier.getvalue(), "")
+    try:
+        image = pyvips.Image.new_from_buffer(carrier.getvalue(), "")
+    except pyvips.Error:
+        return []
     return [(name, image.get_typeof(name), image.get(name)) for name in image.get_fields() if name.startswith("exif-")]
 
 

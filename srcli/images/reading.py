@@ -153,7 +153,7 @@ def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = N
             raise SrcliError(f"{path} holds numbers of type {image.format}; srcli takes 8 or 16 bits. Convert it first.")
         deep = deep and image.format == "ushort"
         image = image.autorot()
-        if "icc-profile-data" in image.get_fields() and image.interpretation != "lab":
+        if image.get_typeof("icc-profile-data") and image.interpretation != "lab":
             image = image.icc_transform(
                 "srgb", embedded=True, intent="relative", black_point_compensation=True, depth=16 if deep else 8
             )
@@ -284,13 +284,10 @@ def _with_usual_colours(image: pyvips.Image, *, srgb: bool) -> pyvips.Image:
 
 def _metadata(source: Path | bytes, image: pyvips.Image) -> Metadata:
     """What is said about the picture, now that it is upright."""
-    fields = {
-        name: (image.get_typeof(name), image.get(name))
-        for name in image.get_fields()
-        if name not in _STRUCTURE | _NOT_KEPT and not name.startswith(("exif-ifd1", "heif"))
-    }
+    fields = _fields(image)
     if (image.xres, image.yres) == (1, 1):  # libvips' word for unknown; written as such it would mean 25.4 dpi
-        del fields["xres"], fields["yres"]
+        fields.pop("xres", None)
+        fields.pop("yres", None)
     if "exif-data" not in fields and image.get_typeof("vips-loader") and str(image.get("vips-loader")).startswith("tiff"):
         with _stream(source) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -302,6 +299,26 @@ def _metadata(source: Path | bytes, image: pyvips.Image) -> Metadata:
         kind, xmp = fields["xmp-data"]
         fields["xmp-data"] = kind, _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
     return tuple((name, kind, value) for name, (kind, value) in fields.items())
+
+
+def _fields(image: pyvips.Image) -> dict[str, tuple[int, Any]]:
+    """Type and value of what is worth keeping, by libvips' name."""
+    fields: dict[str, tuple[int, Any]] = {}
+    try:
+        names = image.get_fields()
+    except UnicodeDecodeError:  # pyvips takes no other names than UTF-8, and only damaged files have them
+        return fields
+    for name in names:
+        if name in _STRUCTURE | _NOT_KEPT or name.startswith(("exif-ifd1", "heif")):
+            continue
+        try:
+            value = image.get(name)
+        except UnicodeDecodeError:
+            continue
+        if name.startswith("png-comment") and not str(value).isascii():
+            continue  # libvips would write other letters
+        fields[name] = image.get_typeof(name), value
+    return fields
 
 
 def _as_srgb(metadata: Metadata, image: pyvips.Image) -> Metadata:
