@@ -228,7 +228,7 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
     """How many of each verdict: `enlarged` and `refused` are right."""
     real = originals()
     verdicts: Counter[str] = Counter()
-    largest, longest = 0, 0.0
+    largest, longest = 0, (0.0, 0)
     worker = Worker(scratch, bytes_at_most)
     try:
         # the first picture pays for what is loaded once
@@ -242,7 +242,7 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
             path = scratch / name
             path.write_bytes(content)
             verdict, said, peak, spent = worker.judge(path, seconds)
-            largest, longest = max(largest, peak), max(longest, spent)
+            largest, longest = max(largest, peak), max(longest, (spent, number))
             verdicts[verdict] += 1
             if verdict not in ("enlarged", "refused"):
                 print(f"seed {number}, {name}: {verdict}\n{said}", file=sys.stderr)
@@ -256,7 +256,7 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
                         other.unlink()
     finally:
         worker.end()
-    print(f"most memory {largest / 2**20:.0f} MiB, longest {longest:.1f} s", file=sys.stderr)
+    print(f"most memory {largest / 2**20:.0f} MiB, longest {longest[0]:.1f} s with seed {longest[1]}", file=sys.stderr)
     return verdicts
 
 
