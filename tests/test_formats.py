@@ -5,6 +5,7 @@ Pillow, tifffile and imagecodecs write and read; colours are compared with a bic
 
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyvips
 import tifffile
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
+from srcli.upscaling import Enlarger, load_enlarger
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -28,6 +30,17 @@ LINEAR_GREY = imagecodecs.cms_profile("gray", whitepoint=D65, gamma=1.0)
 P3 = pyvips.Image.profile_load("p3")
 CMYK = pyvips.Image.profile_load("cmyk")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real models, but each loaded once for all of these tests."""
+    monkeypatch.setattr("srcli.batch.load_enlarger", lambda model, device: loaded(model.name, device))
+
+
+@cache
+def loaded(name: str, device: str) -> Enlarger:
+    return load_enlarger(name, device)
 
 
 def by_others(path: Path) -> np.ndarray:

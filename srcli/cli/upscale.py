@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from json import dumps
+from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -216,6 +217,7 @@ class _Screen:
         )
         self._files = self._bars.add_task(f"{files} pictures", total=files, visible=files > 1)
         self._tasks: dict[Job, Any] = {}
+        self._turn = Lock()  # notes come from several threads
 
     def __enter__(self) -> _Screen:
         self._bars.start()
@@ -245,12 +247,13 @@ class _Screen:
 
     def _say(self, say: Callable[[], None]) -> None:
         """Without the bars, so that they and the lines do not mix where both go to one terminal."""
-        if self.quiet:
+        with self._turn:
+            if self.quiet:
+                say()
+                return
+            self._bars.stop()
             say()
-            return
-        self._bars.stop()
-        say()
-        self._bars.start()
+            self._bars.start()
 
 
 @contextmanager
