@@ -201,6 +201,7 @@ class _EnlargedRows:
         parts = []
         while count and (len(self._band) or self._top < self.source.height):
             if not len(self._band):
+                self._band = self._band[:0].copy()  # lets go of the band that it was the end of
                 self._band = self._next_band()
             parts.append(self._band[:count])
             self._band = self._band[count:]

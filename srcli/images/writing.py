@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def write_rows(
             if stream.failure:
                 raise stream.failure from None
             raise SrcliError(f"Cannot write {path} ({reason(error)}).") from None
+        finally:
+            stream.close()
         if exif and extension == ".tif":
             add_exif_to_tiff(part, exif)
     if alpha and extension in _OPAQUE and not stream.opaque:
@@ -162,6 +164,11 @@ class _Stream:
     def image(self) -> pyvips.Image:
         return pyvips.Image.pngload_source(self._source, access="sequential", fail_on="error")
 
+    def close(self) -> None:
+        """Let go of the source, which holds what it calls: as a circle, both would wait for Python to look for circles."""
+        self._bytes.close()
+        del self._source
+
     def _read(self, size: int) -> bytes:
         """Called by libvips, in threads of its own: nothing may be raised here, so a failure waits until libvips stops."""
         try:
@@ -175,7 +182,7 @@ class _Stream:
         part, self._rest = bytes(self._rest[:size]), self._rest[size:]
         return part
 
-    def _png(self) -> Iterator[bytes]:
+    def _png(self) -> Generator[bytes]:
         rows = self.rows
         depth, kind = rows.dtype.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[rows.channels]
         yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", rows.width, rows.height, depth, kind, 0, 0, 0))
