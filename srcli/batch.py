@@ -23,7 +23,7 @@ from srcli.catalog import Description
 from srcli.errors import SettingsError, SrcliError
 from srcli.files import remove_leftovers
 from srcli.images import EXTENSIONS, PictureFile, check_target, is_whole, open_picture, write_rows
-from srcli.upscaling import Enlarger, Tiling, enlarged, load_enlarger
+from srcli.upscaling import Enlarger, Tiling, enlarged, grid_of, load_enlarger
 
 WORKERS = 3
 """Pictures at a time: while one is enlarged, the next is decoded and the last encoded."""
@@ -401,6 +401,10 @@ class _Shared:
     @property
     def halo(self) -> int:
         return self.enlarger.halo
+
+    @property
+    def grid(self) -> int:
+        return grid_of(self.enlarger)
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         with self.turn:

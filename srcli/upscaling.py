@@ -59,6 +59,11 @@ def load_enlarger(model: str | Path | Description, device: str = "auto") -> Enla
     return TorchEnlarger(load_generator(model), pick_device(device))
 
 
+def grid_of(enlarger: Enlarger) -> int:
+    """Tiles, with their halo, begin at multiples of so many lr pixels: 1 where the network does not care and says nothing."""
+    return int(getattr(enlarger, "grid", 1))
+
+
 @dataclass
 class Tiling:
     """How large the pieces are that a network sees.
@@ -189,7 +194,7 @@ class _EnlargedRows:
         self.width, self.height = source.width * enlarger.scale, source.height * enlarger.scale
         self.channels = source.channels
         self.dtype = dtype
-        self._grid = getattr(enlarger, "grid", 1)
+        self._grid = grid_of(enlarger)
         self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), self._grid)
         self._rows = tiling.rows(source, enlarger.scale, self._grid)
         self._top = 0  # lr rows done

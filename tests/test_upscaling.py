@@ -47,6 +47,25 @@ def test_bands_and_passes_leave_no_trace(pixels: Pixels, tmp_path: Path, channel
     assert np.abs(whole - banded).max() <= 1
 
 
+def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> None:
+    """One that treats 8 x 8 squares by themselves, as windows of attention do: only tiles on its grid leave no trace."""
+
+    class Windowed:
+        scale, halo, grid = 2, 8, 8
+
+        def __call__(self, lr: np.ndarray) -> np.ndarray:
+            flat = lr.copy()
+            for top in range(0, lr.shape[1], 8):
+                for left in range(0, lr.shape[2], 8):
+                    square = (slice(None), slice(top, top + 8), slice(left, left + 8))
+                    flat[square] = lr[square].mean(axis=(1, 2), keepdims=True)
+            return flat.repeat(2, axis=1).repeat(2, axis=2)
+
+    for channels in (3, 4):
+        picture = Picture(pixels(61, 75, channels))
+        assert difference(upscale(Windowed(), picture, tile=20), upscale(Windowed(), picture, tile=0)) == 0
+
+
 def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None:
     rows = Picture(np.zeros((1000, 2000, 3), dtype=np.uint8)).rows()
     tiling = Tiling(256, band=2000 * 3 * 16 * 100)
