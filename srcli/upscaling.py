@@ -1,23 +1,33 @@
-"""A picture and what enlarges it in, the enlarged picture out: tile by tile, so that memory stays small.
+"""A picture and what enlarges it in, the enlarged picture out: band by band and tile by tile, so that memory stays small.
 
 Works on arrays and needs no torch: what runs the generator is behind `Enlarger`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import isqrt
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from srcli.catalog import Description
-from srcli.errors import SettingsError
-from srcli.images import Picture
+from srcli.errors import SettingsError, SrcliError
+from srcli.images import Picture, RetonedRows, Rows, from_srgb_tone, to_srgb_tone, tone_curve
+from srcli.memory import usual_memory
 from srcli.tiling import tiles
 
-TILE = 256
-"""Side of a tile in lr pixels, without its halo."""
+SMALLEST_TILE = 16
+PER_PIXEL = 4096
+"""Bytes that a network is taken to need for each lr pixel of a tile. The shipped ones need 1000 to 1600."""
+
+BLEED = (1, 2, 4, 8)
+"""By how many pixels visible colours spread into invisible ones, step after step."""
+
+TRUSTED = 16
+"""From one part in so many of opacity on, a pixel's own colour counts alone."""
 
 
 class Enlarger(Protocol):
@@ -30,7 +40,10 @@ class Enlarger(Protocol):
     def halo(self) -> int: ...
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1]."""
+        """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1].
+
+        Raises MemoryError where memory runs out, and SrcliError where the numbers that come out are none.
+        """
         ...
 
 
@@ -46,58 +59,273 @@ def load_enlarger(model: str | Path | Description, device: str = "auto") -> Enla
     return TorchEnlarger(load_generator(model), pick_device(device))
 
 
+def grid_of(enlarger: Enlarger) -> int:
+    """Tiles, with their halo, begin at multiples of so many lr pixels: 1 where the network does not care and says nothing."""
+    return int(getattr(enlarger, "grid", 1))
+
+
+@dataclass
+class Tiling:
+    """How large the pieces are that a network sees.
+
+    side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole picture. chosen: by the
+    user, and so never changed; other tiles halve when memory runs out, which `on_halved` is told with the new side.
+    band: bytes that a band of enlarged rows may have.
+    """
+
+    side: int
+    chosen: bool = False
+    band: int = 2**27
+    on_halved: Callable[[int], None] | None = field(default=None, repr=False)
+
+    def rows(self, source: Rows, scale: int, grid: int) -> int:
+        """How many lr rows to enlarge at a time."""
+        if not self.side:
+            return source.height
+        fit = self.side if self.chosen else self.band // (source.width * source.channels * source.dtype.itemsize * scale**2)
+        return _even(source.height, min(self.side, max(fit, SMALLEST_TILE)), grid)
+
+    def shape(self, rows: int, width: int, grid: int) -> tuple[int, int]:
+        """Rows and columns of a tile in a band of so many rows: as many pixels as allowed, and no sliver at the end."""
+        if not self.side:
+            return rows, width
+        height = _even(rows, self.side, grid)
+        return height, _even(width, self.side if self.chosen else self.side**2 // height, grid)
+
+    def halve(self) -> None:
+        """Raises SrcliError where tiles cannot become smaller."""
+        if self.chosen:
+            what = f"tiles of {self.side} pixels" if self.side else "the whole picture at once"
+            raise SrcliError(f"There is not enough memory for {what}. Use a smaller --tile, or leave it out.")
+        if self.side // 2 < SMALLEST_TILE:
+            raise SrcliError(f"There is not enough memory for tiles of {self.side} pixels. Close other programs.")
+        self.side //= 2
+        if self.on_halved:
+            self.on_halved(self.side)
+
+
+def plan_tiling(tile: int | None = None, memory: int | None = None) -> Tiling:
+    """tile: the user's side in lr pixels, 0 for the whole picture; None for what fits into `memory` bytes.
+
+    Half of the memory is for the network, a sixteenth for a band of rows; the rest is for all else.
+    """
+    memory = memory or usual_memory()
+    if tile is None:
+        side = isqrt(memory // 2 // PER_PIXEL)
+        return Tiling(max(side // 32 * 32, SMALLEST_TILE), band=memory // 16)
+    if tile and tile < SMALLEST_TILE:
+        raise SettingsError(
+            f"A tile of {tile} pixels is too small; use at least {SMALLEST_TILE}, or 0 for the whole picture at once."
+        )
+    return Tiling(tile, chosen=True, band=memory // 16)
+
+
+def _even(length: int, most: int, grid: int) -> int:
+    """The length of equal pieces, none longer than `most`, and of multiples of `grid`."""
+    pieces = -(-length // max(most, 1))
+    return _up_to_grid(-(-length // pieces), grid)
+
+
+def _up_to_grid(length: int, grid: int) -> int:
+    return -(-length // grid) * grid
+
+
 def upscale(
     enlarger: Enlarger,
     picture: Picture,
     *,
     tile: int | None = None,
-    on_tile: Callable[[int, int], None] | None = None,
+    on_pixels: Callable[[int], None] | None = None,
 ) -> Picture:
     """Enlarge every channel of the picture by the enlarger's scale; depth, profile and metadata stay.
 
-    tile: side of a tile in lr pixels; 0 takes the whole picture at once; None is `TILE`. on_tile: called with the number of
-    tiles done and their total. Grey pictures are enlarged as RGB of three equal channels. Transparent pictures are enlarged
-    premultiplied, and their alpha by itself, so that the colour of invisible pixels does not bleed into visible ones.
+    tile: side of a tile in lr pixels; 0 takes the whole picture at once; None what fits into memory. on_pixels: called with
+    the number of lr pixels done since the last time. See `enlarged`.
     """
-    tile = TILE if tile is None else tile
-    if tile and tile < 16:
-        raise SettingsError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole picture at once.")
-    tile = tile or max(picture.height, picture.width)
-    scale = enlarger.scale
-    pixels = picture.pixels
-    result = np.empty((picture.height * scale, picture.width * scale, pixels.shape[2]), dtype=pixels.dtype)
-    transparent = picture.has_alpha and bool((pixels[..., -1] < np.iinfo(pixels.dtype).max).any())
-    plan = list(tiles(picture.height, picture.width, tile=tile, halo=enlarger.halo))
-    for done, part in enumerate(plan, start=1):
-        large = _enlarge(enlarger, pixels[part.outer], transparent)
-        rows, columns = (
-            slice((inner.start - outer.start) * scale, (inner.stop - outer.start) * scale)
-            for inner, outer in zip(part.inner, part.outer, strict=True)
-        )
-        place = tuple(slice(inner.start * scale, inner.stop * scale) for inner in part.inner)
-        result[place] = large[rows, columns]
-        if on_tile:
-            on_tile(done, len(plan))
+    profile = next((value for name, _, value in picture.metadata if name == "icc-profile-data"), None)
+    rows = enlarged([enlarger], picture.rows(), profile=profile, tiling=plan_tiling(tile), on_pixels=on_pixels)
+    result = np.empty((rows.height, rows.width, rows.channels), dtype=rows.dtype)
+    done = 0
+    while done < rows.height:
+        band = rows.read(256)
+        result[done : done + len(band)] = band
+        done += len(band)
     return picture.with_pixels(result)
 
 
-def _enlarge(enlarger: Enlarger, pixels: np.ndarray, transparent: bool) -> np.ndarray:
-    """H x W x C integers to sH x sW x C integers of the same type."""
-    top = np.iinfo(pixels.dtype).max
-    planes = pixels.transpose(2, 0, 1).astype(np.float32) / top  # C x H x W
+def enlarged(
+    enlargers: Sequence[Enlarger],
+    rows: Rows,
+    *,
+    profile: bytes | None,
+    tiling: Tiling,
+    on_pixels: Callable[[int], None] | None = None,
+) -> Rows:
+    """The rows of the picture after one enlarger after another, made as they are read; of the same type.
+
+    Grey pictures are enlarged as RGB of three equal channels. The alpha of transparent pictures is enlarged by itself, and
+    their colours with visible ones in the place of invisible ones, so that none of these bleed into what is seen.
+
+    profile: the picture's colour profile; where its tone curve is far from sRGB's, as a linear one, networks see the picture
+    with sRGB's curve instead. on_pixels: called with the number of lr pixels done since the last time.
+    """
+    kind = rows.dtype
+    curve = tone_curve(profile, grey=rows.channels <= 2) if profile else None
+    result = rows if curve is None else RetonedRows(rows, to_srgb_tone(curve, kind))
+    for number, enlarger in enumerate(enlargers, start=1):
+        last = number == len(enlargers) and curve is None
+        # between networks, and before another tone curve, 16 bits keep what 8 would round away
+        result = _EnlargedRows(enlarger, result, kind if last else np.dtype(np.uint16), tiling, on_pixels)
+    return result if curve is None else RetonedRows(result, from_srgb_tone(curve, kind))
+
+
+class _EnlargedRows:
+    """What an enlarger makes of the rows of a picture, a band of tiles at a time."""
+
+    def __init__(
+        self,
+        enlarger: Enlarger,
+        source: Rows,
+        dtype: np.dtype[Any],
+        tiling: Tiling,
+        on_pixels: Callable[[int], None] | None,
+    ) -> None:
+        self.enlarger, self.source, self.tiling, self.on_pixels = enlarger, source, tiling, on_pixels
+        self.width, self.height = source.width * enlarger.scale, source.height * enlarger.scale
+        self.channels = source.channels
+        self.dtype = dtype
+        self._grid = grid_of(enlarger)
+        self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), self._grid)
+        self._rows = tiling.rows(source, enlarger.scale, self._grid)
+        self._top = 0  # lr rows done
+        self._start = 0  # the lr row that `_lr` begins with
+        self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
+        self._band = np.empty((0, self.width, self.channels), dtype=dtype)
+
+    def read(self, count: int) -> np.ndarray:
+        parts = []
+        while count and (len(self._band) or self._top < self.source.height):
+            if not len(self._band):
+                self._band = self._band[:0].copy()  # lets go of the band that it was the end of
+                self._band = self._next_band()
+            parts.append(self._band[:count])
+            self._band = self._band[count:]
+            count -= len(parts[-1])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else self._band
+
+    def _next_band(self) -> np.ndarray:
+        top, bottom = self._top, min(self._top + self._rows, self.source.height)
+        halo = self._halo
+        seen = self._start + len(self._lr)
+        first = max(0, top - halo)
+        fresh = self.source.read(min(bottom + halo, self.source.height) - seen)
+        self._lr = np.concatenate([self._lr[first - self._start :], fresh])
+        self._start = first
+        while True:
+            try:
+                band = self._enlarge_band(top, bottom)
+                break
+            except MemoryError:
+                self.tiling.halve()
+        self._top = bottom
+        return band
+
+    def _enlarge_band(self, top: int, bottom: int) -> np.ndarray:
+        """The enlarged rows of lr rows `top` to `bottom`."""
+        scale = self.enlarger.scale
+        band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
+        transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
+        shape = self.tiling.shape(bottom - top, self.source.width, self._grid)
+        # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
+        above = top - self._start
+        for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):
+            inner = slice(above + tile.inner[0].start, above + tile.inner[0].stop)
+            outer = slice(max(0, inner.start - self._halo), inner.stop + self._halo)
+            outer = slice(outer.start, min(outer.stop, len(self._lr)))
+            large = _enlarge(self.enlarger, self._lr[outer, tile.outer[1]], transparent, self.dtype)
+            down = (inner.start - outer.start) * scale
+            across = (tile.inner[1].start - tile.outer[1].start) * scale
+            place = tuple(slice(part.start * scale, part.stop * scale) for part in tile.inner)
+            rows, columns = (part.stop - part.start for part in place)
+            band[place] = large[down : down + rows, across : across + columns]
+            if self.on_pixels:
+                self.on_pixels((rows // scale) * (columns // scale))
+        return band
+
+
+def _enlarge(enlarger: Enlarger, pixels: np.ndarray, transparent: bool, dtype: np.dtype[Any]) -> np.ndarray:
+    """H x W x C integers to sH x sW x C integers of another or the same type."""
+    top, new_top = np.iinfo(pixels.dtype).max, np.iinfo(dtype).max
+    planes = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(top)  # C x H x W
     has_alpha = planes.shape[0] in (2, 4)
     colour, alpha = (planes[:-1], planes[-1:]) if has_alpha else (planes, None)
     grey = colour.shape[0] == 1
     if transparent and alpha is not None:
-        large_alpha = np.clip(enlarger(np.repeat(alpha, 3, axis=0)).mean(axis=0, keepdims=True), 0, 1)
-        large = enlarger(np.repeat(colour * alpha, 3 // colour.shape[0], axis=0))
-        large = np.clip(large / np.maximum(large_alpha, 1 / top), 0, 1)
+        low, high = _neighbours(alpha[0], enlarger.scale)
+        # within its neighbours' range, so that what was opaque or invisible stays so to the last bit
+        large_alpha = np.clip(_run(enlarger, np.repeat(alpha, 3, axis=0)).mean(axis=0), low, high)[None]
+        colour = _bled(colour, alpha)
     else:
-        large = np.clip(enlarger(np.repeat(colour, 3 // colour.shape[0], axis=0)), 0, 1)
-        large_alpha = np.ones_like(large[:1])
+        large_alpha = np.ones((1, colour.shape[1] * enlarger.scale, colour.shape[2] * enlarger.scale), dtype=np.float32)
+    large = _run(enlarger, np.repeat(colour, 3, axis=0) if grey else colour)
     if grey:
         large = large.mean(axis=0, keepdims=True)
     if has_alpha:
         large = np.concatenate([large, large_alpha])
-    integers: np.ndarray = np.rint(large * top).astype(pixels.dtype)
+    large = np.clip(large, 0, 1)
+    large *= new_top
+    integers: np.ndarray = np.rint(large, out=large).astype(dtype)
     return integers.transpose(1, 2, 0)
+
+
+def _bled(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """C x H x W with the colours of visible pixels spread into the invisible ones around them.
+
+    Multiplying by alpha and dividing afterwards would be exact for a linear resampler, but a network is none: it would leave
+    a fringe wherever little alpha is left to divide by.
+    """
+    trust = np.minimum(alpha * TRUSTED, 1)  # colours that are hardly visible have few bits left of what they were
+    known, sums = trust.astype(np.float64), (colour * trust).astype(np.float64)
+    for radius in BLEED:
+        around, total = _box(sums, radius), _box(known, radius)
+        fresh = (known < 1) & (total > 0)
+        filled = around / np.maximum(total, 1e-12)
+        sums = np.where(fresh, sums + (1 - known) * filled, sums)
+        known = np.where(fresh, 1, known)
+    bled: np.ndarray = sums.astype(np.float32)
+    return bled
+
+
+def _box(planes: np.ndarray, radius: int) -> np.ndarray:
+    """The sum over the square around each pixel of C x H x W."""
+    for axis in (1, 2):
+        edges = [(radius + 1, radius) if axis == other else (0, 0) for other in range(3)]
+        running = np.cumsum(np.pad(planes, edges), axis=axis)
+        length = planes.shape[axis]
+        first, last = ([slice(None)] * 3 for _ in range(2))
+        first[axis], last[axis] = slice(0, length), slice(2 * radius + 1, 2 * radius + 1 + length)
+        planes = running[tuple(last)] - running[tuple(first)]
+        planes[np.abs(planes) < 1e-9] = 0  # what differences of running sums leave of nothing
+    return planes
+
+
+def _neighbours(plane: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value around each pixel of H x W, 3 x 3 of them, spread to sH x sW."""
+    low = high = plane
+    for axis in (0, 1):
+        edge = [(1, 1) if axis == other else (0, 0) for other in (0, 1)]
+        parts = [np.pad(extreme, edge, mode="edge") for extreme in (low, high)]
+        views = [np.lib.stride_tricks.sliding_window_view(part, 3, axis=axis) for part in parts]
+        low, high = views[0].min(axis=-1), views[1].max(axis=-1)
+    square = np.ones((scale, scale), dtype=plane.dtype)
+    return np.kron(low, square), np.kron(high, square)
+
+
+def _run(enlarger: Enlarger, lr: np.ndarray) -> np.ndarray:
+    sr = enlarger(lr)
+    expected = (3, lr.shape[1] * enlarger.scale, lr.shape[2] * enlarger.scale)
+    if sr.shape != expected:
+        raise SrcliError(f"The model made {sr.shape} of {lr.shape} where {expected} was due. Use another model.")
+    return sr

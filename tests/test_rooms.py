@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "srcli"
 
 FLOORS = [
     {"errors"},
-    {"settings", "files", "tiling"},
+    {"settings", "files", "tiling", "memory"},
     {"images", "core", "catalog", "cache"},
     {"photos", "models"},
     {"validation"},
     {"training", "upscaling", "comparison"},
-    {"runs", "report"},
+    {"runs", "report", "batch"},
     {"session"},
     {"cli"},
 ]
@@ -50,7 +50,9 @@ def test_imports_go_down_only(path: Path) -> None:
         assert FLOOR_OF[other] < FLOOR_OF[room], f"{room} imports {other}"
 
 
-@pytest.mark.parametrize("room", ["srcli", "srcli.cli", "srcli.settings", "srcli.images", "srcli.upscaling", "srcli.catalog"])
+@pytest.mark.parametrize(
+    "room", ["srcli", "srcli.cli", "srcli.settings", "srcli.images", "srcli.upscaling", "srcli.batch", "srcli.catalog"]
+)
 def test_rooms_that_start_without_torch(room: str) -> None:
     code = f"import sys, {room}; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ from srcli.errors import SettingsError
 from srcli.images import Picture
 from srcli.settings import JohnsonSettings
 from srcli.tiling import tiles
-from srcli.upscaling import Enlarger, load_enlarger, upscale
+from srcli.upscaling import Enlarger, Tiling, enlarged, load_enlarger, upscale
 from tests.conftest import make_model
 
 Pixels = Callable[..., np.ndarray]
@@ -34,6 +34,48 @@ def test_tiled_equals_untiled(enlarger: Enlarger, pixels: Pixels, size: tuple[in
     whole = upscale(enlarger, picture, tile=0)
     assert whole.pixels.shape == (size[0] * enlarger.scale, size[1] * enlarger.scale, channels)
     assert difference(upscale(enlarger, picture, tile=16), whole) <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_bands_and_passes_leave_no_trace(pixels: Pixels, tmp_path: Path, channels: int) -> None:
+    """Two networks after one another, the second fed by the bands of the first."""
+    chain = [load_enlarger(make_model(tmp_path / f"{scale}.safetensors", scale=scale), "cpu") for scale in (2, 3)]
+    picture = Picture(pixels(45, 37, channels))
+    results = [enlarged(chain, picture.rows(), profile=None, tiling=tiling) for tiling in (Tiling(0), Tiling(32, band=4000))]
+    whole, banded = (rows.read(rows.height).astype(int) for rows in results)
+    assert whole.shape == (270, 222, channels)
+    assert np.abs(whole - banded).max() <= 1
+
+
+def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> None:
+    """One that treats 8 x 8 squares by themselves, as windows of attention do: only tiles on its grid leave no trace."""
+
+    class Windowed:
+        scale, halo, grid = 2, 8, 8
+
+        def __call__(self, lr: np.ndarray) -> np.ndarray:
+            flat = lr.copy()
+            for top in range(0, lr.shape[1], 8):
+                for left in range(0, lr.shape[2], 8):
+                    square = (slice(None), slice(top, top + 8), slice(left, left + 8))
+                    flat[square] = lr[square].mean(axis=(1, 2), keepdims=True)
+            return flat.repeat(2, axis=1).repeat(2, axis=2)
+
+    for channels in (3, 4):
+        picture = Picture(pixels(61, 75, channels))
+        assert difference(upscale(Windowed(), picture, tile=20), upscale(Windowed(), picture, tile=0)) == 0
+
+
+def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None:
+    rows = Picture(np.zeros((1000, 2000, 3), dtype=np.uint8)).rows()
+    tiling = Tiling(256, band=2000 * 3 * 16 * 100)
+    assert tiling.rows(rows, 4, 1) == 100
+    height, width = tiling.shape(100, 2000, 1)
+    assert (height, width) == (100, 500)
+    assert height * width <= 256**2
+    assert tiling.shape(100, 2000, 8) == (104, 504)
+    assert Tiling(256, chosen=True).shape(1000, 2000, 1) == (250, 250)
+    assert Tiling(0).shape(1000, 2000, 1) == (1000, 2000)
 
 
 def test_tiled_equals_untiled_for_johnson(pixels: Pixels) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srcli.cli.colours import parse_colour
 from srcli.errors import SettingsError, SrcliError
 from srcli.files import written_whole
 from srcli.settings import parse_loss
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 MISSED = 3
 """Exit code when a limit of --max or --min is not kept."""
-
-COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "grey": (0.5, 0.5, 0.5)}
 
 
 def compare_loss(
@@ -83,7 +81,7 @@ def compare_loss(
     for term, why in (("grid", "depends on a generator's scale"), ("frequency", "spans the whole of a crop")):
         if getattr(settings, term):
             raise SettingsError(f"The {term} loss {why}, so pictures are not compared by it; leave out {term}.")
-    colour = _colour(background)
+    colour = parse_colour(background)
     most, least = parse_limits(at_most or [], settings), parse_limits(at_least or [], settings)
     folders = reference.is_dir()
     files = [path for path in (map_file, html_file) if path]
@@ -154,15 +152,6 @@ def compare_loss(
         raise typer.Exit(MISSED)
 
 
-def _colour(word: str) -> tuple[float, float, float]:
-    if word in COLOURS:
-        return COLOURS[word]
-    if not re.fullmatch("#[0-9a-fA-F]{6}", word):
-        raise SettingsError(f"There is no colour {word!r}. Choose white, black, grey or #rrggbb.")
-    red, green, blue = (int(word[place : place + 2], 16) / 255 for place in (1, 3, 5))
-    return red, green, blue
-
-
 def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Pictures of two folders with the same name, whatever the ending; and a sentence for each without partner."""
     from srcli.images import find_pictures
@@ -189,7 +178,7 @@ def _draw(
     comparison: Comparison, reference: Still, candidate: Still, background: str, map_file: Path | None, html_file: Path | None
 ) -> None:
     """Write the heat maps and the page of one comparison, each whole or not at all."""
-    colour = _colour(background)
+    colour = parse_colour(background)
     truth, other = reference.flat(colour), candidate.flat(colour)
     if map_file:
         from srcli.report.heatmap import sheet

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from json import dumps
+from threading import Lock
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srcli.errors import SettingsError, SrcliError
+from srcli.cli.colours import parse_colour
+from srcli.errors import SettingsError
 
 if TYPE_CHECKING:
+    from srcli.batch import Batch, Job, Outcome
     from srcli.catalog import Description
-    from srcli.upscaling import Enlarger
 
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to enlarge and where the result goes."""
-
-    source: Path
-    target: Path
+FORMATS = ("png", "jpg", "webp", "tif", "avif")
+MAX_PIXELS = 1_000_000_000
+"""More in one file is nearly always a file that was made to fill the disk, or a day's work by mistake."""
+LARGEST_SCALE = 64
 
 
 def upscale(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT", help="Pictures, or folders of pictures.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="Pictures, folders, globs such as 'a/**/*.jpg', or - for stdin.", show_default=False
+        ),
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "-o", "--output", metavar="OUT", help="File for one picture, else a folder. [default: NAME_x4.EXT beside the input]"
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="File for one picture, else a folder; - for stdout. [default: NAME_x4.EXT beside the input]",
         ),
     ] = None,
-    scale: Annotated[int | None, typer.Option("--scale", help="2, 3 or 4 times larger. [default: the model's, else 4]")] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="How many times larger, as in 2 or 2.5. [default: the model's, else 4]")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="WxH", help="Size of the result: 1920x1080, 1920x or x1080.")
+    ] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Keep the proportions, within --size.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -43,123 +55,220 @@ def upscale(
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    tile: Annotated[
-        int | None,
-        typer.Option("--tile", help="Side of a tile in pixels of the input; 0 for none. [default: 256]", show_default=False),
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Take the folders below a folder, too.")] = False,
+    ending: Annotated[
+        str | None,
+        typer.Option("--format", metavar="EXT", help="png, jpg, webp, tif or avif. [default: the input's]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave results that are there, whole and of the right size.")
+    ] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first picture that fails.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each picture.")] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            "--tile", help="Side of a tile in pixels of the input; 0 for none. [default: what fits]", show_default=False
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="Memory to plan with, as in 800M. [default: half of what is free, at most 2G]"
+        ),
+    ] = None,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Refuse pictures with more pixels than this.")] = MAX_PIXELS,
+    frame: Annotated[
+        int | None, typer.Option("--frame", metavar="K", help="Which frame of an animation or page of a file, from 1.")
+    ] = None,
+    background: Annotated[
+        str, typer.Option("--background", help="What shows through in JPEG: white, black, grey or #rrggbb.")
+    ] = "white",
+    strip_metadata: Annotated[
+        bool, typer.Option("--strip-metadata", help="Drop EXIF, XMP and profile; colours become sRGB.")
+    ] = False,
 ) -> None:
     """Enlarge pictures. Prints the name of each result.
 
     PNG, JPEG, WebP, TIFF and AVIF in and out; 16 bits, grey, transparency, colour profile and EXIF stay.
     """
-    if scale is not None and scale not in (2, 3, 4, 8):
-        raise SettingsError(f"There is no scale {scale}; choose 2, 3 or 4.")
+    if scale is not None and not 1 < scale <= LARGEST_SCALE:
+        raise SettingsError(f"There is no scale {scale:g}; choose more than 1, at most {LARGEST_SCALE}.")
+    if scale is not None and size is not None:
+        raise SettingsError("--scale and --size both say how large. Choose one.")
+    if fit and size is None:
+        raise SettingsError("--fit needs a --size to fit into.")
     if tile is not None and tile != 0 and tile < 16:
         raise SettingsError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole picture at once.")
-    name = model or f"compact-x{scale or 4}"
+    if overwrite and skip_existing:
+        raise SettingsError("--overwrite and --skip-existing contradict each other. Choose one.")
+    if ending is not None and ending.lower().lstrip(".") not in FORMATS:
+        raise SettingsError(f"There is no format {ending!r}. Choose one of {', '.join(FORMATS)}.")
+    if max_pixels < 1:
+        raise SettingsError(f"--max-pixels is {max_pixels}; it must be at least 1.")
+    colour = tuple(round(part * 255) for part in parse_colour(background))
 
-    from srcli.catalog import describe_model
+    from srcli.batch import Batch, Order, Size, parse_size, plan
+    from srcli.memory import bytes_of
+    from srcli.upscaling import plan_tiling
 
-    described = describe_model(name)
-    enlarges = described.scale
-    if scale is not None and scale != enlarges:
-        raise SettingsError(
-            f"The model {name} enlarges {enlarges} times, not {scale}. Leave out --scale or choose another model."
-        )
-    jobs, failures = plan(inputs, output, enlarges, overwrite=overwrite)
-    try:
-        if jobs:
-            _run(jobs, described, device, tile, overwrite, failures)
-    finally:
-        for failure in failures:
-            print(f"srcli: {failure}", file=sys.stderr)
+    models = _models(model, scale)
+    wanted = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
+    result_ending = f".{ending.lower().lstrip('.')}" if ending else None
+    order = Order(
+        size=wanted,
+        models=models,
+        tiling=plan_tiling(tile, bytes_of(memory) if memory else None),
+        device=device,
+        ending=result_ending,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+        dry_run=dry_run,
+        frame=frame,
+        max_pixels=max_pixels,
+        strip_metadata=strip_metadata,
+        background=(colour[0], colour[1], colour[2]),
+    )
+    jobs = plan(inputs, output, wanted, ending=result_ending, recursive=recursive)
+    _run(Batch(order), jobs, json=json, fail_fast=fail_fast)
+
+
+def _models(name: str | None, scale: float | None) -> list[Description]:
+    from srcli.catalog import describe_model, shipped_models
+
+    if name is not None:
+        return [describe_model(name)]
+    compact = [describe_model(shipped) for shipped in shipped_models() if shipped.removeprefix("compact-x").isdigit()]
+    return [description for description in compact if description.scale == scale] or compact
+
+
+def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool) -> None:
+    """Do the jobs and say what became of each; all failures stand at the end."""
+    failures: list[str] = []
+    skipped = 0
+    interrupted = False
+    with _terminated_as_interrupted(), _Screen(len(jobs)) as screen:
+        batch.listener.on_start, batch.listener.on_pixels, batch.listener.on_note = screen.start, screen.advance, screen.note
+        outcomes = batch.run(jobs)
+        try:
+            for outcome in outcomes:
+                screen.finish(outcome.job)
+                for note in outcome.notes:
+                    screen.note(note)
+                skipped += outcome.skipped
+                if outcome.error:
+                    failures.append(outcome.error)
+                if json:
+                    screen.result(dumps(_record(outcome)))
+                elif not (outcome.error or outcome.skipped or str(outcome.job.target) == "-" or batch.order.dry_run):
+                    screen.result(str(outcome.job.target))
+                if outcome.error and fail_fast:
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+            screen.note("interrupted; the pictures at work are left as they were. Go on with --skip-existing.")
+        finally:
+            outcomes.close()  # type: ignore[attr-defined]
+    if skipped:
+        print(f"srcli: {skipped} {'was' if skipped == 1 else 'were'} there already.", file=sys.stderr)
+    for failure in failures:
+        print(f"srcli: {failure}", file=sys.stderr)
+    if interrupted:
+        raise typer.Exit(130)
     if failures:
         raise typer.Exit(1)
 
 
-def plan(inputs: Iterable[Path], output: Path | None, scale: int, *, overwrite: bool) -> tuple[list[Job], list[str]]:
-    """The pictures to enlarge with their targets, and a sentence for each input that cannot be."""
-    from srcli.images import EXTENSIONS, find_pictures
+def _record(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "input": str(outcome.job.source),
+        "output": str(outcome.job.target),
+        "lr": outcome.lr,
+        "sr": outcome.sr,
+        "models": outcome.models,
+        "device": outcome.device,
+        "seconds": outcome.seconds,
+        "skipped": outcome.skipped,
+        "error": outcome.error,
+    }
 
-    sources: list[Path] = []
-    failures: list[str] = []
-    for given in inputs:
-        if not given.is_dir():
-            sources.append(given)
-            continue
-        try:
-            found = find_pictures(given, below=False)
-        except SrcliError as error:
-            failures.append(str(error))
-            continue
-        results = {_beside(path, scale) for path in found}
-        sources += [path for path in found if path not in results]  # an earlier call's results are no input
-    to_file = output is not None and output.suffix != "" and not output.is_dir()
-    if output is not None and to_file and output.suffix.lower() not in EXTENSIONS:
-        raise SettingsError(
-            f"srcli cannot write {output}; let it end in {', '.join(EXTENSIONS)}, or make the folder if it is to be one."
+
+class _Screen:
+    """Lines on stdout and stderr, and on a terminal a bar for the files and one for each picture at work."""
+
+    def __init__(self, files: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.quiet = not console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=self.quiet,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-    if to_file and len(sources) > 1:
-        raise SettingsError(f"{output} is one file and there are {len(sources)} pictures. Give a folder to -o.")
-    jobs: list[Job] = []
-    taken: dict[Path, Path] = {}
-    for source in dict.fromkeys(sources):
-        target = _beside(source, scale)
-        if output is not None:
-            target = output if to_file else output / target.name
-        if source.exists() and target.suffix.lower() not in EXTENSIONS:
-            failures.append(f"{source}: srcli does not write {target.suffix or 'files without ending'}. Give a name with -o.")
-        elif target in taken:
-            failures.append(f"{source} and {taken[target]} would both become {target}. Enlarge them into different folders.")
-        elif target.exists() and not overwrite:
-            failures.append(f"{target} is there already, so {source} was left alone. Use --overwrite to replace it.")
-        else:
-            taken[target] = source
-            jobs.append(Job(source, target))
-    return jobs, failures
+        self._files = self._bars.add_task(f"{files} pictures", total=files, visible=files > 1)
+        self._tasks: dict[Job, Any] = {}
+        self._turn = Lock()  # notes come from several threads
+
+    def __enter__(self) -> _Screen:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def start(self, job: Job, pixels: int) -> None:
+        if not self.quiet:
+            self._tasks[job] = self._bars.add_task(job.source.name, total=pixels)
+
+    def advance(self, job: Job, pixels: int) -> None:
+        if not self.quiet:
+            self._bars.advance(self._tasks[job], pixels)
+
+    def finish(self, job: Job) -> None:
+        self._bars.advance(self._files)
+        if job in self._tasks:
+            self._bars.remove_task(self._tasks.pop(job))
+
+    def note(self, sentence: str) -> None:
+        self._say(lambda: print(f"srcli: {sentence}", file=sys.stderr))
+
+    def result(self, line: str) -> None:
+        self._say(lambda: typer.echo(line))
+
+    def _say(self, say: Callable[[], None]) -> None:
+        """Without the bars, so that they and the lines do not mix where both go to one terminal."""
+        with self._turn:
+            if self.quiet:
+                say()
+                return
+            self._bars.stop()
+            say()
+            self._bars.start()
 
 
-def _beside(source: Path, scale: int) -> Path:
-    return source.with_name(f"{source.stem}_x{scale}{source.suffix}")
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: nothing half-written stays."""
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-def _run(jobs: list[Job], model: Description, device: str, tile: int | None, overwrite: bool, failures: list[str]) -> None:
-    """Do the jobs, whatever becomes of any one of them; `failures` gets a sentence for each that failed."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from srcli.images import check_target, read_picture, write_picture
-    from srcli.upscaling import load_enlarger
-    from srcli.upscaling import upscale as enlarge
-
-    enlarger: Enlarger | None = None
-    console = Console(stderr=True)
-    progress = Progress(
-        console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False, redirect_stderr=False
-    )
-    with progress:
-        bar = progress.add_task("")
-        for number, job in enumerate(jobs, start=1):
-            progress.update(bar, description=f"{job.source.name} ({number} of {len(jobs)})", completed=0, total=None)
-            try:
-                picture = read_picture(job.source)
-                check_target(job.target, picture.width * model.scale, picture.height * model.scale)
-            except SrcliError as error:
-                failures.append(str(error))
-                continue
-            # the first readable picture pays for torch; a refused one does not wait for it
-            enlarger = enlarger or load_enlarger(model, device)
-            try:
-                result = enlarge(
-                    enlarger, picture, tile=tile, on_tile=lambda done, total: progress.update(bar, completed=done, total=total)
-                )
-                lost = write_picture(result, job.target, overwrite=overwrite)
-            except SrcliError as error:
-                failures.append(str(error))
-                continue
-            progress.stop()  # so that the bar and the lines do not mix where both go to one terminal
-            for what in lost:
-                print(f"srcli: {job.target} could not hold everything: {what}.", file=sys.stderr)
-            typer.echo(job.target)
-            progress.start()
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, where nobody can be told
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,285 @@
+"""What does `srcli upscale` do with damaged files? Seeded mutations of real PNG, JPEG, TIFF, WebP and AVIF files.
+
+    python benchmarks/fuzz.py [--files 10000] [--seed 0] [--seconds 10] [--gibibytes 2]
+
+Pillow and tifffile make the originals: modes, depths, compressions, EXIF, profiles, animation. A mutation flips bits,
+overwrites, cuts out, repeats, exchanges or truncates bytes, changes numbers in headers, or mixes two files; PNG checksums are
+mended in half of the cases, so that the damage reaches what is behind them. Every file goes through the command in a worker
+process, which loads the model once, and whose memory is limited and watched. A result or one sentence is right; a traceback, a
+crash, a file that takes longer than --seconds, more memory than --gibibytes, or a file left behind is not, and its seed is
+printed and its bytes are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import os
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zlib
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+
+MODEL = "compact-x2"
+
+
+def originals() -> dict[str, bytes]:
+    """Real files of all formats, by name."""
+    numbers = np.random.default_rng(0)
+    shades = (numbers.integers(-9, 10, (40, 56, 4)).cumsum(axis=0).cumsum(axis=1) % 256).astype(np.uint8)
+    rgba, rgb = Image.fromarray(shades), Image.fromarray(shades[..., :3].copy())
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x0132] = "Maker", 6, "2020:01:01 00:00:00"
+    exif._ifds[0x8769] = {0x829A: 0.5, 0x9003: "2020:01:01 00:00:00", 0x927C: b"NOTE" * 20}
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    made: dict[str, bytes] = {}
+
+    def save(name: str, picture: Image.Image, **options: object) -> None:
+        stream = io.BytesIO()
+        picture.save(stream, name.rpartition(".")[2], **options)
+        made[name] = stream.getvalue()
+
+    others = [rgb.rotate(90 * turn).resize(rgb.size) for turn in (1, 2)]
+    save("rgb.png", rgb, exif=exif, icc_profile=profile, pnginfo=text)
+    save("rgba.png", rgba)
+    save("palette.png", rgb.quantize(16), transparency=3)
+    save("bits.png", rgb.convert("1"))
+    save("deep.png", Image.fromarray(shades[..., 0].astype(np.uint16) * 257))
+    save("moving.png", rgb, save_all=True, append_images=others)
+    save("rgb.jpeg", rgb, exif=exif, icc_profile=profile, quality=90)
+    save("progressive.jpeg", rgb, progressive=True)
+    save("ink.jpeg", rgb.convert("CMYK"))
+    save("grey.jpeg", rgb.convert("L"))
+    save("rgb.webp", rgb, exif=exif, icc_profile=profile)
+    save("lossless.webp", rgba, lossless=True)
+    save("moving.webp", rgb, save_all=True, append_images=others)
+    save("rgb.avif", rgb, exif=exif, icc_profile=profile)
+    save("rgba.avif", rgba)
+    save("moving.avif", rgb, save_all=True, append_images=others)
+    save("rgb.tiff", rgb, exif=exif, icc_profile=profile)
+    save("lzw.tiff", rgb, compression="tiff_lzw")
+    save("jpeg.tiff", rgb, compression="jpeg")
+    save("bits.tiff", rgb.convert("1"), compression="group4")
+    save("pages.tiff", rgb, save_all=True, append_images=others)
+    for name, options in {
+        "deep": {"compression": "deflate", "predictor": True},
+        "big": {"bigtiff": True},
+        "tiled": {"tile": (16, 16), "byteorder": ">"},
+        "planes": {"planarconfig": "separate"},
+    }.items():
+        stream = io.BytesIO()
+        pixels = shades[..., :3].astype(np.uint16) * 257
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)) if name == "planes" else pixels
+        tifffile.imwrite(stream, planes, photometric="rgb", **options)
+        made[f"{name}.tiff"] = stream.getvalue()
+    return made
+
+
+def mutated(files: dict[str, bytes], seed: int) -> tuple[str, bytes]:
+    """A name and what is left of that file."""
+    choose = random.Random(seed)
+    name = choose.choice(sorted(files))
+    data = bytearray(files[name])
+    for _ in range(choose.choice((1, 1, 1, 2, 3, 8))):
+        if not data:
+            break
+        # half of the damage goes to the first bytes, where sizes and kinds stand
+        place = choose.randrange(min(len(data), 256) if choose.random() < 0.5 else len(data))
+        match choose.randrange(9):
+            case 0:
+                data[place] ^= 1 << choose.randrange(8)
+            case 1:
+                data[place] = choose.choice((0, 1, 127, 128, 255, choose.randrange(256)))
+            case 2:
+                size = choose.choice((2, 4, 8))
+                number = choose.choice((0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 30_000, 100_000, choose.getrandbits(64)))
+                data[place : place + size] = (number % 256**size).to_bytes(size, choose.choice(("big", "little")))
+            case 3:
+                del data[place : place + choose.choice((1, 4, 100))]
+            case 4:
+                data[place:place] = data[place : place + choose.choice((1, 12, 200))]
+            case 5:
+                data[place:place] = choose.randbytes(choose.choice((1, 12, 200)))
+            case 6:
+                del data[place:]
+            case 7:
+                other = files[choose.choice(sorted(files))]
+                data[place:] = other[choose.randrange(len(other)) :]
+            case 8:
+                end = place + choose.choice((4, 64, 1000))
+                data[place:end] = bytes(len(data[place:end]))
+    content = bytes(data)
+    if name.endswith("png") and choose.random() < 0.5:
+        content = mended(content)
+    return name, content
+
+
+def mended(content: bytes) -> bytes:
+    """The chunks of a PNG with right checksums, as far as there are chunks."""
+    result, place = content[:8], 8
+    while place + 12 <= len(content):
+        (length,) = struct.unpack(">I", content[place : place + 4])
+        body = content[place + 4 : place + 8 + length]
+        if len(body) < 4 + length:
+            break
+        result += content[place : place + 4] + body + struct.pack(">I", zlib.crc32(body))
+        place += 12 + length
+    return result + content[place:]
+
+
+def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
+    """Enlarge one file after another, and say what became of each and how much memory the process has ever had."""
+    # the address space is larger than what is used: threads reserve stacks, and the loaded libraries count
+    resource.setrlimit(resource.RLIMIT_AS, (bytes_at_most + 6 * 2**30,) * 2)
+    descriptor = os.open(folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 2)  # of libraries in C, too
+    sys.stderr = os.fdopen(os.dup(descriptor), "w")
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    warnings.simplefilter("ignore")
+    from srcli import batch
+    from srcli.cli import main
+    from srcli.upscaling import load_enlarger
+
+    loaded = load_enlarger(MODEL, "cpu")
+    batch.load_enlarger = lambda *_: loaded
+    while True:
+        path: Path = orders.recv()
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        code: int | None = None
+        try:
+            main(["upscale", str(path), "-o", str(folder / "sr.png"), "-m", MODEL, "--device", "cpu", "--overwrite"])
+        except SystemExit as end:
+            code = int(end.code or 0) if isinstance(end.code, int | None) else -1
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        said = (folder / "stderr").read_text(errors="replace")
+        orders.send((code, said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+class Worker:
+    """A process that can be replaced when it hangs, dies or has once been too large."""
+
+    def __init__(self, folder: Path, bytes_at_most: int) -> None:
+        self.folder, self.bytes_at_most = folder, bytes_at_most
+        self.begin()
+
+    def begin(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.orders, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, self.folder, self.bytes_at_most), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def judge(self, path: Path, seconds: float) -> tuple[str, str, int, float]:
+        """The verdict, what was said, the most memory so far, the time."""
+        begin = time.perf_counter()
+        self.orders.send(path)
+        try:
+            if not self.orders.poll(seconds):
+                self.end()
+                self.begin()
+                return "hung", "", 0, seconds
+            code, said, peak = self.orders.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            status = self.process.exitcode
+            self.begin()
+            return f"died with {status}", "", 0, 0
+        spent = time.perf_counter() - begin
+        left = {entry.name for entry in self.folder.iterdir()} - {"stderr", "sr.png", path.name}
+        lines = [line for line in said.splitlines() if line.startswith("srcli: ")]
+        if "Traceback" in said or code is None:
+            return "traceback", said, peak, spent
+        if peak > self.bytes_at_most:
+            self.end()
+            self.begin()
+            return "too much memory", said, peak, spent
+        if left:
+            return f"left {sorted(left)}", said, peak, spent
+        if code not in (0, 1) or (code == 1) != bool(lines):
+            return f"exit code {code} and {len(lines)} sentences", said, peak, spent
+        return "enlarged" if code == 0 else "refused", said, peak, spent
+
+
+def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most: int, keep: Path | None = None) -> Counter[str]:
+    """How many of each verdict: `enlarged` and `refused` are right."""
+    real = originals()
+    verdicts: Counter[str] = Counter()
+    largest, longest = 0, (0.0, 0)
+    worker = Worker(scratch, bytes_at_most)
+    try:
+        # the first picture pays for what is loaded once
+        for name, content in real.items():
+            path = scratch / name
+            path.write_bytes(content)
+            worker.judge(path, 120)
+            path.unlink()
+        for number in range(seed, seed + files):
+            name, content = mutated(real, number)
+            path = scratch / name
+            path.write_bytes(content)
+            verdict, said, peak, spent = worker.judge(path, seconds)
+            largest, longest = max(largest, peak), max(longest, (spent, number))
+            verdicts[verdict] += 1
+            if verdict not in ("enlarged", "refused"):
+                print(f"seed {number}, {name}: {verdict}\n{said}", file=sys.stderr)
+                if keep:
+                    keep.mkdir(parents=True, exist_ok=True)
+                    (keep / f"{number}-{name}").write_bytes(content)
+            path.unlink()
+            for other in scratch.iterdir():
+                if other.name not in ("stderr",):
+                    with contextlib.suppress(OSError):
+                        other.unlink()
+    finally:
+        worker.end()
+    print(f"most memory {largest / 2**20:.0f} MiB, longest {longest[0]:.1f} s with seed {longest[1]}", file=sys.stderr)
+    return verdicts
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first file; each file has the next")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--gibibytes", type=float, default=2)
+    parser.add_argument("--keep", type=Path, help="folder for the files that did harm")
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        counts = fuzz(
+            Path(folder),
+            files=options.files,
+            seed=options.seed,
+            seconds=options.seconds,
+            bytes_at_most=int(options.gibibytes * 2**30),
+            keep=options.keep,
+        )
+    print(
+        f"{options.files} files in {time.perf_counter() - begin:.0f} s: "
+        + ", ".join(f"{n} {what}" for what, n in counts.items())
+    )
+    sys.exit(bool(set(counts) - {"enlarged", "refused"}))

@@ -1,0 +1,130 @@
+"""EXIF in TIFF, which libvips neither reads nor writes: there the tags stand in the file's own directories.
+
+Pillow's tag directories parse and pack the tags; the pixels are not touched. (tifffile and piexif can do only one of the two,
+the wrappers of exiv2 are under the GPL.)
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import pyvips
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+_ASCII, _LONG = 2, 4
+_DESCRIPTIVE = (269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
+"""Tags of a TIFF's first directory that speak of the picture, not of how it is stored: maker, model, date, artist, ..."""
+_POINTERS = (0x8769, 0x8825)  # to the directories of EXIF and of GPS
+_INTEROPERABILITY = 0xA005  # a pointer inside EXIF, to a directory that says nothing about a changed picture
+
+
+def exif_of_tiff(file: IO[bytes]) -> bytes:
+    """The EXIF block of a TIFF's first directory as JPEG has it, little-endian; empty where there is none.
+
+    Damaged directories count as none: the picture is worth more than what is said about it.
+    """
+    try:
+        main, subs = _read(file)
+    except Exception:  # Pillow raises whatever the bytes lead it to
+        return b""
+    if not subs and not any(tag in main for tag in _DESCRIPTIVE if tag != 270):  # libvips reads the description itself
+        return b""
+    body, place = _packed(main, subs, b"II*\0\0\0\0\0", 8)
+    return b"Exif\0\0II*\0" + struct.pack("<L", place) + body
+
+
+def fields_of_exif(block: bytes) -> list[tuple[str, int, Any]]:
+    """The block and its tags one by one, under libvips' names, as libvips would give them for a picture that has the block.
+
+    None of them where libvips finds the block damaged.
+    """
+    carrier = io.BytesIO()
+    Image.new("L", (1, 1)).save(carrier, "PNG", exif=block)
+    try:
+        image = pyvips.Image.new_from_buffer(carrier.getvalue(), "")
+    except pyvips.Error:
+        return []
+    return [(name, image.get_typeof(name), image.get(name)) for name in image.get_fields() if name.startswith("exif-")]
+
+
+def add_exif_to_tiff(path: Path, block: bytes) -> None:
+    """Append the block's tags to a TIFF or BigTIFF and point its first directory to them; its other bytes stay."""
+    with path.open("r+b") as file:
+        header = file.read(16)
+        order, big = {b"II": "<", b"MM": ">"}[header[:2]], header[2] == 43 or header[3] == 43
+        count, entry, offset, where = ("Q", 20, "Q", 8) if big else ("H", 12, "L", 4)
+        header = header if big else header[:8]
+
+        def number(kind: str) -> int:
+            return int(struct.unpack(order + kind, file.read(struct.calcsize(order + kind)))[0])
+
+        file.seek(where)
+        file.seek(number(offset))
+        entries = [file.read(entry) for _ in range(number(count))]
+        following = file.read(struct.calcsize(order + offset))
+        present = {struct.unpack(order + "H", raw[:2])[0] for raw in entries}
+
+        end = file.seek(0, io.SEEK_END)
+        end += end % 2
+        main, subs = _read(io.BytesIO(block.removeprefix(b"Exif\0\0")))
+        body, place = _packed(main, subs, header, end, leave=present)
+        inner = io.BytesIO(body[place - end :])
+        added = struct.unpack(order + count, inner.read(struct.calcsize(order + count)))[0]
+        entries += [inner.read(entry) for _ in range(added)]
+        entries.sort(key=lambda raw: int(struct.unpack(order + "H", raw[:2])[0]))
+        directory = end + len(body) + len(body) % 2
+        file.seek(end)
+        file.write(body.ljust(directory - end, b"\0"))
+        file.write(struct.pack(order + count, len(entries)) + b"".join(entries) + following)
+        file.seek(where)
+        file.write(struct.pack(order + offset, directory))
+
+
+def _read(file: IO[bytes]) -> tuple[ImageFileDirectory_v2, dict[int, ImageFileDirectory_v2]]:
+    """The first directory of a TIFF structure, and those of EXIF and GPS."""
+    file.seek(0)
+    header = file.read(16)
+    header = header if header[2] == 43 or header[3] == 43 else header[:8]
+
+    def directory(place: int, group: int | None = None) -> ImageFileDirectory_v2:
+        found = ImageFileDirectory_v2(header, group=group)
+        file.seek(place)
+        found.load(file)
+        return found
+
+    main = directory(ImageFileDirectory_v2(header).next or 8)
+    return main, {tag: directory(int(main[tag]), tag) for tag in _POINTERS if tag in main}
+
+
+def _packed(
+    main: ImageFileDirectory_v2,
+    subs: dict[int, ImageFileDirectory_v2],
+    header: bytes,
+    start: int,
+    leave: set[int] | None = None,
+) -> tuple[bytes, int]:
+    """The bytes, to stand at `start`, of the descriptive tags but those to `leave`, and where their directory begins."""
+    body = b""
+    first = ImageFileDirectory_v2(header)
+    _copy(main, first, lambda tag: tag in _DESCRIPTIVE and tag not in (leave or ()))
+    for pointer, source in subs.items():
+        sub = ImageFileDirectory_v2(header, group=pointer)
+        _copy(source, sub, lambda tag: tag != _INTEROPERABILITY)
+        first.tagtype[pointer] = _LONG
+        first[pointer] = start + len(body)
+        body += sub.tobytes(start + len(body))
+    return body + first.tobytes(start + len(body)), start + len(body)
+
+
+def _copy(source: ImageFileDirectory_v2, target: ImageFileDirectory_v2, wanted: Callable[[int], bool]) -> None:
+    for tag in source:
+        if wanted(tag):
+            value = source[tag]
+            target.tagtype[tag] = source.tagtype[tag]
+            # text is kept as the bytes that it was: Pillow would write a question mark for all that is not ASCII
+            target[tag] = value.encode("latin-1") if source.tagtype[tag] == _ASCII and isinstance(value, str) else value

@@ -1,0 +1,41 @@
+"""How much memory there is to work with."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from srcli.errors import SettingsError
+
+GIB = 2**30
+USUAL = 2 * GIB
+"""What a picture's work is planned for where nothing is asked and enough is free."""
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def usual_memory() -> int:
+    """Bytes to plan with where the user says nothing: half of what is free, at most `USUAL`."""
+    return min(USUAL, free_memory() // 2)
+
+
+def free_memory() -> int:
+    """Bytes that can be taken without swapping, in the machine or in the container that this runs in."""
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError, KeyError):  # not Linux, or no limit ("max")
+        root = Path("/sys/fs/cgroup")
+        limit, used = (int((root / name).read_text()) for name in ("memory.max", "memory.current"))
+        counters = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        free = min(free, limit - used + int(counters["inactive_file"]))  # cached files give way when memory is wanted
+    return max(free, 0)
+
+
+def bytes_of(word: str) -> int:
+    """512M, 2G, 1.5GiB and the like in bytes. Raises SettingsError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", word.strip().lower())
+    if not match or not float(match[1]):
+        raise SettingsError(f"{word!r} is no amount of memory. Say it as in 800M or 2G.")
+    return int(float(match[1]) * _UNITS[match[2]])
