@@ -352,7 +352,7 @@ class Batch:
 
             lost = _to_stdout(picture, order.ending, write) if job.target == STREAM else write(job.target)
         notes += [f"{job.target} could not hold everything: {what}." for what in lost]
-        return replace(outcome, device=_device(enlargers[0]), notes=tuple(notes))
+        return replace(outcome, device=enlargers[0].runs_on, notes=tuple(notes))
 
     def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Description]:
         factor = max(sr[0] / lr[0], sr[1] / lr[1])
@@ -380,9 +380,11 @@ class Batch:
                 raise _Stopped
             if id(model) not in self._enlargers:
                 try:
-                    self._enlargers[id(model)] = load_enlarger(model, self.order.device)
+                    enlarger = self._enlargers[id(model)] = load_enlarger(model, self.order.device)
                 except SrcliError as error:
                     raise _CannotLoad(error) from None
+                if self.order.device == "auto":
+                    self.listener.on_note(f"{model.name} on {enlarger.runs_on}.")
             return self._enlargers[id(model)]
 
 
@@ -406,15 +408,15 @@ class _Shared:
     def grid(self) -> int:
         return grid_of(self.enlarger)
 
+    @property
+    def runs_on(self) -> str:
+        return self.enlarger.runs_on
+
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         with self.turn:
             if self.stop.is_set():
                 raise _Stopped
             return self.enlarger(lr)
-
-
-def _device(enlarger: Enlarger) -> str:
-    return str(getattr(enlarger, "runs_on", getattr(enlarger, "device", "unknown")))
 
 
 def _to_stdout(picture: PictureFile, ending: str | None, write: Callable[[Path], list[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from srcli.errors import SettingsError, SrcliError, nearest
@@ -58,6 +59,15 @@ def describe_model(model: str | Path) -> Description:
         return Description(path, settings, dict(description["about"]))
     except (KeyError, TypeError, ValueError, SettingsError):
         raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give one that it wrote.") from None
+
+
+def read_weights(model: Description) -> dict[str, np.ndarray]:
+    """The weights of the folded generator by name, float32. Raises SrcliError where the file is damaged."""
+    try:
+        with safe_open(model.path, "numpy") as file:
+            return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: numbers of a kind that numpy has not
+        raise SrcliError(f"{model.path} is damaged ({error}). Get it again.") from None
 
 
 def _find(model: str | Path) -> Path:

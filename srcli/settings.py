@@ -53,6 +53,15 @@ class CompactSettings:
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4))
 
+    @property
+    def halo(self) -> int:
+        """How many lr pixels beyond a place can change it: one for each 3x3 convolution; bilinear needs no more than one."""
+        return 2 + self.blocks
+
+
+SLOPE = 0.1
+"""Slope of the compact generator's leaky ReLU below zero."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class JohnsonSettings:

@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from srcli.catalog import Description
+from srcli.catalog import Description, describe_model, read_weights
+from srcli.core.devices import has_gpu_driver, pick_device, takes_cpu
 from srcli.errors import SettingsError, SrcliError
 from srcli.images import Picture, RetonedRows, Rows, from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.memory import usual_memory
+from srcli.settings import CompactSettings
 from srcli.tiling import tiles
 
 SMALLEST_TILE = 16
@@ -39,10 +41,15 @@ class Enlarger(Protocol):
     @property
     def halo(self) -> int: ...
 
+    @property
+    def runs_on(self) -> str:
+        """Device, what computes there and how precisely, as in `cpu (OpenVINO, fp32)`."""
+        ...
+
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1].
 
-        Raises MemoryError where memory runs out, and SrcliError where the numbers that come out are none.
+        Raises MemoryError where there is too little for a picture of this size, and SrcliError where sr is not finite.
         """
         ...
 
@@ -50,13 +57,24 @@ class Enlarger(Protocol):
 def load_enlarger(model: str | Path | Description, device: str = "auto") -> Enlarger:
     """A shipped model by name, or a model file, ready to enlarge on `device` (auto, cpu, cuda, cuda:N, mps).
 
+    Compact generators run without torch on the CPU, which saves the seconds that importing torch takes.
     Raises SrcliError: no such model, a damaged file, a device that is not there.
     """
-    from srcli.core.devices import pick_device  # here, as torch takes seconds to import
+    description = model if isinstance(model, Description) else describe_model(model)
+    cpu = takes_cpu(device)
+    note = "; there is a GPU's driver, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
+    if isinstance(description.settings, CompactSettings) and cpu:
+        try:
+            from srcli.core.openvino_running import OpenVINOEnlarger
+        except (ImportError, OSError) as error:  # there is no OpenVINO for some platforms; torch gives the same picture
+            note += f"; OpenVINO cannot be loaded: {error}"
+        else:
+            return OpenVINOEnlarger(description.settings, read_weights(description), note=note)
     from srcli.core.running import TorchEnlarger
     from srcli.models import load_generator
 
-    return TorchEnlarger(load_generator(model), pick_device(device))
+    generator = load_generator(description)
+    return TorchEnlarger(generator, pick_device(device), scale=generator.scale, halo=generator.halo, note=note)
 
 
 def grid_of(enlarger: Enlarger) -> int:

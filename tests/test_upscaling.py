@@ -82,7 +82,7 @@ def test_tiled_equals_untiled_for_johnson(pixels: Pixels) -> None:
     import torch
 
     generator = build_generator(JohnsonSettings(scale=4, channels=8, blocks=1))
-    enlarger = TorchEnlarger(generator, torch.device("cpu"))
+    enlarger = TorchEnlarger(generator, torch.device("cpu"), scale=4, halo=generator.halo)
     picture = Picture(pixels(45, 38))
     assert difference(upscale(enlarger, picture, tile=16), upscale(enlarger, picture, tile=0)) <= 1
 
@@ -101,7 +101,7 @@ def test_no_call_sees_more_than_a_tile_and_its_halo(enlarger: Enlarger, pixels: 
     sizes: list[tuple[int, ...]] = []
 
     class Watched:
-        scale, halo = enlarger.scale, enlarger.halo
+        scale, halo, runs_on = enlarger.scale, enlarger.halo, enlarger.runs_on
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             sizes.append(lr.shape[1:])
@@ -140,7 +140,7 @@ def test_the_colour_of_invisible_pixels_does_not_bleed() -> None:
     import torch
 
     class Bilinear:
-        scale, halo = 2, 1
+        scale, halo, runs_on = 2, 1, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             batch = torch.from_numpy(np.ascontiguousarray(lr))[None]
