@@ -121,11 +121,9 @@ def networks(models: list[str], rounds: int) -> None:
         assert isinstance(settings, CompactSettings)
         share = statistics.median(operations(settings) / one / most for one, most in zip(its, peak, strict=True))
         at_best = operations(settings) / min(its) / max(peak)
-        longer = ratio(seconds[f"{model} in torch"], its)
-        print(
-            f"| {model} | {1000 * statistics.median(its):.0f} ms | {share:.0%} | {at_best:.0%} | {ratio(its, seconds['t']):.2f} "
-            f"| {longer:.2f} times as long |"
-        )
+        longer, t = ratio(seconds[f"{model} in torch"], its), ratio(its, seconds["t"])
+        usual = f"{1000 * statistics.median(its):.0f} ms"
+        print(f"| {model} | {usual} | {share:.0%} | {at_best:.0%} | {t:.2f} | {longer:.2f} times as long |")
 
 
 def main() -> None:
