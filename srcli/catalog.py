@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from srcli.errors import SettingsError, SrcliError, nearest
 from srcli.settings import GeneratorSettings, generator_from_mapping
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1
@@ -40,6 +42,20 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*-x*.safetensors"))
 
 
+def is_foreign(model: str | Path) -> bool:
+    """Whether it is a file of weights that other programs made."""
+    path = Path(model)
+    if str(model) in shipped_models() or not path.is_file():
+        return False
+    if path.suffix.lower() in (".pth", ".pt", ".ckpt"):
+        return True
+    try:
+        with safe_open(path, "numpy") as file:
+            return "srcli" not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def describe_model(model: str | Path) -> Description:
     """A model that ships, by name, or one from a file that `srcli train` wrote.
 
@@ -65,7 +81,7 @@ def read_weights(model: Description) -> dict[str, np.ndarray]:
     """The weights of the folded generator by name, float32. Raises SrcliError where the file is damaged."""
     try:
         with safe_open(model.path, "numpy") as file:
-            return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118, it is no dict
+            return {name: file.get_tensor(name).astype("float32") for name in file.keys()}  # noqa: SIM118, it is no dict
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: numbers of a kind that numpy has not
         raise SrcliError(f"{model.path} is damaged ({error}). Get it again.") from None
 

@@ -9,17 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from srcli.catalog import Description, describe_model, read_weights
+from srcli.catalog import Description, describe_model, is_foreign, read_weights
 from srcli.core.devices import has_gpu_driver, pick_device, takes_cpu
 from srcli.errors import SettingsError, SrcliError
 from srcli.images import Picture, RetonedRows, Rows, from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.memory import usual_memory
 from srcli.settings import CompactSettings
 from srcli.tiling import tiles
+
+if TYPE_CHECKING:
+    from srcli.foreign import ForeignModel
+
+    Model = Description | ForeignModel
 
 SMALLEST_TILE = 16
 PER_PIXEL = 4096
@@ -33,13 +38,19 @@ TRUSTED = 16
 
 
 class Enlarger(Protocol):
-    """What runs a generator. `halo`: how many lr pixels around a place decide what it becomes."""
+    """What runs a generator. `halo`: how many lr pixels around a place decide what it becomes.
+
+    `grid`: tiles, with their halo, begin at multiples of so many lr pixels, and `halo` is one.
+    """
 
     @property
     def scale(self) -> int: ...
 
     @property
     def halo(self) -> int: ...
+
+    @property
+    def grid(self) -> int: ...
 
     @property
     def runs_on(self) -> str:
@@ -54,32 +65,41 @@ class Enlarger(Protocol):
         ...
 
 
-def load_enlarger(model: str | Path | Description, device: str = "auto") -> Enlarger:
-    """A shipped model by name, or a model file, ready to enlarge on `device` (auto, cpu, cuda, cuda:N, mps).
+def find_model(model: str | Path) -> Model:
+    """A shipped model by name, a file that srcli train wrote, or other people's weights, which need spandrel.
+
+    Raises SrcliError: no such model, a damaged file, or a network that srcli cannot use.
+    """
+    if not is_foreign(model):
+        return describe_model(model)
+    from srcli.foreign import load_foreign  # here, as torch takes seconds to import
+
+    return load_foreign(Path(model))
+
+
+def load_enlarger(model: str | Path | Model, device: str = "auto") -> Enlarger:
+    """A model (see `find_model`), ready to enlarge on `device` (auto, cpu, cuda, cuda:N, mps).
 
     Compact generators run without torch on the CPU, which saves the seconds that importing torch takes.
     Raises SrcliError: no such model, a damaged file, a device that is not there.
     """
-    description = model if isinstance(model, Description) else describe_model(model)
+    found = find_model(model) if isinstance(model, str | Path) else model
+    if not isinstance(found, Description):
+        return found.enlarger(pick_device(device))
     cpu = takes_cpu(device)
     note = "; there is a GPU's driver, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
-    if isinstance(description.settings, CompactSettings) and cpu:
+    if isinstance(found.settings, CompactSettings) and cpu:
         try:
             from srcli.core.openvino_running import OpenVINOEnlarger
         except (ImportError, OSError) as error:  # there is no OpenVINO for some platforms; torch gives the same picture
             note += f"; OpenVINO cannot be loaded: {error}"
         else:
-            return OpenVINOEnlarger(description.settings, read_weights(description), note=note)
+            return OpenVINOEnlarger(found.settings, read_weights(found), note=note)
     from srcli.core.running import TorchEnlarger
     from srcli.models import load_generator
 
-    generator = load_generator(description)
+    generator = load_generator(found)
     return TorchEnlarger(generator, pick_device(device), scale=generator.scale, halo=generator.halo, note=note)
-
-
-def grid_of(enlarger: Enlarger) -> int:
-    """Tiles, with their halo, begin at multiples of so many lr pixels: 1 where the network does not care and says nothing."""
-    return int(getattr(enlarger, "grid", 1))
 
 
 @dataclass
@@ -212,7 +232,7 @@ class _EnlargedRows:
         self.width, self.height = source.width * enlarger.scale, source.height * enlarger.scale
         self.channels = source.channels
         self.dtype = dtype
-        self._grid = grid_of(enlarger)
+        self._grid = enlarger.grid
         self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), self._grid)
         self._rows = tiling.rows(source, enlarger.scale, self._grid)
         self._top = 0  # lr rows done

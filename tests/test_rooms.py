@@ -14,7 +14,7 @@ FLOORS = [
     {"settings", "files", "tiling", "memory"},
     {"images", "core", "catalog", "cache"},
     {"photos", "models"},
-    {"validation"},
+    {"validation", "foreign"},
     {"training", "upscaling", "comparison"},
     {"runs", "report", "batch"},
     {"session"},

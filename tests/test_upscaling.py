@@ -101,7 +101,7 @@ def test_no_call_sees_more_than_a_tile_and_its_halo(enlarger: Enlarger, pixels: 
     sizes: list[tuple[int, ...]] = []
 
     class Watched:
-        scale, halo, runs_on = enlarger.scale, enlarger.halo, enlarger.runs_on
+        scale, halo, grid, runs_on = enlarger.scale, enlarger.halo, enlarger.grid, enlarger.runs_on
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             sizes.append(lr.shape[1:])
@@ -140,7 +140,7 @@ def test_the_colour_of_invisible_pixels_does_not_bleed() -> None:
     import torch
 
     class Bilinear:
-        scale, halo, runs_on = 2, 1, "here"
+        scale, halo, grid, runs_on = 2, 1, 1, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             batch = torch.from_numpy(np.ascontiguousarray(lr))[None]

@@ -43,6 +43,7 @@ class OpenVINOEnlarger:
         self.runs_on = f"cpu (OpenVINO, fp32{note})"
         self.scale = settings.scale
         self.halo = settings.halo
+        self.grid = 1
         self._core = Core()
         self._graph = compact_graph(settings, weights)
         self._request: InferRequest | None = None

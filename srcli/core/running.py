@@ -24,6 +24,7 @@ class TorchEnlarger:
         *,
         scale: int,
         halo: int,
+        grid: int = 1,
         dtype: torch.dtype | None = None,
         note: str = "",
     ) -> None:
@@ -33,6 +34,7 @@ class TorchEnlarger:
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.scale = scale
         self.halo = halo
+        self.grid = grid
         self.dtype = dtype or enlarging_type(device)
         self.note = note
 
