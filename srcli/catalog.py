@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1
 """Version of the description inside a model file."""
+
+
+PURPOSES = {
+    "faithful": "true to the picture, invents nothing: for documents, science, restoration and further work",
+    "natural": "sharper and less smooth, may invent detail: for pictures to look at",
+}
+"""What each kind of model is for."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,30 @@ class Description:
     def scale(self) -> int:
         return self.settings.scale
 
+    @property
+    def kind(self) -> str:
+        """`faithful` where only differences of pixels were trained on, else `natural`."""
+        loss: dict[str, Any] = self.about["settings"]["loss"]
+        pixels = ("pixel", "l1", "charbonnier")
+        others = [weight for term, weight in loss.items() if term not in pixels and isinstance(weight, int | float)]
+        return "natural" if any(others) else "faithful"
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the folded generator has."""
+        with safe_open(self.path, "numpy") as file:
+            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, it is no dict
+
 
 def shipped_models() -> list[str]:
     """Names of the models in the package, such as compact-x4."""
     return sorted(path.stem for path in WEIGHTS.glob("*-x*.safetensors"))
+
+
+def read_figures() -> dict[str, dict[str, dict[str, float]]]:
+    """What benchmarks/quality.py measured: by model, then by set of pictures, then by figure."""
+    figures: dict[str, dict[str, dict[str, float]]] = json.loads((WEIGHTS / "figures.json").read_text(encoding="utf-8"))
+    return figures
 
 
 def is_foreign(model: str | Path) -> bool:

@@ -1,5 +1,6 @@
 """The commands through their front door: results, streams, exit codes, and one sentence for each mistake."""
 
+import json
 import os
 import subprocess
 import sys
@@ -165,7 +166,16 @@ def test_a_model_file_that_is_no_model(srcli: Command, photo: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["train", "--help"], ["upscale", "--help"], ["upscale"], ["train"], ["upscale", "missing.png"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["upscale", "--help"],
+        ["upscale"],
+        ["train"],
+        ["upscale", "missing.png"],
+        ["models"],
+    ],
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
     code = (
@@ -173,3 +183,22 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
         "try:\n    main()\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True).returncode == 0
+
+
+# models
+
+
+def test_the_shipped_models_are_listed(srcli: Command) -> None:
+    from srcli.catalog import read_figures, shipped_models
+    from srcli.models import load_generator
+
+    rows = json.loads(srcli("models", "--json").stdout)
+    assert {row["name"] for row in rows} == set(shipped_models())
+    for row in rows:
+        generator = load_generator(row["name"])
+        assert row["scale"] == generator.scale
+        assert row["parameters"] == sum(weight.numel() for weight in generator.parameters())
+        assert row["figures"] == read_figures()[row["name"]]
+        assert row["kind"] == ("natural" if row["name"].endswith("perceptual") else "faithful")
+        assert row["for"]
+        assert 0.1 < row["megabytes"] < 40
