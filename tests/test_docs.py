@@ -57,7 +57,7 @@ def test_the_python_of_the_readme_runs(fresh_folder: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models"])
+@pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models", "export"])
 def test_every_command_stands_in_the_readme_and_has_help(command: str) -> None:
     assert any(f"{line} ".startswith(f"srcli {command} ") for line in CONSOLE)
     done = subprocess.run([sys.executable, "-m", "srcli", command, "--help"], check=True, capture_output=True, text=True)

@@ -15,7 +15,7 @@ FLOORS = [
     {"images", "core", "catalog", "cache"},
     {"photos", "models"},
     {"validation", "foreign"},
-    {"training", "upscaling", "comparison"},
+    {"training", "upscaling", "comparison", "exporting"},
     {"runs", "report", "batch"},
     {"session"},
     {"cli"},
