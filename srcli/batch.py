@@ -412,6 +412,10 @@ class _Shared:
         return self.enlarger.grid
 
     @property
+    def pixel_bytes(self) -> int:
+        return self.enlarger.pixel_bytes
+
+    @property
     def runs_on(self) -> str:
         return self.enlarger.runs_on
 

@@ -22,6 +22,9 @@ from srcli.models import read_safetensors, read_torch
 GRID = 32
 """Tiles begin at multiples of so many lr pixels: windows of attention and pixel unshuffles then lie as in the whole picture."""
 
+PIXEL_BYTES = (16 * 1024, 48 * 1024)
+"""Memory for each lr pixel: of plain convolutions (the largest ESRGAN needs 9 KiB), of all others (HAT needs 40 KiB)."""
+
 LOCAL = ("Compact", "ESRGAN", "SPAN")
 """Architectures of plain convolutions: a halo of 32 is all that shows. Others look further, through windows or pooling."""
 
@@ -35,6 +38,7 @@ class ForeignModel:
     architecture: str
     scale: int
     halo: int
+    pixel_bytes: int
     half: bool
     pools: bool
     """Whether it looks at the whole picture at once, so that tiles cannot show it what it wants to see."""
@@ -45,7 +49,9 @@ class ForeignModel:
 
     def enlarger(self, device: torch.device) -> TorchEnlarger:
         dtype = None if self.half else torch.float32
-        return TorchEnlarger(self.network, device, scale=self.scale, halo=self.halo, grid=GRID, dtype=dtype)
+        return TorchEnlarger(
+            self.network, device, scale=self.scale, halo=self.halo, grid=GRID, pixel_bytes=self.pixel_bytes, dtype=dtype
+        )
 
     @property
     def note(self) -> str:
@@ -85,8 +91,8 @@ def load_foreign(path: Path) -> ForeignModel:
             f"{path} takes {channels[0]} channels and gives {channels[1]}; srcli takes networks of 3 to 3 or 1 to 1."
         )
     pools = any(isinstance(part, nn.AdaptiveAvgPool2d) for part in found.model.modules())
-    halo = GRID if kind in LOCAL else 2 * GRID
-    return ForeignModel(path, _Padded(found), kind, found.scale, halo, found.supports_half, pools)
+    halo, pixel_bytes = (GRID, PIXEL_BYTES[0]) if kind in LOCAL else (2 * GRID, PIXEL_BYTES[1])
+    return ForeignModel(path, _Padded(found), kind, found.scale, halo, pixel_bytes, found.supports_half, pools)
 
 
 class _Padded(nn.Module):

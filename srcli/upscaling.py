@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SMALLEST_TILE = 16
 PER_PIXEL = 4096
-"""Bytes that a network is taken to need for each lr pixel of a tile. The shipped ones need 1000 to 1600."""
+"""Bytes that `Tiling.side` leaves a network for each lr pixel of a tile. The shipped ones need 1000 to 1600."""
 
 BLEED = (1, 2, 4, 8)
 """By how many pixels visible colours spread into invisible ones, step after step."""
@@ -51,6 +51,11 @@ class Enlarger(Protocol):
 
     @property
     def grid(self) -> int: ...
+
+    @property
+    def pixel_bytes(self) -> int:
+        """How much memory it needs at most for each lr pixel of a tile."""
+        ...
 
     @property
     def runs_on(self) -> str:
@@ -99,7 +104,14 @@ def load_enlarger(model: str | Path | Model, device: str = "auto") -> Enlarger:
     from srcli.models import load_generator
 
     generator = load_generator(found)
-    return TorchEnlarger(generator, pick_device(device), scale=generator.scale, halo=generator.halo, note=note)
+    return TorchEnlarger(
+        generator,
+        pick_device(device),
+        scale=generator.scale,
+        halo=generator.halo,
+        pixel_bytes=found.settings.pixel_bytes,
+        note=note,
+    )
 
 
 @dataclass
@@ -107,7 +119,8 @@ class Tiling:
     """How large the pieces are that a network sees.
 
     side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole picture. chosen: by the
-    user, and so never changed; other tiles halve when memory runs out, which `on_halved` is told with the new side.
+    user, and so never changed; other tiles are smaller for networks that need more memory than PER_PIXEL, and halve when
+    memory runs out, which `on_halved` is told with the new side.
     band: bytes that a band of enlarged rows may have.
     """
 
@@ -116,19 +129,27 @@ class Tiling:
     band: int = 2**27
     on_halved: Callable[[int], None] | None = field(default=None, repr=False)
 
-    def rows(self, source: Rows, scale: int, grid: int) -> int:
-        """How many lr rows to enlarge at a time."""
-        if not self.side:
-            return source.height
-        fit = self.side if self.chosen else self.band // (source.width * source.channels * source.dtype.itemsize * scale**2)
-        return _even(source.height, min(self.side, max(fit, SMALLEST_TILE)), grid)
+    def side_for(self, enlarger: Enlarger) -> int:
+        if self.chosen or enlarger.pixel_bytes <= PER_PIXEL:
+            return self.side
+        return max(isqrt(self.side**2 * PER_PIXEL // enlarger.pixel_bytes), SMALLEST_TILE)
 
-    def shape(self, rows: int, width: int, grid: int) -> tuple[int, int]:
+    def rows(self, source: Rows, enlarger: Enlarger) -> int:
+        """How many lr rows to enlarge at a time."""
+        side = self.side_for(enlarger)
+        if not side:
+            return source.height
+        result = source.width * source.channels * source.dtype.itemsize * enlarger.scale**2  # bytes of an lr row's
+        fit = side if self.chosen else self.band // result
+        return _even(source.height, min(side, max(fit, SMALLEST_TILE)), enlarger.grid)
+
+    def shape(self, rows: int, width: int, enlarger: Enlarger) -> tuple[int, int]:
         """Rows and columns of a tile in a band of so many rows: as many pixels as allowed, and no sliver at the end."""
-        if not self.side:
+        side = self.side_for(enlarger)
+        if not side:
             return rows, width
-        height = _even(rows, self.side, grid)
-        return height, _even(width, self.side if self.chosen else self.side**2 // height, grid)
+        height = _even(rows, side, enlarger.grid)
+        return height, _even(width, side if self.chosen else side**2 // height, enlarger.grid)
 
     def halve(self) -> None:
         """Raises SrcliError where tiles cannot become smaller."""
@@ -232,9 +253,8 @@ class _EnlargedRows:
         self.width, self.height = source.width * enlarger.scale, source.height * enlarger.scale
         self.channels = source.channels
         self.dtype = dtype
-        self._grid = enlarger.grid
-        self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), self._grid)
-        self._rows = tiling.rows(source, enlarger.scale, self._grid)
+        self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), enlarger.grid)
+        self._rows = tiling.rows(source, enlarger)
         self._top = 0  # lr rows done
         self._start = 0  # the lr row that `_lr` begins with
         self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
@@ -275,7 +295,7 @@ class _EnlargedRows:
         scale = self.enlarger.scale
         band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
         transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
-        shape = self.tiling.shape(bottom - top, self.source.width, self._grid)
+        shape = self.tiling.shape(bottom - top, self.source.width, self.enlarger)
         # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
         above = top - self._start
         for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):

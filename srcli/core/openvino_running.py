@@ -44,6 +44,7 @@ class OpenVINOEnlarger:
         self.scale = settings.scale
         self.halo = settings.halo
         self.grid = 1
+        self.pixel_bytes = settings.pixel_bytes
         self._core = Core()
         self._graph = compact_graph(settings, weights)
         self._request: InferRequest | None = None

@@ -25,6 +25,7 @@ class TorchEnlarger:
         scale: int,
         halo: int,
         grid: int = 1,
+        pixel_bytes: int = 4096,
         dtype: torch.dtype | None = None,
         note: str = "",
     ) -> None:
@@ -35,6 +36,7 @@ class TorchEnlarger:
         self.scale = scale
         self.halo = halo
         self.grid = grid
+        self.pixel_bytes = pixel_bytes
         self.dtype = dtype or enlarging_type(device)
         self.note = note
 
