@@ -16,14 +16,17 @@ from itertools import combinations_with_replacement
 from math import prod
 from pathlib import Path
 from threading import Event, Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from srcli.catalog import Description
 from srcli.errors import SettingsError, SrcliError
 from srcli.files import remove_leftovers
 from srcli.images import EXTENSIONS, PictureFile, check_target, is_whole, open_picture, write_rows
-from srcli.upscaling import Enlarger, Tiling, enlarged, grid_of, load_enlarger
+from srcli.upscaling import Enlarger, Tiling, enlarged, load_enlarger
+
+if TYPE_CHECKING:
+    from srcli.upscaling import Model
 
 WORKERS = 3
 """Pictures at a time: while one is enlarged, the next is decoded and the last encoded."""
@@ -86,7 +89,7 @@ class Order:
     """What is to be done with every picture. models: those to choose from, of different scales. ending: stdout's format."""
 
     size: Size
-    models: Sequence[Description]
+    models: Sequence[Model]
     tiling: Tiling
     device: str = "auto"
     ending: str | None = None
@@ -217,7 +220,7 @@ def _result(source: Path, size: Size, ending: str | None) -> Path:
     return source.with_name(f"{source.stem}_{size.name}{ending or source.suffix}")
 
 
-def passes(models: Sequence[Description], factor: float) -> list[Description]:
+def passes(models: Sequence[Model], factor: float) -> list[Model]:
     """The models to apply one after another: the smallest product of scales that reaches `factor`, in the fewest passes.
 
     Smaller scales come first, as they leave the later ones less to do. Raises SrcliError where it takes more than MOST_PASSES.
@@ -352,9 +355,9 @@ class Batch:
 
             lost = _to_stdout(picture, order.ending, write) if job.target == STREAM else write(job.target)
         notes += [f"{job.target} could not hold everything: {what}." for what in lost]
-        return replace(outcome, device=_device(enlargers[0]), notes=tuple(notes))
+        return replace(outcome, device=enlargers[0].runs_on, notes=tuple(notes))
 
-    def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Description]:
+    def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Model]:
         factor = max(sr[0] / lr[0], sr[1] / lr[1])
         if factor <= 1:
             raise SrcliError(
@@ -362,7 +365,7 @@ class Batch:
             )
         return passes(self.order.models, factor)
 
-    def _announce(self, job: Job, lr: tuple[int, int], sr: tuple[int, int], chain: Sequence[Description]) -> None:
+    def _announce(self, job: Job, lr: tuple[int, int], sr: tuple[int, int], chain: Sequence[Model]) -> None:
         """Say the size before the work where it is not simply the model's scale."""
         made = tuple(side * prod(model.scale for model in chain) for side in lr)
         if len(chain) == 1 and made == sr and not self.order.dry_run:
@@ -374,15 +377,17 @@ class Batch:
             sentence += " Its proportions change; --fit keeps them."
         self.listener.on_note(sentence)
 
-    def _enlarger(self, model: Description) -> Enlarger:
+    def _enlarger(self, model: Model) -> Enlarger:
         with self._network:  # the first readable picture pays for loading; a refused one does not wait for it
             if self._stop.is_set():
                 raise _Stopped
             if id(model) not in self._enlargers:
                 try:
-                    self._enlargers[id(model)] = load_enlarger(model, self.order.device)
+                    enlarger = self._enlargers[id(model)] = load_enlarger(model, self.order.device)
                 except SrcliError as error:
                     raise _CannotLoad(error) from None
+                if self.order.device == "auto":
+                    self.listener.on_note(f"{model.name} on {enlarger.runs_on}.")
             return self._enlargers[id(model)]
 
 
@@ -404,17 +409,21 @@ class _Shared:
 
     @property
     def grid(self) -> int:
-        return grid_of(self.enlarger)
+        return self.enlarger.grid
+
+    @property
+    def pixel_bytes(self) -> int:
+        return self.enlarger.pixel_bytes
+
+    @property
+    def runs_on(self) -> str:
+        return self.enlarger.runs_on
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         with self.turn:
             if self.stop.is_set():
                 raise _Stopped
             return self.enlarger(lr)
-
-
-def _device(enlarger: Enlarger) -> str:
-    return str(getattr(enlarger, "runs_on", getattr(enlarger, "device", "unknown")))
 
 
 def _to_stdout(picture: PictureFile, ending: str | None, write: Callable[[Path], list[str]]) -> list[str]:

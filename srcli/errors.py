@@ -17,3 +17,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 class SettingsError(SrcliError):
     """A choice that cannot be: an unknown name, a number out of range, a misspelt key."""
+
+
+class NotFinite(SrcliError):
+    """A generator made numbers that are none (infinite or NaN), in float32 too."""
+
+    def __init__(self) -> None:
+        super().__init__("The model makes infinite or undefined numbers of this picture, so it is damaged. Use another model.")

@@ -38,7 +38,7 @@ def load_generator(model: str | Path | Description) -> Generator:
     description = model if isinstance(model, Description) else describe_model(model)
     generator = build_generator(description.settings).folded()
     try:
-        generator.load_state_dict(_read_safetensors(description.path)[0])
+        generator.load_state_dict(read_safetensors(description.path)[0])
     except RuntimeError:
         raise SrcliError(f"{description.path} is damaged: its weights do not fit its own settings. Get it again.") from None
     return generator.eval().requires_grad_(False)
@@ -50,7 +50,7 @@ def load_vgg_weights(source: str = "oxford") -> VGGWeights:
     A file has torchvision's key names and wants torchvision's normalisation, unless its weights are Oxford's.
     """
     if source == "oxford":
-        tensors, metadata = _read_safetensors(WEIGHTS / "vgg16.safetensors")
+        tensors, metadata = read_safetensors(WEIGHTS / "vgg16.safetensors")
         return VGGWeights(source, tensors, OXFORD_INPUT, json.loads(metadata["units"]))
     if source == "imagenet1k-v1":
         try:
@@ -61,7 +61,7 @@ def load_vgg_weights(source: str = "oxford") -> VGGWeights:
             raise SrcliError(f"torchvision cannot give its VGG16 ({error}). Leave out --vgg, or give a file.") from None
         return VGGWeights(source, tensors, TORCHVISION_INPUT)
     path = Path(source)
-    tensors = _read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
+    tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
     oxford = load_vgg_weights().tensors["features.0.bias"].float()
     first = tensors.get("features.0.bias")
     same = isinstance(first, Tensor) and first.shape == oxford.shape and torch.allclose(first.float(), oxford, atol=1e-3)
@@ -91,7 +91,8 @@ def read_torch(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, and its metadata. Raises SrcliError where it cannot be read."""
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118, it is no dict

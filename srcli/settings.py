@@ -53,6 +53,20 @@ class CompactSettings:
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4))
 
+    @property
+    def halo(self) -> int:
+        """How many lr pixels beyond a place can change it: one for each 3x3 convolution; bilinear needs no more than one."""
+        return 2 + self.blocks
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Memory that it needs for each lr pixel: ten numbers for each channel where it has most of them."""
+        return 40 * max(self.channels, 3 * self.scale**2)
+
+
+SLOPE = 0.1
+"""Slope of the compact generator's leaky ReLU below zero."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class JohnsonSettings:
@@ -65,6 +79,11 @@ class JohnsonSettings:
 
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4, 8))
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Memory that it needs for each lr pixel: four numbers for each channel of the enlarged picture."""
+        return 16 * self.channels * self.scale**2
 
 
 GeneratorSettings = CompactSettings | JohnsonSettings

@@ -9,19 +9,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from srcli.catalog import Description
+from srcli.catalog import Description, describe_model, is_foreign, read_weights
+from srcli.core.devices import has_gpu_driver, pick_device, takes_cpu
 from srcli.errors import SettingsError, SrcliError
 from srcli.images import Picture, RetonedRows, Rows, from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.memory import usual_memory
+from srcli.settings import CompactSettings
 from srcli.tiling import tiles
+
+if TYPE_CHECKING:
+    from srcli.foreign import ForeignModel
+
+    Model = Description | ForeignModel
 
 SMALLEST_TILE = 16
 PER_PIXEL = 4096
-"""Bytes that a network is taken to need for each lr pixel of a tile. The shipped ones need 1000 to 1600."""
+"""Bytes that `Tiling.side` leaves a network for each lr pixel of a tile. The shipped ones need 1000 to 1600."""
 
 BLEED = (1, 2, 4, 8)
 """By how many pixels visible colours spread into invisible ones, step after step."""
@@ -31,7 +38,10 @@ TRUSTED = 16
 
 
 class Enlarger(Protocol):
-    """What runs a generator. `halo`: how many lr pixels around a place decide what it becomes."""
+    """What runs a generator. `halo`: how many lr pixels around a place decide what it becomes.
+
+    `grid`: tiles, with their halo, begin at multiples of so many lr pixels, and `halo` is one.
+    """
 
     @property
     def scale(self) -> int: ...
@@ -39,29 +49,69 @@ class Enlarger(Protocol):
     @property
     def halo(self) -> int: ...
 
+    @property
+    def grid(self) -> int: ...
+
+    @property
+    def pixel_bytes(self) -> int:
+        """How much memory it needs at most for each lr pixel of a tile."""
+        ...
+
+    @property
+    def runs_on(self) -> str:
+        """Device, what computes there and how precisely, as in `cpu (OpenVINO, fp32)`."""
+        ...
+
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1].
 
-        Raises MemoryError where memory runs out, and SrcliError where the numbers that come out are none.
+        Raises MemoryError where there is too little for a picture of this size, and SrcliError where sr is not finite.
         """
         ...
 
 
-def load_enlarger(model: str | Path | Description, device: str = "auto") -> Enlarger:
-    """A shipped model by name, or a model file, ready to enlarge on `device` (auto, cpu, cuda, cuda:N, mps).
+def find_model(model: str | Path) -> Model:
+    """A shipped model by name, a file that srcli train wrote, or other people's weights, which need spandrel.
 
+    Raises SrcliError: no such model, a damaged file, or a network that srcli cannot use.
+    """
+    if not is_foreign(model):
+        return describe_model(model)
+    from srcli.foreign import load_foreign  # here, as torch takes seconds to import
+
+    return load_foreign(Path(model))
+
+
+def load_enlarger(model: str | Path | Model, device: str = "auto") -> Enlarger:
+    """A model (see `find_model`), ready to enlarge on `device` (auto, cpu, cuda, cuda:N, mps).
+
+    Compact generators run without torch on the CPU, which saves the seconds that importing torch takes.
     Raises SrcliError: no such model, a damaged file, a device that is not there.
     """
-    from srcli.core.devices import pick_device  # here, as torch takes seconds to import
+    found = find_model(model) if isinstance(model, str | Path) else model
+    if not isinstance(found, Description):
+        return found.enlarger(pick_device(device))
+    cpu = takes_cpu(device)
+    note = "; there is a GPU's driver, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
+    if isinstance(found.settings, CompactSettings) and cpu:
+        try:
+            from srcli.core.openvino_running import OpenVINOEnlarger
+        except (ImportError, OSError) as error:  # there is no OpenVINO for some platforms; torch gives the same picture
+            note += f"; OpenVINO cannot be loaded: {error}"
+        else:
+            return OpenVINOEnlarger(found.settings, read_weights(found), note=note)
     from srcli.core.running import TorchEnlarger
     from srcli.models import load_generator
 
-    return TorchEnlarger(load_generator(model), pick_device(device))
-
-
-def grid_of(enlarger: Enlarger) -> int:
-    """Tiles, with their halo, begin at multiples of so many lr pixels: 1 where the network does not care and says nothing."""
-    return int(getattr(enlarger, "grid", 1))
+    generator = load_generator(found)
+    return TorchEnlarger(
+        generator,
+        pick_device(device),
+        scale=generator.scale,
+        halo=generator.halo,
+        pixel_bytes=found.settings.pixel_bytes,
+        note=note,
+    )
 
 
 @dataclass
@@ -69,7 +119,8 @@ class Tiling:
     """How large the pieces are that a network sees.
 
     side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole picture. chosen: by the
-    user, and so never changed; other tiles halve when memory runs out, which `on_halved` is told with the new side.
+    user, and so never changed; other tiles are smaller for networks that need more memory than PER_PIXEL, and halve when
+    memory runs out, which `on_halved` is told with the new side.
     band: bytes that a band of enlarged rows may have.
     """
 
@@ -78,19 +129,27 @@ class Tiling:
     band: int = 2**27
     on_halved: Callable[[int], None] | None = field(default=None, repr=False)
 
-    def rows(self, source: Rows, scale: int, grid: int) -> int:
-        """How many lr rows to enlarge at a time."""
-        if not self.side:
-            return source.height
-        fit = self.side if self.chosen else self.band // (source.width * source.channels * source.dtype.itemsize * scale**2)
-        return _even(source.height, min(self.side, max(fit, SMALLEST_TILE)), grid)
+    def side_for(self, enlarger: Enlarger) -> int:
+        if self.chosen or enlarger.pixel_bytes <= PER_PIXEL:
+            return self.side
+        return max(isqrt(self.side**2 * PER_PIXEL // enlarger.pixel_bytes), SMALLEST_TILE)
 
-    def shape(self, rows: int, width: int, grid: int) -> tuple[int, int]:
+    def rows(self, source: Rows, enlarger: Enlarger) -> int:
+        """How many lr rows to enlarge at a time."""
+        side = self.side_for(enlarger)
+        if not side:
+            return source.height
+        result = source.width * source.channels * source.dtype.itemsize * enlarger.scale**2  # bytes of an lr row's
+        fit = side if self.chosen else self.band // result
+        return _even(source.height, min(side, max(fit, SMALLEST_TILE)), enlarger.grid)
+
+    def shape(self, rows: int, width: int, enlarger: Enlarger) -> tuple[int, int]:
         """Rows and columns of a tile in a band of so many rows: as many pixels as allowed, and no sliver at the end."""
-        if not self.side:
+        side = self.side_for(enlarger)
+        if not side:
             return rows, width
-        height = _even(rows, self.side, grid)
-        return height, _even(width, self.side if self.chosen else self.side**2 // height, grid)
+        height = _even(rows, side, enlarger.grid)
+        return height, _even(width, side if self.chosen else side**2 // height, enlarger.grid)
 
     def halve(self) -> None:
         """Raises SrcliError where tiles cannot become smaller."""
@@ -194,9 +253,8 @@ class _EnlargedRows:
         self.width, self.height = source.width * enlarger.scale, source.height * enlarger.scale
         self.channels = source.channels
         self.dtype = dtype
-        self._grid = grid_of(enlarger)
-        self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), self._grid)
-        self._rows = tiling.rows(source, enlarger.scale, self._grid)
+        self._halo = _up_to_grid(enlarger.halo + (sum(BLEED) if self.channels in (2, 4) else 0), enlarger.grid)
+        self._rows = tiling.rows(source, enlarger)
         self._top = 0  # lr rows done
         self._start = 0  # the lr row that `_lr` begins with
         self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
@@ -237,7 +295,7 @@ class _EnlargedRows:
         scale = self.enlarger.scale
         band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
         transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
-        shape = self.tiling.shape(bottom - top, self.source.width, self._grid)
+        shape = self.tiling.shape(bottom - top, self.source.width, self.enlarger)
         # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
         above = top - self._start
         for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):

@@ -221,7 +221,7 @@ def test_fail_fast_ends_at_the_first_failure(srcli: Command, model: Path, photos
     (photos / "a.png").write_bytes(b"")
     for number in range(30):
         write_picture(read_picture(photos / "one.png"), photos / f"more {number:02}.png")
-    outcome = srcli("upscale", photos, "-m", model, "--fail-fast")
+    outcome = srcli("upscale", photos, "-m", model, "--fail-fast", "--device", "cpu")
     assert outcome.exit_code == 1
     assert outcome.stdout == ""
     assert len(outcome.stderr.splitlines()) == 1
@@ -340,7 +340,7 @@ def test_max_pixels_is_the_users(srcli: Command, model: Path, photo: Path) -> No
 class Narrow:
     """An enlarger that has memory for tiles of so many pixels only."""
 
-    scale, halo, runs_on = 2, 1, "cpu"
+    scale, halo, grid, pixel_bytes, runs_on = 2, 1, 1, 1, "cpu"
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -1,5 +1,6 @@
 """The commands through their front door: results, streams, exit codes, and one sentence for each mistake."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ Pixels = Callable[..., np.ndarray]
 
 
 def test_the_result_lies_beside_the_input_and_its_name_is_printed(srcli: Command, model: Path, photo: Path) -> None:
-    outcome = srcli("upscale", photo, "-m", model)
+    outcome = srcli("upscale", photo, "-m", model, "--device", "cpu")
     result = photo.with_name("photo_x2.png")
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, f"{result}\n", "")
     assert read_picture(result).pixels.shape == (60, 80, 3)
@@ -63,7 +64,7 @@ def test_one_bad_file_does_not_stop_the_others(srcli: Command, model: Path, phot
     outcome = srcli("upscale", *bad, photo, "-m", model, "-o", tmp_path / "out")
     assert outcome.exit_code == 1
     assert outcome.stdout == f"{tmp_path / 'out' / 'photo_x2.png'}\n"
-    lines = outcome.stderr.splitlines()
+    lines = [line for line in outcome.stderr.splitlines() if not line.startswith("srcli: tiny on ")]
     assert len(lines) == len(bad)
     for path in bad:
         assert any(line.startswith("srcli: ") and str(path) in line for line in lines), path
@@ -165,7 +166,16 @@ def test_a_model_file_that_is_no_model(srcli: Command, photo: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["train", "--help"], ["upscale", "--help"], ["upscale"], ["train"], ["upscale", "missing.png"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["upscale", "--help"],
+        ["upscale"],
+        ["train"],
+        ["upscale", "missing.png"],
+        ["models"],
+    ],
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
     code = (
@@ -173,3 +183,22 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
         "try:\n    main()\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True).returncode == 0
+
+
+# models
+
+
+def test_the_shipped_models_are_listed(srcli: Command) -> None:
+    from srcli.catalog import read_figures, shipped_models
+    from srcli.models import load_generator
+
+    rows = json.loads(srcli("models", "--json").stdout)
+    assert {row["name"] for row in rows} == set(shipped_models())
+    for row in rows:
+        generator = load_generator(row["name"])
+        assert row["scale"] == generator.scale
+        assert row["parameters"] == sum(weight.numel() for weight in generator.parameters())
+        assert row["figures"] == read_figures()[row["name"]]
+        assert row["kind"] == ("natural" if row["name"].endswith("perceptual") else "faithful")
+        assert row["for"]
+        assert 0.1 < row["megabytes"] < 40

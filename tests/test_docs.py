@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from srcli.catalog import WEIGHTS, describe_model, shipped_models
 from srcli.settings import read_yaml
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, Outcome
 
 ROOT = EXAMPLES.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,9 +57,9 @@ def test_the_python_of_the_readme_runs(fresh_folder: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "upscale", "compare-loss"])
+@pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models", "export"])
 def test_every_command_stands_in_the_readme_and_has_help(command: str) -> None:
-    assert any(line.startswith(f"srcli {command} ") for line in CONSOLE)
+    assert any(f"{line} ".startswith(f"srcli {command} ") for line in CONSOLE)
     done = subprocess.run([sys.executable, "-m", "srcli", command, "--help"], check=True, capture_output=True, text=True)
     assert "--help" in done.stdout
 
@@ -74,6 +75,10 @@ def test_every_figure_is_the_measured_one(text: str) -> None:
     for model, sets in FIGURES.items():
         row = " | ".join(f"{sets[name]['psnr']:.2f} | {sets[name]['ssim']:.4f}" for name in ("Set5", "Set14", "BSD100"))
         assert f"| {model} | {row} |" in text
+
+
+def test_the_list_of_models_in_the_readme_is_what_the_command_prints(srcli: Callable[..., Outcome]) -> None:
+    assert srcli("models").stdout in README
 
 
 def test_every_shipped_model_has_its_figures_its_section_and_its_settings() -> None:

@@ -502,5 +502,5 @@ def test_transparency_in_jpeg_becomes_the_background(
 
 def test_alpha_without_transparency_is_nothing_to_warn_of(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     Image.fromarray(pixels(HEIGHT, WIDTH)).convert("RGBA").save(tmp_path / "opaque.png")
-    outcome = srcli("upscale", tmp_path / "opaque.png", "-o", tmp_path / "opaque.jpg")
+    outcome = srcli("upscale", tmp_path / "opaque.png", "-o", tmp_path / "opaque.jpg", "--device", "cpu")
     assert (outcome.exit_code, outcome.stderr) == (0, "")

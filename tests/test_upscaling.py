@@ -12,7 +12,7 @@ from srcli.errors import SettingsError
 from srcli.images import Picture
 from srcli.settings import JohnsonSettings
 from srcli.tiling import tiles
-from srcli.upscaling import Enlarger, Tiling, enlarged, load_enlarger, upscale
+from srcli.upscaling import PER_PIXEL, Enlarger, Tiling, enlarged, load_enlarger, upscale
 from tests.conftest import make_model
 
 Pixels = Callable[..., np.ndarray]
@@ -51,7 +51,7 @@ def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> N
     """One that treats 8 x 8 squares by themselves, as windows of attention do: only tiles on its grid leave no trace."""
 
     class Windowed:
-        scale, halo, grid = 2, 8, 8
+        scale, halo, grid, pixel_bytes, runs_on = 2, 8, 8, 1, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             flat = lr.copy()
@@ -66,23 +66,45 @@ def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> N
         assert difference(upscale(Windowed(), picture, tile=20), upscale(Windowed(), picture, tile=0)) == 0
 
 
+def of_a_kind(*, grid: int = 1, pixel_bytes: int = 1) -> Enlarger:
+    class Kind:
+        scale, halo, runs_on = 4, 0, "here"
+
+        def __init__(self) -> None:
+            self.grid, self.pixel_bytes = grid, pixel_bytes
+
+        def __call__(self, lr: np.ndarray) -> np.ndarray:
+            raise NotImplementedError
+
+    return Kind()
+
+
 def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None:
     rows = Picture(np.zeros((1000, 2000, 3), dtype=np.uint8)).rows()
     tiling = Tiling(256, band=2000 * 3 * 16 * 100)
-    assert tiling.rows(rows, 4, 1) == 100
-    height, width = tiling.shape(100, 2000, 1)
+    assert tiling.rows(rows, of_a_kind()) == 100
+    height, width = tiling.shape(100, 2000, of_a_kind())
     assert (height, width) == (100, 500)
     assert height * width <= 256**2
-    assert tiling.shape(100, 2000, 8) == (104, 504)
-    assert Tiling(256, chosen=True).shape(1000, 2000, 1) == (250, 250)
-    assert Tiling(0).shape(1000, 2000, 1) == (1000, 2000)
+    assert tiling.shape(100, 2000, of_a_kind(grid=8)) == (104, 504)
+    assert Tiling(256, chosen=True).shape(1000, 2000, of_a_kind()) == (250, 250)
+    assert Tiling(0).shape(1000, 2000, of_a_kind()) == (1000, 2000)
+
+
+def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_the_user_chose_them() -> None:
+    hungry = of_a_kind(pixel_bytes=16 * PER_PIXEL)
+    assert Tiling(256).shape(1000, 2000, hungry) == (63, 65)
+    assert Tiling(256).side_for(hungry) == 64
+    assert Tiling(32).side_for(hungry) == 16
+    assert Tiling(256, chosen=True).side_for(hungry) == 256
+    assert Tiling(0, chosen=True).side_for(hungry) == 0
 
 
 def test_tiled_equals_untiled_for_johnson(pixels: Pixels) -> None:
     import torch
 
     generator = build_generator(JohnsonSettings(scale=4, channels=8, blocks=1))
-    enlarger = TorchEnlarger(generator, torch.device("cpu"))
+    enlarger = TorchEnlarger(generator, torch.device("cpu"), scale=4, halo=generator.halo)
     picture = Picture(pixels(45, 38))
     assert difference(upscale(enlarger, picture, tile=16), upscale(enlarger, picture, tile=0)) <= 1
 
@@ -101,7 +123,7 @@ def test_no_call_sees_more_than_a_tile_and_its_halo(enlarger: Enlarger, pixels: 
     sizes: list[tuple[int, ...]] = []
 
     class Watched:
-        scale, halo = enlarger.scale, enlarger.halo
+        scale, halo, grid, pixel_bytes, runs_on = enlarger.scale, enlarger.halo, 1, enlarger.pixel_bytes, enlarger.runs_on
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             sizes.append(lr.shape[1:])
@@ -140,7 +162,7 @@ def test_the_colour_of_invisible_pixels_does_not_bleed() -> None:
     import torch
 
     class Bilinear:
-        scale, halo = 2, 1
+        scale, halo, grid, pixel_bytes, runs_on = 2, 1, 1, 1, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             batch = torch.from_numpy(np.ascontiguousarray(lr))[None]

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from srcli import __version__
-from srcli.cli import compare_loss, losses, train, upscale
+from srcli.cli import compare_loss, export, losses, models, train, upscale
 from srcli.errors import SettingsError, SrcliError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("upscale")(upscale.upscale)
 app.command("compare-loss")(compare_loss.compare_loss)
+app.command("models")(models.models)
+app.command("export")(export.export)
 app.command("losses")(losses.losses)
 
 

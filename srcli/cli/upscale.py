@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from json import dumps
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from srcli.errors import SettingsError
 
 if TYPE_CHECKING:
     from srcli.batch import Batch, Job, Outcome
-    from srcli.catalog import Description
+    from srcli.upscaling import Model
 
 FORMATS = ("png", "jpg", "webp", "tif", "avif")
 MAX_PIXELS = 1_000_000_000
@@ -135,9 +136,15 @@ def upscale(
     _run(Batch(order), jobs, json=json, fail_fast=fail_fast)
 
 
-def _models(name: str | None, scale: float | None) -> list[Description]:
-    from srcli.catalog import describe_model, shipped_models
+def _models(name: str | None, scale: float | None) -> Sequence[Model]:
+    from srcli.catalog import describe_model, is_foreign, shipped_models
 
+    if name is not None and is_foreign(name):
+        from srcli.foreign import load_foreign  # here, as torch takes seconds to import
+
+        foreign = load_foreign(Path(name))
+        print(f"srcli: {foreign.note}", file=sys.stderr)
+        return [foreign]
     if name is not None:
         return [describe_model(name)]
     compact = [describe_model(shipped) for shipped in shipped_models() if shipped.removeprefix("compact-x").isdigit()]

@@ -1,11 +1,43 @@
-"""Where and in which arithmetic the mathematics runs."""
+"""Where and in which arithmetic the mathematics runs. Torch is imported only by what needs it, as that takes seconds."""
 
 from __future__ import annotations
 
-import torch
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from srcli.errors import SettingsError, SrcliError
 from srcli.settings import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_device(name: str) -> None:
+    """Raises SettingsError where no device has such a name."""
+    kind, colon, number = name.partition(":")
+    if name not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and colon and number.isdigit()):
+        raise SettingsError(f"There is no device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.")
+
+
+def has_gpu_driver() -> bool:
+    """Whether there are traces of a GPU that torch may be able to use: without them there is none, and no need to ask torch."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"  # MPS comes with the system
+    if sys.platform == "win32":
+        return Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "nvcuda.dll").exists()
+    # NVIDIA's driver, Windows' in its Linux, and AMD's
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvidia0", "dxg", "kfd"))
+
+
+def takes_cpu(name: str) -> bool:
+    """Whether `pick_device` gives the CPU; torch is asked only where a GPU may be there. Raises as `pick_device` does."""
+    check_device(name)
+    if name == "cpu" or (name == "auto" and not has_gpu_driver()):
+        return True
+    return pick_device(name).type == "cpu"
 
 
 def pick_device(name: str) -> torch.device:
@@ -14,11 +46,12 @@ def pick_device(name: str) -> torch.device:
     Raises SettingsError where the name is unknown, and SrcliError where the device is not there: what was asked for is never
     replaced silently.
     """
-    kind, colon, number = name.partition(":")
+    check_device(name)
+    import torch
+
+    kind, _, number = name.partition(":")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    if name not in ("cpu", "cuda", "mps") and not (kind == "cuda" and colon and number.isdigit()):
-        raise SettingsError(f"There is no device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise SrcliError(
             f"The device {name} is not there: this torch ({torch.__version__}) finds no CUDA GPU. Use --device cpu."
@@ -36,12 +69,27 @@ def autocast_type(precision: Precision, device: torch.device) -> torch.dtype:
     `auto` is bfloat16 where the processor multiplies such matrices in hardware (CUDA from Ampere on, x86 with AMX) and
     float32 elsewhere, as bfloat16 is slower than that on other CPUs.
     """
+    import torch
+
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _has_amx(device)
         return torch.bfloat16 if fast else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def enlarging_type(device: torch.device) -> torch.dtype:
+    """The type that an enlarger's convolutions compute in: float16 on GPUs with hardware for it, else float32.
+
+    Not bfloat16: its 8 binary digits move pixels by several grey levels where float16's 11 move them by one at most.
+    """
+    import torch
+
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if fast else torch.float32
+
+
 def _has_amx(device: torch.device) -> bool:
+    import torch
+
     probe = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public, so it may go
     return device.type == "cpu" and probe is not None and bool(probe())

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srcli.settings import CompactSettings, GeneratorSettings, JohnsonSettings
+from srcli.settings import SLOPE, CompactSettings, GeneratorSettings, JohnsonSettings
 
 
 class Generator(nn.Module):
@@ -65,7 +65,7 @@ class Compact(Generator):
             BranchedConv(channels) if branches else nn.Conv2d(channels, channels, 3, padding=1) for _ in range(settings.blocks)
         )
         self.tail = nn.Conv2d(channels, 3 * self.scale**2, 3, padding=1)
-        self.halo = 2 + settings.blocks  # one pixel for each 3x3 convolution; bilinear needs no more than one
+        self.halo = settings.halo
         nn.init.zeros_(self.tail.weight)  # so that training starts from the bilinear enlargement
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 
@@ -97,10 +97,6 @@ class Compact(Generator):
                 assert isinstance(conv, BranchedConv)
                 assert isinstance(plain, nn.Conv2d)
                 conv.conv3x3.add_(plain.weight - conv.kernel())
-
-
-SLOPE = 0.1
-"""Slope of the leaky ReLU below zero in `Compact`."""
 
 
 class BranchedConv(nn.Module):

@@ -1,26 +1,75 @@
-"""A generator behind the seam that `srcli.upscaling` calls: arrays in, arrays out."""
+"""A network behind the seam that `srcli.upscaling` calls, run by torch: arrays in, arrays out."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
-from srcli.core.generators import Generator
+from srcli.core.devices import enlarging_type
+from srcli.errors import NotFinite
 
 
 class TorchEnlarger:
-    """Runs a generator in torch, in float32, on one device."""
+    """Runs a network (N x 3 x H x W to N x 3 x sH x sW) on one device.
 
-    def __init__(self, generator: Generator, device: torch.device) -> None:
+    In float16 (autocast) where the device gains by it; what is not finite then is computed again in float32, and so is
+    everything after it, as a network that leaves float16's range once does so again.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        scale: int,
+        halo: int,
+        grid: int = 1,
+        pixel_bytes: int = 4096,
+        dtype: torch.dtype | None = None,
+        note: str = "",
+    ) -> None:
+        """dtype: None takes the device's own (`enlarging_type`). note: why torch, where something quicker was expected."""
         self.device = device
-        self.generator = generator.folded().eval().requires_grad_(False)
-        self.generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.scale = generator.scale
-        self.halo = generator.halo
+        self.network = network.eval().requires_grad_(False)
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.scale = scale
+        self.halo = halo
+        self.grid = grid
+        self.pixel_bytes = pixel_bytes
+        self.dtype = dtype or enlarging_type(device)
+        self.note = note
+
+    @property
+    def runs_on(self) -> str:
+        name = f", {torch.cuda.get_device_name(self.device)}" if self.device.type == "cuda" else ""
+        precision = "fp32" if self.dtype == torch.float32 else "fp16" if self.dtype == torch.float16 else "bf16"
+        return f"{self.device}{name} (torch, {precision}{self.note})"
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """3 x H x W to 3 x sH x sW, float32, RGB in and around [0, 1].
+
+        Raises MemoryError, and NotFinite where the weights make numbers that are none.
+        """
+        try:
+            sr = self._run(lr, self.dtype)
+            if self.dtype != torch.float32 and not sr.isfinite().all():
+                self.dtype = torch.float32
+                sr = self._run(lr, self.dtype)
+            if not sr.isfinite().all():
+                raise NotFinite
+            array: np.ndarray = sr.cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from None
+        except RuntimeError as error:  # what the CPU's and Apple's allocators raise
+            if "not enough memory" in str(error) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+                raise MemoryError(str(error)) from None
+            raise
+        return array
 
     @torch.inference_mode()
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """3 x H x W to 3 x sH x sW, float32, RGB in and around [0, 1]."""
+    def _run(self, lr: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         batch = torch.from_numpy(np.ascontiguousarray(lr))[None].to(self.device, memory_format=torch.channels_last)
-        sr: np.ndarray = self.generator(batch)[0].float().cpu().numpy()
-        return sr
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            sr: torch.Tensor = self.network(batch)[0]
+        return sr.float()

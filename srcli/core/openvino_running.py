@@ -1,0 +1,117 @@
+"""A folded `Compact` as an OpenVINO graph, behind the seam that `srcli.upscaling` calls: arrays in, arrays out, no torch.
+
+The graph is put together from the weights themselves, so that there is no second form of a model to ship or to convert to.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from srcli.errors import NotFinite, SrcliError
+from srcli.settings import SLOPE, CompactSettings
+
+# OpenVINO's tools for converting models send a message over the network as soon as they are imported. Nothing here needs
+# them, and `openvino` does without them where they cannot be imported, and starts earlier.
+_tools: dict[str, Any] = {} if "openvino" in sys.modules else {"openvino.tools.ovc": None}
+sys.modules.update(_tools)
+try:
+    from openvino import Core, InferRequest, Model, Node
+    from openvino import opset13 as ops
+finally:
+    for name in _tools:
+        del sys.modules[name]
+
+# Core and threads are OpenVINO's own choice for one picture after another. Without the hint it would take bfloat16 where
+# the processor has instructions for it, which moves pixels by several grey levels. Kernels of past shapes are not kept:
+# they come back in 5 ms, and with thousands of differently sized pictures they would fill the memory.
+CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0}
+
+
+class OpenVINOEnlarger:
+    """Runs a folded compact generator on the CPU, in float32, on all cores."""
+
+    def __init__(self, settings: CompactSettings, weights: Mapping[str, np.ndarray], *, note: str = "") -> None:
+        """weights: those of the folded generator by name. note: what else to say of the device.
+
+        Raises SrcliError where the weights do not fit the settings.
+        """
+        self.runs_on = f"cpu (OpenVINO, fp32{note})"
+        self.scale = settings.scale
+        self.halo = settings.halo
+        self.grid = 1
+        self.pixel_bytes = settings.pixel_bytes
+        self._core = Core()
+        self._graph = compact_graph(settings, weights)
+        self._request: InferRequest | None = None
+        self._one_at_a_time = Lock()
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """3 x H x W to 3 x sH x sW, float32, RGB in and around [0, 1].
+
+        Raises MemoryError, and NotFinite where the weights make numbers that are none.
+        """
+        batch = np.ascontiguousarray(lr, dtype=np.float32)[None]
+        with self._one_at_a_time:
+            try:
+                if self._request is None:
+                    self._request = self._core.compile_model(self._graph, "CPU", CONFIG).create_infer_request()
+                sr: np.ndarray = self._request.infer([batch], share_inputs=True)[0][0]
+            except RuntimeError as error:
+                if "allocate" in str(error) or "bad_alloc" in str(error):
+                    self._request = None  # it would ask for as much again, whatever the picture
+                    raise MemoryError(str(error)) from None
+                raise
+        if not np.isfinite(sr.sum()):
+            raise NotFinite
+        return sr
+
+
+def compact_graph(settings: CompactSettings, weights: Mapping[str, np.ndarray]) -> Model:
+    """What `srcli.core.generators.Compact` computes, for pictures of any size.
+
+    The bilinear enlargement is written as a convolution to the s x s places of each pixel: its sum with the tail is taken
+    before the pixel shuffle, at a sixteenth of the cost for x4, and OpenVINO fuses it into the tail.
+    """
+    inner = settings.channels
+    outer = 3 * settings.scale**2
+    sizes = {"head": (3, inner), **{f"body.{i}": (inner, inner) for i in range(settings.blocks)}, "tail": (inner, outer)}
+    shapes: dict[str, tuple[int, ...]]
+    shapes = {f"{name}.weight": (outside, inside, 3, 3) for name, (inside, outside) in sizes.items()}
+    shapes |= {f"{name}.bias": (outside,) for name, (_, outside) in sizes.items()}
+    if {name: tensor.shape for name, tensor in weights.items()} != shapes:
+        raise SrcliError("The model file is damaged: its weights do not fit its own settings. Get it again.")
+
+    def conv(x: Node, name: str) -> Node:
+        y = ops.convolution(x, weights[f"{name}.weight"], [1, 1], [1, 1], [1, 1], [1, 1])
+        return ops.add(y, weights[f"{name}.bias"].reshape(1, -1, 1, 1))
+
+    def leaky_relu(x: Node) -> Node:
+        return ops.prelu(x, np.array([SLOPE], np.float32))
+
+    lr = ops.parameter([1, 3, -1, -1], np.float32, name="lr")
+    shallow = leaky_relu(conv(lr, "head"))  # 1 x C x H x W
+    deep = shallow
+    for block in range(settings.blocks):
+        deep = leaky_relu(conv(deep, f"body.{block}"))  # 1 x C x H x W
+    detail = conv(ops.add(deep, shallow), "tail")  # 1 x 3 s^2 x H x W
+    padded = ops.pad(lr, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), "edge")
+    bilinear = ops.convolution(padded, bilinear_kernels(settings.scale), [1, 1], [0, 0], [0, 0], [1, 1])  # 1 x 3 s^2 x H x W
+    return Model([ops.depth_to_space(ops.add(detail, bilinear), "depth_first", settings.scale)], [lr], "compact")
+
+
+def bilinear_kernels(scale: int) -> np.ndarray:
+    """Kernels, 3 s^2 x 3 x 3 x 3, that give the s x s pixels in the place of each one as bilinear enlargement does."""
+    line = np.zeros((scale, 3), np.float32)  # for each place between two pixels, the shares of those before, here and after
+    for place in range(scale):
+        position = (place + 0.5) / scale + 0.5  # of its centre, from the centre of the pixel before
+        left = int(position)
+        line[place, left : left + 2] += (1 - position + left, position - left)
+    kernels = np.zeros((3, scale, scale, 3, 3, 3), np.float32)
+    for channel in range(3):
+        kernels[channel, :, :, channel] = line[:, None, :, None] * line[None, :, None, :]
+    return kernels.reshape(3 * scale**2, 3, 3, 3)

@@ -1,0 +1,190 @@
+"""What runs a generator: the same pixels whatever does, no torch where it is not needed, and nothing that is no number."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from srcli.catalog import read_weights, shipped_models
+from srcli.core import devices
+from srcli.core.generators import Generator
+from srcli.core.openvino_running import OpenVINOEnlarger, bilinear_kernels
+from srcli.core.running import TorchEnlarger
+from srcli.errors import NotFinite, SrcliError
+from srcli.models import load_generator
+from srcli.settings import CompactSettings
+from srcli.upscaling import load_enlarger
+from tests.conftest import make_model
+
+Pixels = Callable[..., np.ndarray]
+CPU = torch.device("cpu")
+
+
+def in_torch(generator: Generator) -> TorchEnlarger:
+    return TorchEnlarger(generator, CPU, scale=generator.scale, halo=generator.halo)
+
+
+def grey_levels(sr: np.ndarray) -> np.ndarray:
+    return np.rint(sr.clip(0, 1) * 255)
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_every_shipped_model_gives_the_same_pixels_without_torch(name: str, pixels: Pixels) -> None:
+    quick, reference = load_enlarger(name, "cpu"), in_torch(load_generator(name))
+    assert isinstance(quick, OpenVINOEnlarger)
+    assert (quick.scale, quick.halo) == (reference.scale, reference.halo)
+    random = np.random.default_rng(0)
+    for height, width in ((1, 1), (1, 9), (31, 47), (64, 64)):
+        smooth = pixels(height, width).transpose(2, 0, 1).astype(np.float32) / 255
+        for lr in (smooth, random.random((3, height, width), dtype=np.float32)):
+            sr, expected = quick(lr), reference(lr)
+            assert sr.shape == (3, height * quick.scale, width * quick.scale)
+            assert sr.dtype == np.float32
+            assert np.abs(sr - expected).max() < 1e-4
+            assert np.abs(grey_levels(sr) - grey_levels(expected)).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_ones_own_model_gives_the_same_pixels_without_torch(scale: int, tmp_path: Path) -> None:
+    path = make_model(tmp_path / "tiny.safetensors", scale=scale)
+    lr = np.random.default_rng(0).random((3, 13, 22), dtype=np.float32)
+    np.testing.assert_allclose(load_enlarger(path, "cpu")(lr), in_torch(load_generator(path))(lr), atol=1e-5)
+
+
+def test_arrays_of_any_layout_are_taken_and_none_is_changed_later(model: Path) -> None:
+    enlarger = load_enlarger(model, "cpu")
+    first = np.random.default_rng(0).random((9, 12, 3), dtype=np.float32).transpose(2, 0, 1)
+    before = enlarger(first)
+    kept = before.copy()
+    enlarger(1 - first)
+    np.testing.assert_array_equal(before, kept)
+    np.testing.assert_array_equal(enlarger(np.ascontiguousarray(first)), kept)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_bilinear_kernels_share_out_each_pixel(scale: int) -> None:
+    np.testing.assert_allclose(bilinear_kernels(scale).sum(axis=(1, 2, 3)), 1, rtol=1e-6)
+
+
+def test_enlarging_on_the_cpu_imports_no_torch_and_sends_nothing(photo: Path, model: Path) -> None:
+    code = (
+        "import sys\nfrom srcli.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    print(end.code, sorted(sys.modules))"
+    )
+    words = [sys.executable, "-c", code, "upscale", str(photo), "-m", str(model), "--device", "cpu"]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    code, _, modules = done.stdout.splitlines()[-1].partition(" ")
+    assert code == "0"
+    assert "'openvino'" in modules
+    assert "'torch'" not in modules
+    assert "telemetry" not in modules
+    assert "http" not in modules
+
+
+def test_auto_does_not_ask_torch_where_no_driver_is(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: False)
+    monkeypatch.setattr(devices, "pick_device", lambda name: pytest.fail("torch was asked"))
+    assert devices.takes_cpu("auto")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_torch_cannot_use_is_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: True)
+    monkeypatch.setattr("srcli.upscaling.has_gpu_driver", lambda: True)
+    assert load_enlarger(model, "auto").runs_on == "cpu (OpenVINO, fp32; there is a GPU's driver, but torch finds no GPU)"
+
+
+def test_torch_takes_over_where_openvino_is_missing_and_says_why(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lr = np.random.default_rng(0).random((3, 9, 9), dtype=np.float32)
+    quick = load_enlarger(model, "cpu")(lr)
+    monkeypatch.setitem(sys.modules, "srcli.core.openvino_running", None)
+    enlarger = load_enlarger(model, "cpu")
+    assert enlarger.runs_on.startswith("cpu (torch, fp32; OpenVINO cannot be loaded: ")
+    np.testing.assert_allclose(enlarger(lr), quick, atol=1e-5)
+
+
+def test_weights_that_do_not_fit_the_settings_are_refused(model: Path) -> None:
+    from srcli.catalog import describe_model
+
+    weights = read_weights(describe_model(model))
+    with pytest.raises(SrcliError, match="its weights do not fit its own settings"):
+        OpenVINOEnlarger(CompactSettings(scale=2, channels=8, blocks=3), weights)
+
+
+class Large(nn.Module):
+    """Beyond what float16 can hold on the way, and back to one half."""
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        kernel = torch.full((3, 3, 1, 1), 1e4)
+        huge = nn.functional.conv2d(nn.functional.conv2d(lr, kernel), kernel)
+        return nn.functional.interpolate(huge.float() / huge.float().mean() / 2, scale_factor=2)
+
+
+class Undefined(nn.Module):
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        return lr / 0
+
+
+def test_what_leaves_half_precision_is_computed_again_in_full() -> None:
+    enlarger = TorchEnlarger(Large(), CPU, scale=2, halo=0, dtype=torch.float16)
+    assert enlarger.runs_on == "cpu (torch, fp16)"
+    np.testing.assert_allclose(enlarger(np.ones((3, 4, 4), np.float32)), 0.5, rtol=1e-5)
+    assert enlarger.runs_on == "cpu (torch, fp32)"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_is_no_number_in_full_precision_either_is_an_error(dtype: torch.dtype) -> None:
+    with pytest.raises(NotFinite, match="infinite or undefined numbers"):
+        TorchEnlarger(Undefined(), CPU, scale=1, halo=0, dtype=dtype)(np.zeros((3, 4, 4), np.float32))
+
+
+def test_weights_that_are_no_numbers_are_an_error_without_torch(model: Path) -> None:
+    from srcli.catalog import describe_model
+
+    description = describe_model(model)
+    assert isinstance(description.settings, CompactSettings)
+    weights = read_weights(description)
+    weights["body.0.bias"][0] = np.nan
+    with pytest.raises(NotFinite):
+        OpenVINOEnlarger(description.settings, weights)(np.zeros((3, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory")],
+)
+def test_a_full_device_is_a_memory_error(error: RuntimeError) -> None:
+    class Full(nn.Module):
+        def forward(self, lr: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(MemoryError):
+        TorchEnlarger(Full(), CPU, scale=1, halo=0)(np.zeros((3, 4, 4), np.float32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
+@pytest.mark.parametrize("without", ["torch", "openvino"])
+def test_too_little_memory_is_a_memory_error_and_smaller_pictures_still_work(without: str, model: Path) -> None:
+    code = """
+import resource, sys
+import numpy as np
+if sys.argv[2] == "openvino":
+    sys.modules["srcli.core.openvino_running"] = None
+from srcli.upscaling import load_enlarger
+enlarger = load_enlarger(sys.argv[1], "cpu")
+small, large = np.zeros((3, 32, 32), np.float32), np.zeros((3, 2500, 2500), np.float32)
+enlarger(small)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, -1))
+try:
+    enlarger(large)
+except MemoryError:
+    print(enlarger(small).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(model), without], check=True, capture_output=True, text=True)
+    assert done.stdout == "(3, 64, 64)\n"
