@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from srcli import __version__
@@ -27,7 +27,8 @@ def save_model(path: Path, generator: Generator, settings: GeneratorSettings, ab
     description = {"format": FORMAT, "srcli": __version__, "generator": to_mapping(settings), "about": dict(about)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.folded().state_dict().items()}
     with written_whole(path) as part:
-        save_file(tensors, part, metadata={"srcli": json.dumps(description)})
+        # not save_file: it makes a temporary file of its own, which a killed process leaves behind
+        part.write_bytes(save(tensors, metadata={"srcli": json.dumps(description)}))
 
 
 def load_generator(model: str | Path | Description) -> Generator:
