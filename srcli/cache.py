@@ -124,7 +124,7 @@ class _Incomplete(Exception):
 
 
 def _mapped(index: Path, pixels: Path) -> list[Decoded]:
-    flat = np.memmap(pixels, dtype=np.uint8, mode="r")
+    flat = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))  # slices of an array are made sooner than a memmap's
     pictures: list[Decoded] = []
     place = 0
     for height, width in json.loads(index.read_text()):

@@ -93,6 +93,7 @@ class Training:
         self.autocast = autocast_type(settings.precision, device)
         self.optimizer = _optimizer(settings, self.generator)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast == torch.float16)
+        self.buffers: dict[tuple[int, ...], Tensor] = {}
         self.steps = 0
         self.skipped = 0
         self.in_a_row = 0
@@ -207,7 +208,10 @@ class Training:
         crops = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             crops = crops.pin_memory().to(self.device, non_blocking=True)
-        images = torch.empty(len(crops), 3, *crops.shape[1:3], device=self.device)
+        shape = (len(crops), 3, *crops.shape[1:3])
+        if shape not in self.buffers:  # the system takes longer to hand out fresh memory than the crops to fill it
+            self.buffers[shape] = torch.empty(shape, device=self.device)
+        images = self.buffers[shape]
         for image, crop, turn in zip(images, crops, turns, strict=True):
             image.copy_(_turned(crop.permute(2, 0, 1), *turn))  # turns, widens and lays out in one pass
         return images.div_(255)
