@@ -6,21 +6,26 @@ BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a fil
 named. Each true picture is cut to a multiple of the scale and reduced with the antialiased bicubic kernel to 8 bits; what
 `srcli upscale` makes of it is read back from disk. Luma (BT.601), `scale` pixels cut from each border, mean over images.
 --features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3 and ST-LPIPS, mean over images,
-lower is nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level.
+lower is nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and a third
+one of PSNR and ST-LPIPS where the small pictures were spoilt by noise (3 levels) and then by JPEG (quality 75).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from natural import grid, load_stlpips
+from PIL import Image
 from torch import Tensor
 
 from srcli.catalog import describe_model, shipped_models
@@ -32,6 +37,9 @@ from srcli.models import load_feature_loss
 SETS = ("Set5", "Set14", "BSD100")
 LAYERS = ("relu2_2", "relu4_3")
 NATURAL = (*LAYERS, "stlpips", "grid_flat", "grid_textured")
+Pairs = list[tuple[Tensor, Tensor]]
+"""(sr, hr) of each picture."""
+Metric = Callable[[Tensor, Tensor], float]
 DIGITS = {"ssim": 4, "stlpips": 3}
 
 
@@ -50,18 +58,22 @@ def quantised(image: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def score(pairs: list[tuple[Tensor, Tensor]], scale: int, *, features: bool) -> dict[str, float]:
-    losses = load_feature_loss(dict.fromkeys(LAYERS, 1.0)) if features else None
-    stlpips = load_stlpips() if features else None
+def score(pairs: Pairs, scale: int, metrics: dict[str, Metric]) -> dict[str, float]:
+    """The mean of each metric, and PSNR and SSIM."""
     rows: list[dict[str, float]] = []
     for sr, hr in pairs:
         luma = on_luma(sr, hr, border=scale)
         row = {"psnr": psnr(*luma).item(), "ssim": ssim(*luma).item()}
-        if losses and stlpips:
-            row |= {layer: value.item() for layer, value in losses.by_layer(sr, hr).items()} | {"stlpips": stlpips(sr, hr)}
-        rows.append(row)
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-    return means | grid(pairs, scale) if features else means
+        rows.append(row | {name: metric(sr, hr) for name, metric in metrics.items()})
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def feature_metrics() -> dict[str, Metric]:
+    def at(layer: str) -> Metric:
+        loss = load_feature_loss({layer: 1.0})
+        return lambda sr, hr: loss(sr, hr).item()
+
+    return {layer: at(layer) for layer in LAYERS}
 
 
 def print_table(table: dict[str, dict[str, dict[str, float]]], figures: tuple[str, ...]) -> None:
@@ -70,6 +82,32 @@ def print_table(table: dict[str, dict[str, dict[str, float]]], figures: tuple[st
     for model, row in table.items():
         cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in SETS for figure in figures]
         print(f"| {model} | " + " | ".join(cells) + " |")
+
+
+def spoil(lr: Tensor) -> Tensor:
+    """What a cheap camera and a web site leave: noise of a standard deviation of 3 levels, then JPEG at quality 75 (Pillow)."""
+    random = np.random.default_rng(0)
+    pixels = (lr[0] * 255).permute(1, 2, 0).numpy()
+    noisy = np.clip(np.rint(pixels + random.normal(0, 3, pixels.shape)), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noisy).save(file, "JPEG", quality=75)
+    with Image.open(file) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], models: list[str], scale: int) -> dict[str, Pairs]:
+    """What bicubic and each model make of the pictures, by `srcli upscale` from file to file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        small, out = Path(scratch) / "lr", Path(scratch) / "sr"
+        for stem, lr in lrs.items():
+            write_picture(Picture((lr[0] * 255).round().byte().permute(1, 2, 0).numpy()), small / f"{stem}.png")
+        large = {stem: F.interpolate(lr, size=hrs[stem].shape[-2:], mode="bicubic", antialias=True) for stem, lr in lrs.items()}
+        enlarged = {f"bicubic-x{scale}": [(quantised(large[stem]), hr) for stem, hr in hrs.items()]}
+        for model in models:
+            command = [sys.executable, "-m", "srcli", "upscale", str(small), "-m", model, "-o", str(out), "--overwrite"]
+            subprocess.run(command, check=True, capture_output=True)
+            enlarged[model] = [(read(out / f"{stem}_x{scale}.png"), hr) for stem, hr in hrs.items()]
+    return enlarged
 
 
 def main() -> None:
@@ -81,29 +119,28 @@ def main() -> None:
     options = parser.parse_args()
     models = {name: describe_model(name).scale for name in options.models or shipped_models()}
     table: dict[str, dict[str, dict[str, float]]] = {}
+    spoilt: dict[str, dict[str, dict[str, float]]] = {}
+    stlpips: dict[str, Metric] = {"stlpips": load_stlpips()} if options.features else {}
     for scale in sorted(set(models.values())):
+        its = [model for model, its_scale in models.items() if its_scale == scale]
+        closely = scale == options.features
+        metrics = feature_metrics() | stlpips if closely else {}
         for name in SETS:
             hrs = {path.stem: truth(path, scale) for path in find_pictures(options.bench / name)}
-            with tempfile.TemporaryDirectory() as scratch:
-                small = Path(scratch) / "lr"
-                enlarged: dict[str, list[tuple[Tensor, Tensor]]] = {f"bicubic-x{scale}": []}
-                for stem, hr in hrs.items():
-                    lr = bicubic(hr, scale)
-                    pixels = (lr[0] * 255).round().byte().permute(1, 2, 0).numpy()
-                    write_picture(Picture(pixels), small / f"{stem}.png")
-                    large = F.interpolate(lr, size=hr.shape[-2:], mode="bicubic", antialias=True)
-                    enlarged[f"bicubic-x{scale}"].append((quantised(large), hr))
-                for model in (model for model, its_scale in models.items() if its_scale == scale):
-                    out = Path(scratch) / "sr"
-                    command = [sys.executable, "-m", "srcli", "upscale", str(small), "-m", model, "-o", str(out), "--overwrite"]
-                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-                    enlarged[model] = [(read(out / f"{stem}_x{scale}.png"), hr) for stem, hr in hrs.items()]
-            for model, pairs in enlarged.items():
-                table.setdefault(model, {})[name] = score(pairs, scale, features=scale == options.features)
+            lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
+            for model, pairs in enlarge(hrs, lrs, its, scale).items():
+                figures = score(pairs, scale, metrics)
+                table.setdefault(model, {})[name] = figures | grid(pairs, scale) if closely else figures
+            if closely:
+                lrs = {stem: spoil(lr) for stem, lr in lrs.items()}
+                for model, pairs in enlarge(hrs, lrs, its, scale).items():
+                    spoilt.setdefault(model, {})[name] = score(pairs, scale, stlpips)
     print_table(table, ("psnr", "ssim"))
     if options.features:
         print()
         print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, NATURAL)
+        print("\nSmall pictures with noise and JPEG:\n")
+        print_table(spoilt, ("psnr", "stlpips"))
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 

@@ -24,6 +24,7 @@ FORMAT = 1
 PURPOSES = {
     "faithful": "true to the picture, invents nothing: for documents, science, restoration and further work",
     "natural": "sharper and less smooth, may invent detail: for pictures to look at",
+    "photo": "takes away noise, JPEG blocks and slight blur: for small pictures from cameras and the web",
 }
 """What each kind of model is for."""
 
@@ -46,7 +47,9 @@ class Description:
 
     @property
     def kind(self) -> str:
-        """`faithful` where only differences of pixels were trained on, else `natural`."""
+        """`photo` where small pictures were spoilt in training; `faithful` where only pixels were compared; else `natural`."""
+        if self.about["settings"].get("degradation") == "photo":
+            return "photo"
         loss: dict[str, Any] = self.about["settings"]["loss"]
         pixels = ("pixel", "l1", "charbonnier", "frequency")
         others = [weight for term, weight in loss.items() if term not in pixels and isinstance(weight, int | float)]
