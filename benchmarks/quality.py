@@ -39,7 +39,7 @@ LAYERS = ("relu2_2", "relu4_3")
 NATURAL = (*LAYERS, "stlpips", "grid_flat", "grid_textured")
 Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each picture."""
-Metric = Callable[[Tensor, Tensor], float]
+Metric = Callable[[Tensor, Tensor], dict[str, float]]
 DIGITS = {"ssim": 4, "stlpips": 3}
 
 
@@ -58,22 +58,26 @@ def quantised(image: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def score(pairs: Pairs, scale: int, metrics: dict[str, Metric]) -> dict[str, float]:
-    """The mean of each metric, and PSNR and SSIM."""
+def score(pairs: Pairs, scale: int, metrics: list[Metric]) -> dict[str, float]:
+    """The means of PSNR, SSIM and what the metrics give."""
     rows: list[dict[str, float]] = []
     for sr, hr in pairs:
         luma = on_luma(sr, hr, border=scale)
         row = {"psnr": psnr(*luma).item(), "ssim": ssim(*luma).item()}
-        rows.append(row | {name: metric(sr, hr) for name, metric in metrics.items()})
+        for metric in metrics:
+            row |= metric(sr, hr)
+        rows.append(row)
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-def feature_metrics() -> dict[str, Metric]:
-    def at(layer: str) -> Metric:
-        loss = load_feature_loss({layer: 1.0})
-        return lambda sr, hr: loss(sr, hr).item()
+def feature_metric() -> Metric:
+    loss = load_feature_loss(dict.fromkeys(LAYERS, 1.0))
+    return lambda sr, hr: {layer: distance.item() for layer, distance in loss.by_layer(sr, hr).items()}
 
-    return {layer: at(layer) for layer in LAYERS}
+
+def stlpips_metric() -> Metric:
+    stlpips = load_stlpips()
+    return lambda sr, hr: {"stlpips": stlpips(sr, hr)}
 
 
 def print_table(table: dict[str, dict[str, dict[str, float]]], figures: tuple[str, ...]) -> None:
@@ -120,11 +124,11 @@ def main() -> None:
     models = {name: describe_model(name).scale for name in options.models or shipped_models()}
     table: dict[str, dict[str, dict[str, float]]] = {}
     spoilt: dict[str, dict[str, dict[str, float]]] = {}
-    stlpips: dict[str, Metric] = {"stlpips": load_stlpips()} if options.features else {}
+    stlpips = [stlpips_metric()] if options.features else []
     for scale in sorted(set(models.values())):
         its = [model for model, its_scale in models.items() if its_scale == scale]
         closely = scale == options.features
-        metrics = feature_metrics() | stlpips if closely else {}
+        metrics = [feature_metric(), *stlpips] if closely else []
         for name in SETS:
             hrs = {path.stem: truth(path, scale) for path in find_pictures(options.bench / name)}
             lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
