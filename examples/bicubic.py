@@ -18,6 +18,9 @@ class Bicubic:
     """Looks at two pixels to each side, so that is its halo."""
 
     halo = 2
+    grid = 1  # tiles may begin anywhere
+    pixel_bytes = 1000  # of memory for each small pixel
+    runs_on = "cpu (torch)"
 
     def __init__(self, scale: int) -> None:
         self.scale = scale

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from srcli.catalog import WEIGHTS, describe_model, shipped_models
+from srcli.images import read_picture
 from srcli.settings import read_yaml
 from tests.conftest import EXAMPLES, Outcome
 
@@ -55,6 +56,13 @@ def test_the_python_of_the_readme_runs(fresh_folder: Path) -> None:
     for block in blocks:
         done = subprocess.run([sys.executable, "-c", block], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_example_that_make_demo_runs_enlarges(tmp_path: Path) -> None:
+    target = tmp_path / "bicubic.png"
+    words = [str(EXAMPLES / "bicubic.py"), str(EXAMPLES / "small" / "astronaut.png"), str(target)]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    assert read_picture(target).width == 512
 
 
 @pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models", "export"])
