@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srcli.core.degradation import degrade, margin
+from srcli.core.degradation import degraded_pair, margin
 from srcli.core.devices import autocast_type
 from srcli.core.distributed import World
 from srcli.core.generators import Generator, build_generator
@@ -196,12 +196,10 @@ class Training:
         hr = self._moved(crops.hr, crops.turns)
         if crops.lr is not None:
             return self._moved(crops.lr, crops.turns).contiguous(memory_format=torch.channels_last), hr
-        degradation = self.settings.degradation
         seed = (self.settings.seed, self.steps, 1)
-        lr = degrade(degradation, hr, scale, seed=seed, first=self.world.rank * self.settings.batch)
-        rim = margin(degradation, scale)
-        inner, outer = slice(rim, -rim), slice(rim * scale, -rim * scale)
-        return lr[..., inner, inner].contiguous(memory_format=torch.channels_last), hr[..., outer, outer]
+        first = self.world.rank * self.settings.batch
+        lr, hr = degraded_pair(self.settings.degradation, hr, scale, seed=seed, first=first)
+        return lr.contiguous(memory_format=torch.channels_last), hr
 
     def _moved(self, pixels: np.ndarray, turns: np.ndarray) -> Tensor:
         """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, turned."""

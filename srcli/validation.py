@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srcli.core.degradation import degrade, margin, rounded
+from srcli.core.degradation import degraded_pair, margin, rounded
 from srcli.core.generators import Generator
 from srcli.core.metrics import WINDOW, on_luma, psnr, ssim
 from srcli.photos import Photos
@@ -97,9 +97,8 @@ def _pair(photos: Photos, number: int, settings: TrainSettings, device: torch.de
     sides = [min(side - side % scale, SIDE - SIDE % scale + 2 * rim * scale) for side in picture.shape[:2]]
     top, left = ((side - part) // 2 for side, part in zip(picture.shape[:2], sides, strict=True))
     hr_whole = _tensor(picture[top : top + sides[0], left : left + sides[1]], device)
-    lr_whole = degrade(settings.degradation, hr_whole, scale, seed=(settings.seed, STREAM, number))
-    inner, outer = slice(rim, -rim), slice(rim * scale, -rim * scale)
-    return lr_whole[..., inner, inner].contiguous(), hr_whole[..., outer, outer].contiguous()
+    small_part, large_part = degraded_pair(settings.degradation, hr_whole, scale, seed=(settings.seed, STREAM, number))
+    return small_part.contiguous(), large_part.contiguous()
 
 
 def enlarged(lr: Tensor, scale: int) -> Tensor:

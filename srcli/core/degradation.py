@@ -54,6 +54,16 @@ def degrade(degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int
             return photo(hr, scale, np.random.default_rng(seed), each)
 
 
+def degraded_pair(
+    degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int, ...] = (0,), first: int = 0
+) -> tuple[Tensor, Tensor]:
+    """(lr, hr) of `degrade`, both without the rim that feels the picture's border."""
+    rim = margin(degradation, scale)
+    inner, outer = slice(rim, -rim), slice(rim * scale, -rim * scale)
+    lr = degrade(degradation, hr, scale, seed=seed, first=first)
+    return lr[..., inner, inner], hr[..., outer, outer]
+
+
 def bicubic(hr: Tensor, scale: int) -> Tensor:
     """Reduce with the antialiased bicubic kernel, a = -0.5, round to 256 levels and clamp to [0, 1].
 
