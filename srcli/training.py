@@ -24,6 +24,7 @@ from srcli.core.devices import autocast_type
 from srcli.core.distributed import World
 from srcli.core.generators import Generator, build_generator
 from srcli.core.losses import WeightedLoss
+from srcli.core.muon import Muon
 from srcli.errors import SrcliError
 from srcli.photos import Crops
 from srcli.settings import GeneratorSettings, TrainSettings
@@ -211,7 +212,7 @@ class Training:
             self.buffers[shape] = torch.empty(shape, device=self.device)
         images = self.buffers[shape]
         for image, crop, turn in zip(images, crops, turns, strict=True):
-            image.copy_(_turned(crop.permute(2, 0, 1), *turn))  # turns, widens and lays out in one pass
+            image.copy_(_turned(crop.permute(2, 0, 1), *turn).contiguous())  # turned while each number is one byte
         return images.div_(255)
 
     def _shifted(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,8 +241,14 @@ _COUNTERS = ("steps", "skipped", "in_a_row", "best", "stale")
 
 
 def _optimizer(settings: TrainSettings, generator: Generator) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(generator.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    weights, decay = generator.parameters(), settings.weight_decay
+    match settings.optimizer:
+        case "muon":
+            return Muon(weights, settings.lr, weight_decay=decay)
+        case "adam":
+            return torch.optim.Adam(weights, settings.lr, weight_decay=decay, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(weights, settings.lr, weight_decay=decay, fused=True)
 
 
 def _sizes(generator: GeneratorSettings) -> str:

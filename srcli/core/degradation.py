@@ -69,8 +69,9 @@ def bicubic(hr: Tensor, scale: int) -> Tensor:
 
     The kernel is that of Pillow's BICUBIC and of MATLAB's imresize, with which the field's benchmarks are made.
     """
-    down, across = (_reduction(side, scale, hr.device) for side in hr.shape[-2:])
-    return rounded(down @ hr @ across.T)
+    height, width = hr.shape[-2:]
+    lower = torch.cat([part @ hr[..., rows, :] for part, rows in _bands(height, scale, hr.device)], dim=-2)
+    return rounded(lower @ _reduction(width, scale, hr.device).T)
 
 
 @lru_cache(maxsize=64)
@@ -78,6 +79,17 @@ def _reduction(side: int, scale: int, device: torch.device) -> Tensor:
     """The kernel's weights as a matrix, side // scale x side: multiplying by it is faster than walking the kernel."""
     unit = torch.eye(side)[None, None]
     return F.interpolate(unit, size=(side // scale, side), mode="bicubic", antialias=True)[0, 0].to(device)
+
+
+@lru_cache(maxsize=64)
+def _bands(side: int, scale: int, device: torch.device) -> list[tuple[Tensor, slice]]:
+    """The matrix of `_reduction` in parts of 16 rows, each with the columns that it has weights in: most of it is zero."""
+    bands = []
+    for rows in torch.split(_reduction(side, scale, device), 16):
+        used = rows.any(dim=0).nonzero().flatten().tolist()
+        columns = slice(used[0], used[-1] + 1)
+        bands.append((rows[:, columns].contiguous(), columns))
+    return bands
 
 
 def rounded(image: Tensor) -> Tensor:
