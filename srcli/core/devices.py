@@ -66,13 +66,13 @@ def pick_device(name: str) -> torch.device:
 def autocast_type(precision: Precision, device: torch.device) -> torch.dtype:
     """The type that generator and VGG compute in; weights, losses and the optimizer stay in float32 whatever it is.
 
-    `auto` is bfloat16 where the processor multiplies such matrices in hardware (CUDA from Ampere on, x86 with AMX) and
-    float32 elsewhere, as bfloat16 is slower than that on other CPUs.
+    `auto` is bfloat16 where the processor multiplies such numbers in hardware (CUDA from Ampere on, x86 with AMX or
+    AVX512-BF16) and float32 elsewhere, as bfloat16 is slower than that on other CPUs.
     """
     import torch
 
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _has_amx(device)
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _has_bfloat16(device)
         return torch.bfloat16 if fast else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -88,8 +88,9 @@ def enlarging_type(device: torch.device) -> torch.dtype:
     return torch.float16 if fast else torch.float32
 
 
-def _has_amx(device: torch.device) -> bool:
+def _has_bfloat16(device: torch.device) -> bool:
     import torch
 
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public, so it may go
-    return device.type == "cpu" and probe is not None and bool(probe())
+    names = "_is_amx_tile_supported", "_is_avx512_bf16_supported"  # not public, so they may go
+    probes = [getattr(torch.cpu, name, None) for name in names]
+    return device.type == "cpu" and any(probe is not None and probe() for probe in probes)
