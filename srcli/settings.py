@@ -53,6 +53,11 @@ class CompactSettings:
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4))
 
+    def grows_from(self, other: GeneratorSettings) -> bool:
+        """Whether the weights of `other` can begin this one: of any scale, as deep, and no wider."""
+        fitting = isinstance(other, CompactSettings) and other.blocks == self.blocks
+        return fitting and other.channels <= self.channels
+
     @property
     def halo(self) -> int:
         """How many lr pixels beyond a place can change it: one for each 3x3 convolution; bilinear needs no more than one."""
@@ -79,6 +84,10 @@ class JohnsonSettings:
 
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4, 8))
+
+    def grows_from(self, other: GeneratorSettings) -> bool:
+        """Whether the weights of `other` can begin this one: of any scale, of the same sizes."""
+        return replace(other, scale=self.scale) == self
 
     @property
     def pixel_bytes(self) -> int:

@@ -114,12 +114,12 @@ class Training:
         return torch.compile(model) if self.settings.compile else model  # type: ignore[return-value]
 
     def start_from(self, source: Generator) -> None:
-        """Begin with the weights of another generator, in its folded form. The scale may differ, nothing else.
+        """Begin with the weights of another generator, in its folded form. The scale may differ, and `compact` may grow wider.
 
-        Raises SrcliError where the sizes differ.
+        Raises SrcliError where the sizes do not fit.
         """
         wanted, given = self.settings.generator, source.settings
-        if type(wanted) is not type(given) or replace(given, scale=wanted.scale) != wanted:
+        if not wanted.grows_from(given):
             raise SrcliError(
                 f"The first weights are those of {_sizes(given)}, and {_sizes(wanted)} is to be trained. "
                 "Give a model of the same sizes, or its sizes as options."

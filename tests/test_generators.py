@@ -75,6 +75,16 @@ def test_a_fresh_generator_takes_over_a_folded_one(settings: GeneratorSettings) 
     torch.testing.assert_close(other(lr), source(lr), atol=1e-5, rtol=0)
 
 
+def test_a_wider_generator_takes_over_what_a_narrower_one_computes() -> None:
+    source = lively(CompactSettings(scale=3, channels=8, blocks=2)).eval()
+    wider = build_generator(CompactSettings(scale=3, channels=12, blocks=2))
+    wider.load_folded(source.folded())
+    lr = torch.rand(1, 3, 9, 8)
+    torch.testing.assert_close(wider(lr), source(lr), atol=1e-6, rtol=0)
+    wider(lr).square().sum().backward()
+    assert wider.tail.weight.grad[:, 8:].abs().sum() > 0  # what is new can be learnt
+
+
 def test_weights_of_another_scale_are_taken_over_but_for_the_tail() -> None:
     source = lively(CompactSettings(scale=4, channels=8, blocks=2))
     other = build_generator(CompactSettings(scale=2, channels=8, blocks=2))

@@ -29,7 +29,10 @@ class Generator(nn.Module):
         return self
 
     def load_folded(self, source: Generator) -> None:
-        """Take over what `source`, folded and of the same sizes, computes; from another scale, all but what depends on it."""
+        """Take over what `source`, folded and of sizes that `settings.grows_from` allows, computes.
+
+        From another scale, all but what depends on it.
+        """
         mine = self.state_dict()
         fitting = {
             name: tensor for name, tensor in source.state_dict().items() if name in mine and mine[name].shape == tensor.shape
@@ -89,14 +92,24 @@ class Compact(Generator):
         return plain
 
     def load_folded(self, source: Generator) -> None:
-        """As in `Generator`; the 3x3 branch makes up for what the others add."""
+        """As in `Generator`. What is wider than the source computes the same at first, after Net2Net (Chen et al. 2016).
+
+        The source's channels come first and take nothing from those that are new, which begin with fresh weights.
+        """
         assert isinstance(source, Compact)
-        super().load_folded(source)
-        with torch.no_grad():
-            for conv, plain in zip(self.body, source.body, strict=True):
-                assert isinstance(conv, BranchedConv)
-                assert isinstance(plain, nn.Conv2d)
-                conv.conv3x3.add_(plain.weight - conv.kernel())
+        known = source.settings.channels
+        mine, theirs = self.state_dict(), source.state_dict()  # of tensors that are the weights themselves
+        for name in ("head.weight", "head.bias"):
+            mine[name][:known] = theirs[name]
+        for number in range(self.settings.blocks):
+            conv = mine[f"body.{number}.conv3x3"]
+            conv[:known] = 0
+            conv[:known, :known] = theirs[f"body.{number}.weight"]
+            conv[range(known), range(known), 1, 1] -= 1  # which the identity makes up for
+            mine[f"body.{number}.bias"][:known] = theirs[f"body.{number}.bias"]
+        if source.scale == self.scale:
+            mine["tail.weight"][:, :known] = theirs["tail.weight"]
+            mine["tail.bias"].copy_(theirs["tail.bias"])
 
 
 class BranchedConv(nn.Module):
