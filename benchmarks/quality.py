@@ -1,12 +1,14 @@
-"""How faithful are the models? PSNR and SSIM on Set5, Set14 and BSD100, from files that `srcli upscale` wrote.
+"""How faithful are the models, how natural, and how fast? From files that `srcli upscale` wrote.
 
     python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE]
 
 BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a file; all shipped ones are taken if none is
 named. Each true picture is cut to a multiple of the scale and reduced with the antialiased bicubic kernel to 8 bits; what
-`srcli upscale` makes of it is read back from disk. Luma (BT.601), `scale` pixels cut from each border, mean over images.
---features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3 and ST-LPIPS, mean over images,
-lower is nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and a third
+`srcli upscale` makes of it is read back from disk. PSNR and SSIM are of luma (BT.601), `scale` pixels cut from each border;
+ST-LPIPS is lower where it is nearer; means over images. t is the time for 320x180 pixels in units of a fixed piece of work
+(see upscale_speed.py).
+--features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images, lower is
+nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and a third
 one of PSNR and ST-LPIPS where the small pictures were spoilt by noise (3 levels) and then by JPEG (quality 75).
 """
 
@@ -27,8 +29,9 @@ import torch.nn.functional as F
 from natural import grid, load_stlpips
 from PIL import Image
 from torch import Tensor
+from upscale_speed import measure_t
 
-from srcli.catalog import describe_model, shipped_models
+from srcli.catalog import SPEED, describe_model, shipped_models
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr, ssim
 from srcli.images import Picture, find_pictures, read_srgb, write_picture
@@ -36,9 +39,11 @@ from srcli.models import load_feature_loss
 
 SETS = ("Set5", "Set14", "BSD100")
 LAYERS = ("relu2_2", "relu4_3")
-NATURAL = (*LAYERS, "stlpips", "grid_flat", "grid_textured")
+NATURAL = (*LAYERS, "grid_flat", "grid_textured")
 Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each picture."""
+Table = dict[str, dict[str, dict[str, float]]]
+"""By model, then by set of pictures, then by figure."""
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
 DIGITS = {"ssim": 4, "stlpips": 3}
 
@@ -80,12 +85,14 @@ def stlpips_metric() -> Metric:
     return lambda sr, hr: {"stlpips": stlpips(sr, hr)}
 
 
-def print_table(table: dict[str, dict[str, dict[str, float]]], figures: tuple[str, ...]) -> None:
-    print("| model | " + " | ".join(f"{name} {figure}" for name in SETS for figure in figures) + " |")
-    print("|---" * (1 + len(SETS) * len(figures)) + "|")
+def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False) -> None:
+    columns = [*(["t"] if timed else []), *(f"{name} {figure}" for name in SETS for figure in figures)]
+    print("| model | " + " | ".join(columns) + " |")
+    print("|---" * (1 + len(columns)) + "|")
     for model, row in table.items():
         cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in SETS for figure in figures]
-        print(f"| {model} | " + " | ".join(cells) + " |")
+        t = [f"{row[SPEED]['t']:.2f}" if SPEED in row else "-"] if timed else []
+        print(f"| {model} | " + " | ".join([*t, *cells]) + " |")
 
 
 def spoil(lr: Tensor) -> Tensor:
@@ -122,13 +129,14 @@ def main() -> None:
     parser.add_argument("--features", type=int, metavar="SCALE")
     options = parser.parse_args()
     models = {name: describe_model(name).scale for name in options.models or shipped_models()}
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    spoilt: dict[str, dict[str, dict[str, float]]] = {}
-    stlpips = [stlpips_metric()] if options.features else []
+    table: Table = {}
+    spoilt: Table = {}
+    stlpips = stlpips_metric()
+    t = measure_t(list(models))
     for scale in sorted(set(models.values())):
         its = [model for model, its_scale in models.items() if its_scale == scale]
         closely = scale == options.features
-        metrics = [feature_metric(), *stlpips] if closely else []
+        metrics = [stlpips, feature_metric()] if closely else [stlpips]
         for name in SETS:
             hrs = {path.stem: truth(path, scale) for path in find_pictures(options.bench / name)}
             lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
@@ -138,8 +146,10 @@ def main() -> None:
             if closely:
                 lrs = {stem: spoil(lr) for stem, lr in lrs.items()}
                 for model, pairs in enlarge(hrs, lrs, its, scale).items():
-                    spoilt.setdefault(model, {})[name] = score(pairs, scale, stlpips)
-    print_table(table, ("psnr", "ssim"))
+                    spoilt.setdefault(model, {})[name] = score(pairs, scale, [stlpips])
+    for model in models:
+        table[model][SPEED] = {"t": t[model]}
+    print_table(table, ("psnr", "ssim", "stlpips"), timed=True)
     if options.features:
         print()
         print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, NATURAL)

@@ -91,17 +91,30 @@ def processes(models: list[str], rounds: int) -> None:
         print(f"| {name} | {statistics.median(its):.2f} s | {ratio(its, seconds[IMPORT]):.2f} |")
 
 
+def unit() -> Callable[[], object]:
+    """The work whose time is t = 1: sixteen 3x3 convolutions, 64 to 64 channels, at 320x180, eager torch, float32."""
+    return partial(nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(16))), torch.rand(1, 64, HEIGHT, WIDTH))
+
+
+@torch.inference_mode()
+def measure_t(models: list[str], rounds: int = 9) -> dict[str, float]:
+    """The time of each model, as `srcli upscale` runs it on the CPU, in units of that work; measured in turn."""
+    lr = np.random.default_rng(0).random((3, HEIGHT, WIDTH), dtype=np.float32)
+    enlargers = {model: partial(load_enlarger(model, "cpu"), lr) for model in models}
+    seconds = in_turn({"t": unit(), **enlargers}, rounds)
+    return {model: ratio(seconds[model], seconds["t"]) for model in models}
+
+
 @torch.inference_mode()
 def networks(models: list[str], rounds: int) -> None:
     lr = np.random.default_rng(0).random((3, HEIGHT, WIDTH), dtype=np.float32)
     picture = Image.fromarray(np.rint(lr.transpose(1, 2, 0) * 255).astype(np.uint8))
     matrix = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
     tensor = torch.from_numpy(matrix)
-    unit = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(16)))
     contenders: dict[str, Callable[[], object]] = {
         "numpy": partial(np.matmul, matrix, matrix),
         "torch": partial(torch.matmul, tensor, tensor),
-        "t": partial(unit, torch.rand(1, 64, HEIGHT, WIDTH)),
+        "t": unit(),
         "bicubic": partial(picture.resize, (4 * WIDTH, 4 * HEIGHT), Image.Resampling.BICUBIC),
     }
     for model in models:

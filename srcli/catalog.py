@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,18 +28,32 @@ PURPOSES = {
 }
 """What each kind of model is for."""
 
+QUALITIES = {"fast": "compact-x{}-tiny", "balanced": "compact-x{}", "best": "compact-x{}-large"}
+"""Names of the faithful models, by what they are chosen for. Where a scale has none for it, its balanced one stands in."""
+
+SCALES = (2, 3, 4)
+"""For which a balanced model ships."""
+
+NATURAL = "compact-x{}-perceptual"
+"""Name of the natural model that was trained on from the balanced one, so that weights between the two are of use."""
+
 
 @dataclass(frozen=True)
 class Description:
-    """A model file: where it is, the settings that rebuild its generator, and what there is to know `about` it."""
+    """A model file: where it is, the settings that rebuild its generator, and what there is to know `about` it.
+
+    towards, share: another file of the same sizes, and how far from this one to it the weights lie, in 0..1.
+    """
 
     path: Path
     settings: GeneratorSettings
     about: dict[str, Any]
+    towards: Path | None = None
+    share: float = 0.0
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        return f"{self.towards.stem}@{self.share:g}" if self.towards else self.path.stem
 
     @property
     def scale(self) -> int:
@@ -67,8 +81,13 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*-x*.safetensors"))
 
 
+SPEED = "speed"
+"""Stands among the sets of pictures in the figures, for `t`: the time for 320x180 pixels on a CPU, in units of sixteen 3x3
+convolutions, 64 to 64 channels, at that size in torch."""
+
+
 def read_figures() -> dict[str, dict[str, dict[str, float]]]:
-    """What benchmarks/quality.py measured: by model, then by set of pictures, then by figure."""
+    """What benchmarks/quality.py measured: by model, then by set of pictures (or SPEED), then by figure."""
     figures: dict[str, dict[str, dict[str, float]]] = json.loads((WEIGHTS / "figures.json").read_text(encoding="utf-8"))
     return figures
 
@@ -108,13 +127,46 @@ def describe_model(model: str | Path) -> Description:
         raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give one that it wrote.") from None
 
 
+def choose_models(*, quality: str = "balanced", naturalness: float = 0.0) -> list[Description]:
+    """The shipped models to enlarge with, one for each scale there is.
+
+    quality: of QUALITIES, how much time one has. naturalness: 0..1, from the balanced model to the natural one, where the
+    weights are interpolated (after Wang et al. 2019, "Deep Network Interpolation"); only scales with a natural one are there.
+    Raises SettingsError for what there is not, or both.
+    """
+    if quality not in QUALITIES:
+        raise SettingsError(f"There is no quality {quality!r}. {nearest(quality, QUALITIES)}")
+    if not 0 <= naturalness <= 1:
+        raise SettingsError(f"The naturalness is {naturalness:g}; it must be at least 0 and at most 1.")
+    if naturalness and quality != "balanced":
+        raise SettingsError(f"There are natural models of balanced quality alone, not of {quality}. Leave one of the two out.")
+    shipped = shipped_models()
+    if naturalness:
+        return [_between(scale, naturalness) for scale in SCALES if NATURAL.format(scale) in shipped]
+    names = [(QUALITIES[quality].format(scale), QUALITIES["balanced"].format(scale)) for scale in SCALES]
+    return [describe_model(name if name in shipped else balanced) for name, balanced in names]
+
+
+def _between(scale: int, naturalness: float) -> Description:
+    faithful, natural = (describe_model(name.format(scale)) for name in (QUALITIES["balanced"], NATURAL))
+    return natural if naturalness == 1 else replace(faithful, towards=natural.path, share=naturalness)
+
+
 def read_weights(model: Description) -> dict[str, np.ndarray]:
-    """The weights of the folded generator by name, float32. Raises SrcliError where the file is damaged."""
+    """The weights of the folded generator by name, float32. Raises SrcliError where a file is damaged."""
+    weights = _read_file(model.path)
+    if model.towards is None:
+        return weights
+    other = _read_file(model.towards)
+    return {name: (1 - model.share) * weight + model.share * other[name] for name, weight in weights.items()}
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
-        with safe_open(model.path, "numpy") as file:
+        with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name).astype("float32") for name in file.keys()}  # noqa: SIM118, it is no dict
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: numbers of a kind that numpy has not
-        raise SrcliError(f"{model.path} is damaged ({error}). Get it again.") from None
+        raise SrcliError(f"{path} is damaged ({error}). Get it again.") from None
 
 
 def _find(model: str | Path) -> Path:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from srcli import __version__
-from srcli.catalog import FORMAT, WEIGHTS, Description, describe_model
+from srcli.catalog import FORMAT, WEIGHTS, Description, describe_model, read_weights
 from srcli.core.generators import Generator, build_generator
 from srcli.core.losses import FeatureLoss
 from srcli.core.vgg import OXFORD_INPUT, TORCHVISION_INPUT, VGG16Features, VGGWeights
@@ -39,7 +39,7 @@ def load_generator(model: str | Path | Description) -> Generator:
     description = model if isinstance(model, Description) else describe_model(model)
     generator = build_generator(description.settings).folded()
     try:
-        generator.load_state_dict(read_safetensors(description.path)[0])
+        generator.load_state_dict({name: torch.from_numpy(weight) for name, weight in read_weights(description).items()})
     except RuntimeError:
         raise SrcliError(f"{description.path} is damaged: its weights do not fit its own settings. Get it again.") from None
     return generator.eval().requires_grad_(False)

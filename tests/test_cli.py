@@ -117,6 +117,11 @@ def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_pa
     [
         (["-m", "compakt-x4"], 2, "no model 'compakt-x4'. Did you mean compact-x4"),
         (["-m", "missing.safetensors"], 2, "no model file missing.safetensors"),
+        (["-m", "compact-x4", "--quality", "best"], 2, "--model chooses a model, and so do --quality"),
+        (["-m", "compact-x4", "--naturalness", "0"], 2, "--model chooses a model, and so do --quality"),
+        (["--quality", "bset"], 2, "no quality 'bset'. Did you mean best"),
+        (["--naturalness", "1.5"], 2, "The naturalness is 1.5; it must be at least 0 and at most 1"),
+        (["--naturalness", "0.5", "--quality", "fast"], 2, "natural models of balanced quality alone, not of fast"),
         (["--scale", "1"], 2, "no scale 1; choose more than 1, at most 64"),
         (["--scale", "65"], 2, "no scale 65"),
         (["--size", "wide"], 2, "'wide' is no size. Say it as in 1920x1080, 1920x or x1080"),
@@ -137,7 +142,8 @@ def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_pa
 def test_wrong_usage_is_one_sentence(
     srcli: Command, model: Path, photo: Path, words: list[str], code: int, sentence: str
 ) -> None:
-    outcome = srcli("upscale", photo, *([] if "-m" in words else ["-m", model]), *words)
+    chosen = {"-m", "--quality", "--naturalness"} & set(words)
+    outcome = srcli("upscale", photo, *([] if chosen else ["-m", model]), *words)
     assert (outcome.exit_code, outcome.stdout) == (code, "")
     assert sentence in outcome.stderr
     assert "Traceback" not in outcome.stderr
@@ -186,6 +192,22 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
 
 
 # models
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        (["--scale", "4"], ["compact-x4"]),
+        (["--scale", "8"], ["compact-x2", "compact-x4"]),
+        (["--naturalness", "0.25"], ["compact-x4-perceptual@0.25"]),
+        (["--naturalness", "1", "--scale", "2"], ["compact-x4-perceptual"]),
+    ],
+)
+def test_quality_naturalness_and_scale_choose_the_models(
+    srcli: Command, photo: Path, tmp_path: Path, words: list[str], models: list[str]
+) -> None:
+    outcome = srcli("upscale", photo, "-o", tmp_path / "sr.png", "--json", *words)
+    assert json.loads(outcome.stdout)["models"] == models
 
 
 def test_the_shipped_models_are_listed(srcli: Command) -> None:

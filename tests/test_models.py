@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from srcli.catalog import WEIGHTS, describe_model, shipped_models
+from srcli.catalog import WEIGHTS, choose_models, describe_model, shipped_models
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr
 from srcli.errors import SettingsError, SrcliError
@@ -60,6 +60,34 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 def test_names_that_no_model_has_are_refused_with_the_nearest() -> None:
     with pytest.raises(SettingsError, match=r"Did you mean compact-x4"):
         describe_model("compact-x44")
+
+
+def test_a_quality_is_a_model_for_each_scale_and_falls_back_on_the_balanced() -> None:
+    for quality, suffix in (("fast", "-tiny"), ("balanced", ""), ("best", "-large")):
+        for scale, model in zip((2, 3, 4), choose_models(quality=quality), strict=True):
+            name = f"compact-x{scale}{suffix}"
+            assert model.name == (name if name in shipped_models() else f"compact-x{scale}")
+            assert (model.scale, model.kind) == (scale, "faithful")
+
+
+def test_naturalness_is_how_far_the_weights_lie_from_the_faithful_to_the_natural() -> None:
+    faithful, natural = (load_generator(name).state_dict() for name in ("compact-x4", "compact-x4-perceptual"))
+    [half], [all_the_way] = choose_models(naturalness=0.5), choose_models(naturalness=1)
+    assert (half.name, all_the_way.name) == ("compact-x4-perceptual@0.5", "compact-x4-perceptual")
+    for name, weight in load_generator(half).state_dict().items():
+        torch.testing.assert_close(weight, (faithful[name] + natural[name]) / 2)
+
+
+@torch.inference_mode()
+def test_half_way_to_natural_is_no_worse_than_the_mean_of_both_ends() -> None:
+    """That weights may be interpolated at all is no matter of course: two networks trained apart give nonsense half way."""
+    hr = torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255
+    lr = bicubic(hr, 4)
+    faithful, half, natural = (
+        psnr(*on_luma(load_generator(choose_models(naturalness=share)[-1])(lr).clamp(0, 1), hr, border=4)).item()
+        for share in (0, 0.5, 1)
+    )
+    assert faithful > half > (faithful + natural) / 2
 
 
 def test_the_package_stays_small() -> None:

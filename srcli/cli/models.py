@@ -11,10 +11,10 @@ import typer
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
 ) -> None:
-    """List the models that ship, for srcli upscale -m NAME: what each is for, how large it is, and its PSNR in dB."""
-    from srcli.catalog import PURPOSES, describe_model, read_figures, shipped_models
+    """List the models that ship, for srcli upscale -m NAME: what each is for, how large and slow it is, and its PSNR in dB."""
+    from srcli.catalog import PURPOSES, SPEED, describe_model, read_figures, shipped_models
 
-    figures = read_figures()
+    measured = read_figures()
     shipped = sorted(map(describe_model, shipped_models()), key=lambda model: (model.scale, model.name))
     rows: list[dict[str, Any]] = [
         {
@@ -24,20 +24,23 @@ def models(
             "for": PURPOSES[model.kind],
             "megabytes": model.path.stat().st_size / 1e6,
             "parameters": model.parameters,
-            "figures": figures.get(model.name, {}),
+            "figures": measured.get(model.name, {}),
         }
         for model in shipped
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    sets = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    sets = list(dict.fromkeys(name for row in rows for name in row["figures"] if name != SPEED))
     name_width = max(len(row["name"]) for row in rows)
-    typer.echo(f"{'model':<{name_width}}  scale  {'kind':<8}    MB  parameters" + "".join(f"{name:>8}" for name in sets))
+    typer.echo(f"{'model':<{name_width}}  scale  {'kind':<8}    MB  parameters     t" + "".join(f"{name:>8}" for name in sets))
     for row in rows:
-        psnr = [f"{row['figures'][name]['psnr']:8.2f}" if name in row["figures"] else f"{'-':>8}" for name in sets]
+        figures = row["figures"]
+        t = f"{figures[SPEED]['t']:6.2f}" if SPEED in figures else f"{'-':>6}"
+        psnr = [f"{figures[name]['psnr']:8.2f}" if name in figures else f"{'-':>8}" for name in sets]
         size = f"{row['megabytes']:>4.1f}  {row['parameters']:>10}"
-        typer.echo(f"{row['name']:<{name_width}}  {row['scale']:>5}  {row['kind']:<8}  {size}" + "".join(psnr))
+        typer.echo(f"{row['name']:<{name_width}}  {row['scale']:>5}  {row['kind']:<8}  {size}{t}" + "".join(psnr))
     typer.echo("")
     for kind in sorted({row["kind"] for row in rows}):
         typer.echo(f"{kind:<8}  {PURPOSES[kind]}")
+    typer.echo("t         time on a CPU, in units of a fixed piece of work: twice the t is twice the time")

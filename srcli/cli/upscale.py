@@ -52,7 +52,22 @@ def upscale(
     model: Annotated[
         str | None,
         typer.Option(
-            "-m", "--model", metavar="NAME|FILE", help="A shipped model or a model file. [default: compact of the scale]"
+            "-m", "--model", metavar="NAME|FILE", help="A shipped model or a model file. [default: by --quality and the scale]"
+        ),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            "--quality", help="fast, balanced or best: which faithful model to take. [default: balanced]", show_default=False
+        ),
+    ] = None,
+    naturalness: Annotated[
+        float | None,
+        typer.Option(
+            "--naturalness",
+            metavar="0..1",
+            help="From true to the picture to sharper, may invent detail. [default: 0]",
+            show_default=False,
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -112,10 +127,13 @@ def upscale(
     colour = tuple(round(part * 255) for part in parse_colour(background))
 
     from srcli.batch import Batch, Order, Size, parse_size, plan
+    from srcli.catalog import choose_models
     from srcli.memory import bytes_of
     from srcli.upscaling import plan_tiling
 
-    models = _models(model, scale)
+    if model is not None and not (quality is None and naturalness is None):
+        raise SettingsError("--model chooses a model, and so do --quality and --naturalness. Leave one of them out.")
+    models = _models(model) if model is not None else choose_models(quality=quality or "balanced", naturalness=naturalness or 0)
     wanted = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
     result_ending = f".{ending.lower().lstrip('.')}" if ending else None
     order = Order(
@@ -136,19 +154,16 @@ def upscale(
     _run(Batch(order), jobs, json=json, fail_fast=fail_fast)
 
 
-def _models(name: str | None, scale: float | None) -> Sequence[Model]:
-    from srcli.catalog import describe_model, is_foreign, shipped_models
+def _models(name: str) -> Sequence[Model]:
+    from srcli.catalog import describe_model, is_foreign
 
-    if name is not None and is_foreign(name):
-        from srcli.foreign import load_foreign  # here, as torch takes seconds to import
-
-        foreign = load_foreign(Path(name))
-        print(f"srcli: {foreign.note}", file=sys.stderr)
-        return [foreign]
-    if name is not None:
+    if not is_foreign(name):
         return [describe_model(name)]
-    compact = [describe_model(shipped) for shipped in shipped_models() if shipped.removeprefix("compact-x").isdigit()]
-    return [description for description in compact if description.scale == scale] or compact
+    from srcli.foreign import load_foreign  # here, as torch takes seconds to import
+
+    foreign = load_foreign(Path(name))
+    print(f"srcli: {foreign.note}", file=sys.stderr)
+    return [foreign]
 
 
 def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool) -> None:
