@@ -1,0 +1,57 @@
+"""Draw the front: PSNR on Set5, x4, against time on a CPU, of srcli's faithful models and of published networks.
+
+    python benchmarks/front.py [--out docs/front.png]
+
+srcli's models are taken from the figures that quality.py wrote. peers.csv holds the published networks, with their published
+weights, run once on two CPU cores in eager torch: PSNR on luma, 4 pixels cut from each border, and t, the time for
+320x180 pixels in units of sixteen 3x3 convolutions, 64 to 64 channels, at that size (the middle, where a range was seen).
+They were reduced with MATLAB's bicubic kernel, srcli's with the same kernel and rounding of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from srcli.catalog import SPEED, describe_model, read_figures, shipped_models
+from srcli.report.curves import COLOURS
+
+Point = tuple[str, float, float]
+"""Name, t, PSNR."""
+
+
+def ours() -> list[Point]:
+    figures = read_figures()
+    models = [model for model in map(describe_model, shipped_models()) if (model.scale, model.kind) == (4, "faithful")]
+    return sorted((model.name, figures[model.name][SPEED]["t"], figures[model.name]["Set5"]["psnr"]) for model in models)
+
+
+def peers() -> list[Point]:
+    with (Path(__file__).parent / "peers.csv").open(newline="", encoding="utf-8") as file:
+        return [(row["network"], float(row["t"]), float(row["set5"])) for row in csv.DictReader(file)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/front.png"))
+    options = parser.parse_args()
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for points, colour, marker, label in ((peers(), "#777777", "o", "published"), (ours(), COLOURS[1], "D", "srcli")):
+        axes.scatter([t for _, t, _ in points], [psnr for _, _, psnr in points], color=colour, marker=marker, label=label)
+        for name, t, psnr in points:
+            axes.annotate(name, (t, psnr), (5, -9 if label == "published" else 5), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel("t: time for 320x180 to 1280x720 on two CPU cores, in units of a fixed piece of work")
+    axes.set_ylabel("PSNR on Set5, x4 (dB)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(options.out, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
