@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+from math import log10
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from srcli.catalog import SPEED, describe_model, read_figures, shipped_models
+from srcli.catalog import SPEED, describe_model, read_figures
 from srcli.report.curves import COLOURS
 
 Point = tuple[str, float, float]
@@ -25,13 +26,23 @@ Point = tuple[str, float, float]
 
 def ours() -> list[Point]:
     figures = read_figures()
-    models = [model for model in map(describe_model, shipped_models()) if (model.scale, model.kind) == (4, "faithful")]
+    measured = [describe_model(name) for name, row in figures.items() if SPEED in row]
+    models = [model for model in measured if (model.scale, model.kind) == (4, "faithful")]
     return sorted((model.name, figures[model.name][SPEED]["t"], figures[model.name]["Set5"]["psnr"]) for model in models)
 
 
 def peers() -> list[Point]:
     with (Path(__file__).parent / "peers.csv").open(newline="", encoding="utf-8") as file:
         return [(row["network"], float(row["t"]), float(row["set5"])) for row in csv.DictReader(file)]
+
+
+def apart(points: list[Point]) -> list[Point]:
+    """Those whose names have room: the first of any that lie close together."""
+    chosen: list[Point] = []
+    for name, t, psnr in points:
+        if all(abs(psnr - other) > 0.15 or abs(log10(t / its)) > 0.25 for _, its, other in chosen):
+            chosen.append((name, t, psnr))
+    return chosen
 
 
 def main() -> None:
@@ -42,9 +53,10 @@ def main() -> None:
     axes = figure.subplots()
     for points, colour, marker, label in ((peers(), "#777777", "o", "published"), (ours(), COLOURS[1], "D", "srcli")):
         axes.scatter([t for _, t, _ in points], [psnr for _, _, psnr in points], color=colour, marker=marker, label=label)
-        for name, t, psnr in points:
+        for name, t, psnr in apart(points):
             axes.annotate(name, (t, psnr), (5, -9 if label == "published" else 5), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("t: time for 320x180 to 1280x720 on two CPU cores, in units of a fixed piece of work")
     axes.set_ylabel("PSNR on Set5, x4 (dB)")
     axes.grid(alpha=0.25)

@@ -2,11 +2,11 @@
 
     python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE]
 
-BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a file; all shipped ones are taken if none is
-named. Each true picture is cut to a multiple of the scale and reduced with the antialiased bicubic kernel to 8 bits; what
-`srcli upscale` makes of it is read back from disk. PSNR and SSIM are of luma (BT.601), `scale` pixels cut from each border;
-ST-LPIPS is lower where it is nearer; means over images. t is the time for 320x180 pixels in units of a fixed piece of work
-(see upscale_speed.py).
+BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a file; all shipped ones, and what `--quality best`
+takes, are taken if none is named. Each true picture is cut to a multiple of the scale and reduced with the antialiased
+bicubic kernel to 8 bits; what `srcli upscale` makes of it is read back from disk. PSNR and SSIM are of luma (BT.601), `scale`
+pixels cut from each border; ST-LPIPS is lower where it is nearer; means over images. t is the time for 320x180 pixels in
+units of a fixed piece of work (see upscale_speed.py).
 --features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images, lower is
 nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and a third
 one of PSNR and ST-LPIPS where the small pictures were spoilt by noise (3 levels) and then by JPEG (quality 75).
@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 from upscale_speed import measure_t
 
-from srcli.catalog import SPEED, describe_model, shipped_models
+from srcli.catalog import SPEED, choose_models, describe_model, shipped_models
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr, ssim
 from srcli.images import Picture, find_pictures, read_srgb, write_picture
@@ -121,6 +121,10 @@ def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], models: list[str], s
     return enlarged
 
 
+def usual_models() -> list[str]:
+    return [*shipped_models(), *(model.name for model in choose_models(quality="best") if model.ensemble)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", type=Path)
@@ -128,7 +132,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--features", type=int, metavar="SCALE")
     options = parser.parse_args()
-    models = {name: describe_model(name).scale for name in options.models or shipped_models()}
+    models = {name: describe_model(name).scale for name in options.models or usual_models()}
     table: Table = {}
     spoilt: Table = {}
     stlpips = stlpips_metric()

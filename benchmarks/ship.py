@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--machine", required=True)
     options = parser.parse_args()
     description = describe_model(options.run / "model.safetensors")
-    # where the first weights came from is what --init says: on the machine that trained it was some file
+    # where the first weights came from is what --init says, and what ran it --machine: on another machine both are others
     trained, settings = (
-        replace(each, init=None)
+        replace(each, init=None, device="auto")
         for each in (
             from_mapping(TrainSettings, description.about["settings"], str(options.run)),
             read_yaml(options.config).portable(),

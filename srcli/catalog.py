@@ -28,7 +28,7 @@ PURPOSES = {
 }
 """What each kind of model is for."""
 
-QUALITIES = {"fast": "compact-x{}-tiny", "balanced": "compact-x{}", "best": "compact-x{}-large"}
+QUALITIES = {"fast": "compact-x{}-tiny", "balanced": "compact-x{}", "best": "compact-x{}+"}
 """Names of the faithful models, by what they are chosen for. Where a scale has none for it, its balanced one stands in."""
 
 SCALES = (2, 3, 4)
@@ -43,6 +43,7 @@ class Description:
     """A model file: where it is, the settings that rebuild its generator, and what there is to know `about` it.
 
     towards, share: another file of the same sizes, and how far from this one to it the weights lie, in 0..1.
+    ensemble: whether what it makes of a picture in all eight positions is averaged.
     """
 
     path: Path
@@ -50,10 +51,12 @@ class Description:
     about: dict[str, Any]
     towards: Path | None = None
     share: float = 0.0
+    ensemble: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.towards.stem}@{self.share:g}" if self.towards else self.path.stem
+        name = f"{self.towards.stem}@{self.share:g}" if self.towards else self.path.stem
+        return f"{name}+" if self.ensemble else name
 
     @property
     def scale(self) -> int:
@@ -107,10 +110,12 @@ def is_foreign(model: str | Path) -> bool:
 
 
 def describe_model(model: str | Path) -> Description:
-    """A model that ships, by name, or one from a file that `srcli train` wrote.
+    """A model that ships, by name, or one from a file that `srcli train` wrote; with + at its end, the ensemble of it.
 
     Raises SrcliError: no such model or file, or a file that srcli train did not write.
     """
+    if str(model).endswith("+") and not Path(model).is_file():
+        return replace(describe_model(str(model)[:-1]), ensemble=True)
     path = _find(model)
     try:
         with safe_open(path, "numpy") as file:
@@ -144,7 +149,7 @@ def choose_models(*, quality: str = "balanced", naturalness: float = 0.0) -> lis
     if naturalness:
         return [_between(scale, naturalness) for scale in SCALES if NATURAL.format(scale) in shipped]
     names = [(QUALITIES[quality].format(scale), QUALITIES["balanced"].format(scale)) for scale in SCALES]
-    return [describe_model(name if name in shipped else balanced) for name, balanced in names]
+    return [describe_model(name if name.rstrip("+") in shipped else balanced) for name, balanced in names]
 
 
 def _between(scale: int, naturalness: float) -> Description:

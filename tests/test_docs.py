@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from srcli.catalog import WEIGHTS, describe_model, shipped_models
+from srcli.catalog import QUALITIES, SCALES, WEIGHTS, describe_model, shipped_models
 from srcli.images import read_picture
 from srcli.settings import read_yaml
 from tests.conftest import EXAMPLES, Outcome
@@ -81,8 +82,12 @@ def test_every_file_that_the_readme_links_to_is_there(path: str) -> None:
 def test_every_figure_is_the_measured_one(text: str) -> None:
     """The rows of the table that benchmarks/quality.py wrote to figures.json stand in the text to the digit."""
     for model, sets in FIGURES.items():
-        row = " | ".join(f"{sets[name]['psnr']:.2f} | {sets[name]['ssim']:.4f}" for name in ("Set5", "Set14", "BSD100"))
-        assert f"| {model} | {row} |" in text
+        t = f"{sets['speed']['t']:.2f}" if "speed" in sets else "-"
+        figures = [
+            f"{sets[name]['psnr']:.2f} | {sets[name]['ssim']:.4f} | {sets[name]['stlpips']:.3f}"
+            for name in ("Set5", "Set14", "BSD100")
+        ]
+        assert f"| {model} | {t} | {' | '.join(figures)} |" in text
 
 
 def test_the_list_of_models_in_the_readme_is_what_the_command_prints(srcli: Callable[..., Outcome]) -> None:
@@ -90,7 +95,7 @@ def test_the_list_of_models_in_the_readme_is_what_the_command_prints(srcli: Call
 
 
 def test_every_shipped_model_has_its_figures_its_section_and_its_settings() -> None:
-    assert set(shipped_models()) == {name for name in FIGURES if not name.startswith("bicubic")}
+    assert set(shipped_models()) == {name.rstrip("+") for name in FIGURES if not name.startswith("bicubic")}
     for name in shipped_models():
         description = describe_model(name)
         assert f"## {name}\n" in CARD
@@ -111,8 +116,15 @@ def test_every_example_configuration_is_sound(path: Path) -> None:
 def test_the_models_are_visibly_better_than_bicubic_on_every_set() -> None:
     for name in shipped_models():
         if describe_model(name).kind == "faithful":
-            for figures, bicubic in zip(
-                FIGURES[name].values(), FIGURES[f"bicubic-x{describe_model(name).scale}"].values(), strict=True
-            ):
-                assert figures["psnr"] > bicubic["psnr"] + 1
-                assert figures["ssim"] > bicubic["ssim"]
+            for pictures, bicubic in FIGURES[f"bicubic-x{describe_model(name).scale}"].items():
+                assert FIGURES[name][pictures]["psnr"] > bicubic["psnr"] + 1
+                assert FIGURES[name][pictures]["ssim"] > bicubic["ssim"]
+
+
+def test_more_time_gives_more_on_every_set() -> None:
+    for scale in SCALES:
+        names = dict.fromkeys(QUALITIES[quality].format(scale) for quality in ("fast", "balanced", "best"))
+        ladder = [FIGURES[name] for name in names if name in FIGURES]
+        for less, more in pairwise(ladder):
+            assert less["speed"]["t"] < more["speed"]["t"]
+            assert all(less[pictures]["psnr"] < more[pictures]["psnr"] for pictures in ("Set5", "Set14", "BSD100"))

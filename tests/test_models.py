@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from srcli.catalog import WEIGHTS, choose_models, describe_model, shipped_models
+from srcli.catalog import QUALITIES, WEIGHTS, choose_models, describe_model, shipped_models
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr
 from srcli.errors import SettingsError, SrcliError
 from srcli.images import read_srgb
 from srcli.models import load_generator
+from srcli.upscaling import load_enlarger
 from tests.conftest import EXAMPLES, make_model
 
 
@@ -63,11 +64,13 @@ def test_names_that_no_model_has_are_refused_with_the_nearest() -> None:
 
 
 def test_a_quality_is_a_model_for_each_scale_and_falls_back_on_the_balanced() -> None:
-    for quality, suffix in (("fast", "-tiny"), ("balanced", ""), ("best", "-large")):
-        for scale, model in zip((2, 3, 4), choose_models(quality=quality), strict=True):
-            name = f"compact-x{scale}{suffix}"
-            assert model.name == (name if name in shipped_models() else f"compact-x{scale}")
-            assert (model.scale, model.kind) == (scale, "faithful")
+    names = {quality: [model.name for model in choose_models(quality=quality)] for quality in QUALITIES}
+    assert names == {
+        "fast": ["compact-x2", "compact-x3", "compact-x4-tiny"],
+        "balanced": ["compact-x2", "compact-x3", "compact-x4"],
+        "best": ["compact-x2+", "compact-x3+", "compact-x4+"],
+    }
+    assert {model.kind for quality in QUALITIES for model in choose_models(quality=quality)} == {"faithful"}
 
 
 def test_naturalness_is_how_far_the_weights_lie_from_the_faithful_to_the_natural() -> None:
@@ -88,6 +91,17 @@ def test_half_way_to_natural_is_no_worse_than_the_mean_of_both_ends() -> None:
         for share in (0, 0.5, 1)
     )
     assert faithful > half > (faithful + natural) / 2
+
+
+@torch.inference_mode()
+def test_the_ensemble_is_nearer_to_the_truth() -> None:
+    hr = torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255
+    lr = bicubic(hr, 4)[0].numpy()
+    one, all_ways = (
+        psnr(*on_luma(torch.from_numpy(load_enlarger(name, "cpu")(lr))[None].clamp(0, 1), hr, border=4)).item()
+        for name in ("compact-x4", "compact-x4+")
+    )
+    assert all_ways > one + 0.03  # dB
 
 
 def test_the_package_stays_small() -> None:

@@ -188,3 +188,18 @@ def test_a_gpu_gives_the_same_picture(tmp_path: Path, pixels: Pixels) -> None:
     model = make_model(tmp_path / "tiny.safetensors", scale=4)
     picture = Picture(pixels(40, 40))
     assert difference(upscale(load_enlarger(model, "cuda"), picture), upscale(load_enlarger(model, "cpu"), picture)) <= 1
+
+
+def test_the_ensemble_is_the_mean_over_eight_positions(tmp_path: Path) -> None:
+    one = load_enlarger(make_model(tmp_path / "tiny.safetensors", scale=3), "cpu")
+    ensemble = load_enlarger(f"{tmp_path / 'tiny.safetensors'}+", "cpu")
+    lr = np.random.default_rng(0).random((3, 11, 8), dtype=np.float32)
+    turns = [lambda a, k=k, m=m: np.rot90(a[..., ::-1] if m else a, k, (1, 2)) for k in range(4) for m in (False, True)]
+    backs = [
+        lambda a, k=k, m=m: np.rot90(a, -k, (1, 2))[..., ::-1] if m else np.rot90(a, -k, (1, 2))
+        for k in range(4)
+        for m in (False, True)
+    ]
+    ways = [back(one(np.ascontiguousarray(turn(lr)))) for turn, back in zip(turns, backs, strict=True)]
+    np.testing.assert_allclose(ensemble(lr), np.mean(ways, axis=0), atol=1e-5)
+    np.testing.assert_allclose(ensemble(np.ascontiguousarray(lr[..., ::-1])), ensemble(lr)[..., ::-1], atol=1e-5)
