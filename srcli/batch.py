@@ -22,7 +22,16 @@ import numpy as np
 
 from srcli.errors import SettingsError, SrcliError
 from srcli.files import remove_leftovers
-from srcli.images import EXTENSIONS, PictureFile, check_target, is_whole, open_picture, write_rows
+from srcli.images import (
+    EXTENSIONS,
+    Before,
+    PictureFile,
+    View,
+    check_target,
+    is_whole,
+    open_picture,
+    write_rows,
+)
 from srcli.upscaling import Enlarger, Tiling, enlarged, load_enlarger
 
 if TYPE_CHECKING:
@@ -86,7 +95,10 @@ def parse_size(word: str, *, fit: bool = False) -> Size:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done with every picture. models: those to choose from, of different scales. ending: stdout's format."""
+    """What is to be done with every picture. models: those to choose from, of different scales. ending: stdout's format.
+
+    views: of how many pictures, from the first on, to keep what a page can show.
+    """
 
     size: Size
     models: Sequence[Model]
@@ -100,6 +112,7 @@ class Order:
     max_pixels: int | None = None
     strip_metadata: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
+    views: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. lr, sr: width and height. error: a sentence, where it failed. notes: sentences to know."""
+    """What became of a job. lr, sr: width and height. error: a sentence, where it failed. notes: sentences to know.
+
+    views: what a page can show of it, the whole first; empty where it was not asked for.
+    """
 
     job: Job
     lr: tuple[int, int] | None = None
@@ -124,6 +140,7 @@ class Outcome:
     skipped: bool = False
     error: str | None = None
     notes: tuple[str, ...] = ()
+    views: tuple[View, ...] = ()
 
 
 def plan(inputs: Sequence[str], output: str | None, size: Size, *, ending: str | None, recursive: bool) -> list[Job]:
@@ -274,6 +291,7 @@ class Batch:
         self._stop = Event()
         self._network, self._large = Lock(), Lock()
         self._enlargers: dict[int, Enlarger] = {}  # by the identity of the model
+        self._shown: set[Job] = set()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """The outcomes in the order of the jobs. Leaving early ends the work and removes what is half written.
@@ -284,6 +302,7 @@ class Batch:
             f"Memory ran out, so the tiles are halved to {side} pixels."
         )
         if not self.order.dry_run:
+            self._shown = set([job for job in jobs if not job.error][: self.order.views])
             remove_leftovers(job.target for job in jobs if job.target != STREAM)
         pool = ThreadPoolExecutor(WORKERS)
         try:
@@ -327,7 +346,8 @@ class Batch:
                 raise SrcliError(f"{job.target} is there already, so {job.source} was left alone. {REPLACE}")
             whole = is_whole(job.target, *sr)
             if whole:
-                return replace(outcome, skipped=True)
+                before = self._before(job, source, sr)
+                return replace(outcome, skipped=True, views=before.beside(job.target) if before else ())
             if whole is None:
                 raise SrcliError(f"{job.target} is there already in another size than {sr[0]}x{sr[1]}. {REPLACE}")
             notes.append(f"{job.target} was not whole, so it was made anew.")
@@ -337,6 +357,8 @@ class Batch:
             return replace(outcome, notes=tuple(notes))
         enlargers = [self._enlarger(model) for model in chain]
         sizes = [lr[0] * lr[1] * prod(model.scale for model in chain[:number]) ** 2 for number in range(len(chain))]
+        before = self._before(job, source, sr)
+        views: list[View] = []
         self.listener.on_start(job, sum(sizes))
         result = sizes[-1] * chain[-1].scale ** 2 * picture.channels * picture.dtype.itemsize
         with self._large if result > LARGE else nullcontext():
@@ -349,13 +371,19 @@ class Batch:
             )
 
             def write(target: Path) -> list[str]:
-                return write_rows(
+                lost = write_rows(
                     rows, target, metadata=picture.metadata, size=sr, overwrite=replacing, background=order.background
                 )
+                views.extend(before.beside(target) if before else ())  # now, as stdout's result does not last
+                return lost
 
             lost = _to_stdout(picture, order.ending, write) if job.target == STREAM else write(job.target)
         notes += [f"{job.target} could not hold everything: {what}." for what in lost]
-        return replace(outcome, device=enlargers[0].runs_on, notes=tuple(notes))
+        return replace(outcome, device=enlargers[0].runs_on, notes=tuple(notes), views=tuple(views))
+
+    def _before(self, job: Job, source: Path | bytes, sr: tuple[int, int]) -> Before | None:
+        """What to show of a picture on a page, where it is to be shown on one."""
+        return Before(source, sr, frame=self.order.frame) if job in self._shown else None
 
     def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Model]:
         factor = max(sr[0] / lr[0], sr[1] / lr[1])

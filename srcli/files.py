@@ -52,6 +52,22 @@ def written_whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         raise SrcliError(f"Cannot write {path}: {error.strerror}.") from None
 
 
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Raise before the work what `written_whole` would raise after it; makes the folder where there is none."""
+    if path.is_dir():
+        raise SrcliError(f"{path} is a folder. Give the name of a file.")
+    if path.exists() and not overwrite:
+        raise SrcliError(f"{path} is there already. Use --overwrite to replace it, or choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part, lock = _reserved(path)
+    except OSError as error:
+        raise SrcliError(f"Cannot write {path}: {error.strerror}.") from None
+    part.unlink()
+    if lock is not None:
+        os.close(lock)
+
+
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Remove what killed runs left beside these paths when they were to write them; what is being written now stays."""
     if fcntl is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,3 +104,14 @@ def srcli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         return Outcome(int(end.value.code or 0), out, err)
 
     return run
+
+
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
+
+
+def dom_of(page: Path) -> str:
+    """What a browser as wide as a phone makes of a page, after its scripts."""
+    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--disable-sync", "--window-size=500,900"]
+    words = [f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+    return subprocess.run([*command, *words], check=True, capture_output=True, text=True, timeout=120).stdout

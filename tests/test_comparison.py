@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +21,10 @@ from srcli.core.vgg import VGG16Features
 from srcli.errors import SrcliError
 from srcli.images import Picture, read_picture, write_picture
 from srcli.models import load_feature_loss, load_vgg_weights
-from srcli.report.page import as_page
+from srcli.report.difference import as_page
 from srcli.settings import VGG_LAYERS, Distance, LossSettings
 from srcli.tiling import tiles
-from tests.conftest import EXAMPLES, Outcome
+from tests.conftest import EXAMPLES, Outcome, dom_of, needs_browser
 
 Command = Callable[..., Outcome]
 Pixels = Callable[..., np.ndarray]
@@ -335,23 +333,23 @@ def test_map_and_page_are_written_whole_and_never_over_a_file(srcli: Command, pa
     assert srcli(*words, "--overwrite").exit_code == 0
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
+@needs_browser
 def test_the_page_works_in_a_browser(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     """Moves the slider and chooses another map, as a reader would, and reads the page that comes of it."""
     path = tmp_path / "page.html"
     assert srcli("compare-loss", *pair, "--layers", "relu1_2,relu2_2", "--html", path).exit_code == 0
     acts = """<script>
-      const act = (name, value, event) => {
-        const element = document.getElementById(name);
+      const act = (where, value, event) => {
+        const element = document.querySelector(where);
         element.value = value;
         element.dispatchEvent(new Event(event));
       };
       const before = document.getElementById("heat").src;
-      act("cut", "25", "input");
-      act("map", "relu2_2", "change");
+      act(".cut", "25", "input");
+      act("#map", "relu2_2", "change");
       const failed = [...document.images].filter(image => image.complete && image.naturalWidth === 0).length;
       document.title = [
-        document.getElementById("slider").style.getPropertyValue("--cut"),
+        document.querySelector(".slider").style.getPropertyValue("--cut"),
         document.getElementById("heat").src !== before,
         document.getElementById("end").textContent === maps.relu2_2.end,
         document.querySelectorAll("svg rect").length,
@@ -360,16 +358,7 @@ def test_the_page_works_in_a_browser(srcli: Command, pair: tuple[Path, Path], tm
       ].join(" ");
     </script>"""
     path.write_text(path.read_text().replace("</body>", acts + "</body>"))
-    quiet = [
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--window-size=500,900"]
-    words = [*command, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]
-    dom = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout
+    dom = dom_of(path)
     regions = len(worst_regions(compare(*pair, loss=LossSettings(feature=1, layers={"relu1_2": 1, "relu2_2": 1}), maps=True)))
     assert f"<title>25% true true {regions} 0 true</title>" in dom
 

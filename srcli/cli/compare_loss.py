@@ -186,7 +186,7 @@ def _draw(
         with written_whole(map_file) as part:
             sheet(comparison.maps, other).save(part, "PNG")
     if html_file:
-        from srcli.report.page import as_page
+        from srcli.report.difference import as_page
 
         with written_whole(html_file) as part:
             part.write_text(as_page(comparison, truth, other, background), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcli.cli.colours import parse_colour
-from srcli.errors import SettingsError
+from srcli.errors import SettingsError, SrcliError
 
 if TYPE_CHECKING:
     from srcli.batch import Batch, Job, Outcome
@@ -24,6 +24,8 @@ FORMATS = ("png", "jpg", "webp", "tif", "avif")
 MAX_PIXELS = 1_000_000_000
 """More in one file is nearly always a file that was made to fill the disk, or a day's work by mistake."""
 LARGEST_SCALE = 64
+MOST_COMPARED = 50
+"""Pictures on one page, which holds them all and is to be opened at once: 2 MB a large picture."""
 
 
 def upscale(
@@ -105,6 +107,12 @@ def upscale(
     strip_metadata: Annotated[
         bool, typer.Option("--strip-metadata", help="Drop EXIF, XMP and profile; colours become sRGB.")
     ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare", metavar="PAGE", help="Write an HTML page: each picture by bicubic and by srcli, under a slider."
+        ),
+    ] = None,
 ) -> None:
     """Enlarge pictures. Prints the name of each result.
 
@@ -124,6 +132,8 @@ def upscale(
         raise SettingsError(f"There is no format {ending!r}. Choose one of {', '.join(FORMATS)}.")
     if max_pixels < 1:
         raise SettingsError(f"--max-pixels is {max_pixels}; it must be at least 1.")
+    if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
+        raise SettingsError(f"--compare writes a page, and {compare} is no name of one; let it end in .html.")
     colour = tuple(round(part * 255) for part in parse_colour(background))
 
     from srcli.batch import Batch, Order, Size, parse_size, plan
@@ -149,9 +159,22 @@ def upscale(
         max_pixels=max_pixels,
         strip_metadata=strip_metadata,
         background=(colour[0], colour[1], colour[2]),
+        views=MOST_COMPARED if compare else 0,
     )
     jobs = plan(inputs, output, wanted, ending=result_ending, recursive=recursive)
-    _run(Batch(order), jobs, json=json, fail_fast=fail_fast)
+    if compare and not dry_run:
+        _check_page(compare, jobs, overwrite=overwrite)
+    _run(Batch(order), jobs, json=json, fail_fast=fail_fast, page=compare)
+
+
+def _check_page(page: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:
+    """Raises SrcliError now where the page could not be written after the work."""
+    from srcli.files import check_place, remove_leftovers
+
+    if page.resolve() in {path.resolve() for job in jobs for path in (job.source, job.target)}:
+        raise SrcliError(f"{page} is one of the pictures. Give the page another name.")
+    check_place(page, overwrite=overwrite)
+    remove_leftovers([page])
 
 
 def _models(name: str) -> Sequence[Model]:
@@ -166,10 +189,11 @@ def _models(name: str) -> Sequence[Model]:
     return [foreign]
 
 
-def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool) -> None:
-    """Do the jobs and say what became of each; all failures stand at the end."""
+def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool, page: Path | None) -> None:
+    """Do the jobs and say what became of each; all failures stand at the end. page: where to show what became of them."""
     failures: list[str] = []
-    skipped = 0
+    shown: list[Outcome] = []
+    done = skipped = 0
     interrupted = False
     with _terminated_as_interrupted(), _Screen(len(jobs)) as screen:
         batch.listener.on_start, batch.listener.on_pixels, batch.listener.on_note = screen.start, screen.advance, screen.note
@@ -179,7 +203,10 @@ def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool) -> None:
                 screen.finish(outcome.job)
                 for note in outcome.notes:
                     screen.note(note)
+                done += not outcome.error
                 skipped += outcome.skipped
+                if outcome.views:
+                    shown.append(outcome)
                 if outcome.error:
                     failures.append(outcome.error)
                 if json:
@@ -193,6 +220,8 @@ def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool) -> None:
             screen.note("interrupted; the pictures at work are left as they were. Go on with --skip-existing.")
         finally:
             outcomes.close()  # type: ignore[attr-defined]
+    if page and shown and not interrupted:
+        _write_page(page, shown, left_out=done - len(shown), overwrite=batch.order.overwrite)
     if skipped:
         print(f"srcli: {skipped} {'was' if skipped == 1 else 'were'} there already.", file=sys.stderr)
     for failure in failures:
@@ -201,6 +230,28 @@ def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool) -> None:
         raise typer.Exit(130)
     if failures:
         raise typer.Exit(1)
+
+
+def _write_page(path: Path, outcomes: Sequence[Outcome], *, left_out: int, overwrite: bool) -> None:
+    from srcli.files import written_whole
+    from srcli.report.enlargements import Enlargement, as_page
+
+    enlargements = [
+        Enlargement(
+            "stdin" if str(outcome.job.source) == "-" else str(outcome.job.source),
+            "stdout" if str(outcome.job.target) == "-" else str(outcome.job.target),
+            outcome.lr or (0, 0),
+            outcome.sr or (0, 0),
+            "which was there already"
+            if outcome.skipped
+            else f"by {', '.join(outcome.models)} on {outcome.device} in {outcome.seconds:.1f} s",
+            outcome.views,
+        )
+        for outcome in outcomes
+    ]
+    with written_whole(path, overwrite=overwrite) as part:
+        part.write_text(as_page(enlargements, left_out=left_out), encoding="utf-8")
+    print(f"srcli: {path} shows {len(outcomes)} before and after.", file=sys.stderr)
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class PictureFile:
     """A picture in its file: its size, kind and metadata, and its rows from top to bottom, upright.
 
     width, height: pixels. channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or
-    uint16. loader: which format it is, as libvips' loader's name (pngload, jpegload, ...).
+    uint16. loader: which format it is, as libvips' loader's name (pngload, jpegload, ...). image: libvips' own form of it, for
+    this room; it may be read once from top to bottom, as the rows are.
     """
 
     def __init__(self, image: pyvips.Image, name: str, metadata: Metadata, loader: str) -> None:
@@ -42,7 +43,7 @@ class PictureFile:
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if image.format == "uchar" else np.uint16)
         self.metadata = metadata
         self.loader = loader
-        self._image = image  # which holds the bytes that it may have been made from
+        self.image = image  # which holds the bytes that it may have been made from
         self._region = pyvips.Region.new(image)
         self._done = 0
 

@@ -88,7 +88,7 @@ def write_rows(
         try:
             image = stream.image()
             if size and size != (rows.width, rows.height):
-                image = _resampled(image, *size, alpha=alpha)
+                image = resampled(image, *size, alpha=alpha)
             if alpha and extension in _OPAQUE:
                 image = image.flatten(background=_tone(background, grey=grey, deep=deep))
             if deep and extension not in _DEEP:
@@ -126,7 +126,7 @@ def write_rows(
     return lost
 
 
-def _resampled(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> pyvips.Image:
+def resampled(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> pyvips.Image:
     """The picture at another size; colour counts as much as it is visible."""
     scales: dict[str, Any] = {"vscale": height / image.height, "kernel": "lanczos3"}
     if not alpha:

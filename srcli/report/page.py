@@ -1,91 +1,57 @@
-"""A comparison with its pictures in, one self-contained HTML page out: slider, maps, worst regions, figures."""
+"""What the HTML pages have in common: self-contained, light and dark, for screens of any width and for paper."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-import json
 from pathlib import Path
 from string import Template
 
 import numpy as np
 from PIL import Image
 
-from srcli import __version__
-from srcli.comparison import Comparison, Region, worst_regions
-from srcli.report.comparison import better, figures, format_figure, how_it_was_made, meaning_of
-from srcli.report.heatmap import at_most, colours, overlay, scale_top
-
-SIDE = 1600
-"""Longest side of the pictures in the page, in pixels; larger ones are reduced for it."""
-
 _TEMPLATE = Path(__file__).with_name("page.html")
+_JPEG = b"\xff\xd8"
 
 
-def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray, background: str = "white") -> str:
-    """The page for one comparison with maps, as text. reference, candidate: H x W x 3 uint8, sRGB."""
-    shown = {"reference": at_most(reference, SIDE), "candidate": at_most(candidate, SIDE)}
-    height, width = shown["reference"].shape[:2]
-    regions = worst_regions(comparison)
-    maps = {
-        name: {
-            "image": _data(overlay(values, shown["reference"])),
-            "end": f"{scale_top(values):.3g}",
-            "middle": f"{scale_top(values) / 2:.3g}",
-            "mean": f"{values.mean(dtype=np.float64):.4g}",
-        }
-        for name, values in comparison.maps.items()
-    }
-    bar = Image.fromarray(colours(np.tile(np.linspace(0, 1, 256), (1, 1)), 1))
-    boxes = "".join(
-        f'<rect x="{r.left}" y="{r.top}" width="{r.width}" height="{r.height}"/>'
-        f'<text x="{r.left + 4}" y="{r.top + 4}">{number}</text>'
-        for number, r in enumerate(regions, start=1)
-    )
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"{Path(comparison.candidate).name} against {Path(comparison.reference).name}"),
-        reference=html.escape(comparison.reference),
-        candidate=html.escape(comparison.candidate),
-        width=width,
-        height=height,
-        stage=width * -(-600 // width),  # small pictures are shown a whole number of times as large
-        view=f"0 0 {comparison.width} {comparison.height}",
-        full=f"{comparison.width}x{comparison.height}",
-        font=max(12, comparison.width // 40),
-        reference_image=_data(Image.fromarray(shown["reference"])),
-        candidate_image=_data(Image.fromarray(shown["candidate"])),
-        options="".join(f'<option value="{name}">{name}, mean {entry["mean"]}</option>' for name, entry in maps.items()),
-        maps=json.dumps(maps),
-        first_map=next(iter(maps.values()))["image"],
-        first_middle=next(iter(maps.values()))["middle"],
-        first_end=next(iter(maps.values()))["end"],
-        bar=_data(bar),
-        boxes=boxes,
-        regions="".join(_region(number, region, reference, candidate) for number, region in enumerate(regions, start=1)),
-        rows="".join(_row(comparison, name, value) for name, value in figures(comparison).items()),
-        made=html.escape(how_it_was_made(comparison, background)),
-        version=__version__,
-    )
+def page(title: str, body: str) -> str:
+    """A whole page. title: plain text. body: HTML."""
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=html.escape(title), body=body)
 
 
-def _row(comparison: Comparison, name: str, value: float) -> str:
-    cells = (name, format_figure(name, value), better(name), meaning_of(comparison, name))
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+def slider(left: str, right: str, *, names: tuple[str, str], size: tuple[int, int], stage: int, exact: bool = False) -> str:
+    """Two pictures over each other with an edge that the reader moves.
+
+    left, right: from `data`. names: what they are, the first word short, as in `reference, file.png`. size: width and height of
+    both. stage: on how many pixels of the page they are shown at most. exact: whether enlarged pixels stay squares.
+    """
+    first, second = (html.escape(name.split(",")[0], quote=True) for name in names)
+    width, height = size
+    return f"""<div class="beside" style="max-width: {stage}px">
+<div class="stage slider{" exact" if exact else ""}">
+<img class="under" alt="{first}" src="{left}" width="{width}" height="{height}">
+<img class="over" alt="{second}" src="{right}" width="{width}" height="{height}">
+<div class="edge"></div>
+</div>
+<input type="range" class="cut" min="0" max="100" value="50" step="0.1" aria-label="How much of {first} is shown">
+<div class="names"><span>left: {html.escape(names[0])}</span><span>right: {html.escape(names[1])}</span></div>
+</div>"""
 
 
-def _region(number: int, region: Region, reference: np.ndarray, candidate: np.ndarray) -> str:
-    rows, columns = slice(region.top, region.top + region.height), slice(region.left, region.left + region.width)
-    details = "".join(
-        f'<figure><img alt="{name}, region {number}" src="{_data(Image.fromarray(pixels[rows, columns]))}">'
-        f"<figcaption>{name}</figcaption></figure>"
-        for name, pixels in (("reference", reference), ("candidate", candidate))
-    )
-    where = f"{region.width}x{region.height} pixels at {region.left}, {region.top}"
-    return f"<li><p><b>{number}</b> {where}: total {region.total:.4g}</p><div class=pair>{details}</div></li>"
+def stage_width(width: int) -> int:
+    """How wide to show a picture: at least 600 pixels, by a whole number of times its width."""
+    return width * -(-600 // width)
 
 
-def _data(image: Image.Image) -> str:
+def data(file: bytes) -> str:
+    """A JPEG or PNG file as an address that holds it."""
+    kind = "jpeg" if file.startswith(_JPEG) else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode('ascii')}"
+
+
+def png(picture: Image.Image | np.ndarray) -> bytes:
+    """The file of a picture; an array is H x W x 3 uint8."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, "PNG")
+    return buffer.getvalue()
