@@ -20,6 +20,7 @@ class Bicubic:
     halo = 2
     grid = 1  # tiles may begin anywhere
     pixel_bytes = 1000  # of memory for each small pixel
+    own_bytes = None  # works in the machine's memory, not in a GPU's
     runs_on = "cpu (torch)"
 
     def __init__(self, scale: int) -> None:

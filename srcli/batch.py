@@ -444,6 +444,10 @@ class _Shared:
         return self.enlarger.pixel_bytes
 
     @property
+    def own_bytes(self) -> int | None:
+        return self.enlarger.own_bytes
+
+    @property
     def runs_on(self) -> str:
         return self.enlarger.runs_on
 

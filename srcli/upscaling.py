@@ -59,6 +59,11 @@ class Enlarger(Protocol):
         ...
 
     @property
+    def own_bytes(self) -> int | None:
+        """How much is free in a memory of its own, as a GPU has; None where it works in the machine's."""
+        ...
+
+    @property
     def runs_on(self) -> str:
         """Device, what computes there and how precisely, as in `cpu (OpenVINO, fp32)`."""
         ...
@@ -147,6 +152,10 @@ class Ensemble:
         return self.one.pixel_bytes + 24 * self.scale**2  # one result, and the sum of them
 
     @property
+    def own_bytes(self) -> int | None:
+        return self.one.own_bytes
+
+    @property
     def runs_on(self) -> str:
         return self.one.runs_on
 
@@ -166,8 +175,9 @@ class Tiling:
     """How large the pieces are that a network sees.
 
     side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole picture. chosen: by the
-    user, and so never changed; other tiles are smaller for networks that need more memory than PER_PIXEL, and halve when
-    memory runs out, which `on_halved` is told with the new side.
+    user, and so never changed. Other tiles are smaller where a network needs more memory than there is for it: than PER_PIXEL
+    in the machine's, than half of what is free in its own. They halve when memory runs out all the same, which `on_halved` is
+    told with the new side.
     band: bytes that a band of enlarged rows may have.
     """
 
@@ -175,11 +185,15 @@ class Tiling:
     chosen: bool = False
     band: int = 2**27
     on_halved: Callable[[int], None] | None = field(default=None, repr=False)
+    halvings: int = field(default=0, init=False)
 
     def side_for(self, enlarger: Enlarger) -> int:
-        if self.chosen or enlarger.pixel_bytes <= PER_PIXEL:
+        if self.chosen or not self.side:
             return self.side
-        return max(isqrt(self.side**2 * PER_PIXEL // enlarger.pixel_bytes), SMALLEST_TILE)
+        room = self.side**2 * PER_PIXEL if enlarger.own_bytes is None else enlarger.own_bytes // 2
+        # a tile's own arrays lie in the machine's memory wherever the network works
+        side = min(self.side, isqrt(room // enlarger.pixel_bytes))
+        return max(side >> self.halvings, SMALLEST_TILE)
 
     def rows(self, source: Rows, enlarger: Enlarger) -> int:
         """How many lr rows to enlarge at a time."""
@@ -198,16 +212,17 @@ class Tiling:
         height = _even(rows, side, enlarger.grid)
         return height, _even(width, side if self.chosen else side**2 // height, enlarger.grid)
 
-    def halve(self) -> None:
-        """Raises SrcliError where tiles cannot become smaller."""
+    def halve(self, enlarger: Enlarger) -> None:
+        """Raises SrcliError where its tiles cannot become smaller."""
         if self.chosen:
             what = f"tiles of {self.side} pixels" if self.side else "the whole picture at once"
             raise SrcliError(f"There is not enough memory for {what}. Use a smaller --tile, or leave it out.")
-        if self.side // 2 < SMALLEST_TILE:
-            raise SrcliError(f"There is not enough memory for tiles of {self.side} pixels. Close other programs.")
-        self.side //= 2
+        side = self.side_for(enlarger)
+        if side // 2 < SMALLEST_TILE:
+            raise SrcliError(f"There is not enough memory for tiles of {side} pixels. Close other programs.")
+        self.halvings += 1
         if self.on_halved:
-            self.on_halved(self.side)
+            self.on_halved(self.side_for(enlarger))
 
 
 def plan_tiling(tile: int | None = None, memory: int | None = None) -> Tiling:
@@ -333,7 +348,7 @@ class _EnlargedRows:
                 band = self._enlarge_band(top, bottom)
                 break
             except MemoryError:
-                self.tiling.halve()
+                self.tiling.halve(self.enlarger)
         self._top = bottom
         return band
 

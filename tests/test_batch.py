@@ -340,7 +340,7 @@ def test_max_pixels_is_the_users(srcli: Command, model: Path, photo: Path) -> No
 class Narrow:
     """An enlarger that has memory for tiles of so many pixels only."""
 
-    scale, halo, grid, pixel_bytes, runs_on = 2, 1, 1, 1, "cpu"
+    scale, halo, grid, pixel_bytes, own_bytes, runs_on = 2, 1, 1, 1, None, "cpu"
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -116,6 +116,16 @@ def test_weights_that_do_not_fit_the_settings_are_refused(model: Path) -> None:
         OpenVINOEnlarger(CompactSettings(scale=2, channels=8, blocks=3), weights)
 
 
+def test_a_gpu_says_what_it_has_free_when_the_network_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (5 * 2**30, 8 * 2**30))
+    device = torch.device("cuda:1")
+    enlarger = TorchEnlarger(Undefined(), device, scale=2, halo=1, dtype=torch.float32)
+    assert (enlarger.own_bytes, asked) == (5 * 2**30, [device])
+    assert TorchEnlarger(Undefined(), CPU, scale=2, halo=1).own_bytes is None
+
+
 class Large(nn.Module):
     """Beyond what float16 can hold on the way, and back to one half."""
 

@@ -51,7 +51,7 @@ def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> N
     """One that treats 8 x 8 squares by themselves, as windows of attention do: only tiles on its grid leave no trace."""
 
     class Windowed:
-        scale, halo, grid, pixel_bytes, runs_on = 2, 8, 8, 1, "here"
+        scale, halo, grid, pixel_bytes, own_bytes, runs_on = 2, 8, 8, 1, None, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             flat = lr.copy()
@@ -66,12 +66,12 @@ def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> N
         assert difference(upscale(Windowed(), picture, tile=20), upscale(Windowed(), picture, tile=0)) == 0
 
 
-def of_a_kind(*, grid: int = 1, pixel_bytes: int = 1) -> Enlarger:
+def of_a_kind(*, grid: int = 1, pixel_bytes: int = 1, own_bytes: int | None = None) -> Enlarger:
     class Kind:
         scale, halo, runs_on = 4, 0, "here"
 
         def __init__(self) -> None:
-            self.grid, self.pixel_bytes = grid, pixel_bytes
+            self.grid, self.pixel_bytes, self.own_bytes = grid, pixel_bytes, own_bytes
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             raise NotImplementedError
@@ -100,6 +100,23 @@ def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_the_user_cho
     assert Tiling(0, chosen=True).side_for(hungry) == 0
 
 
+def test_tiles_fit_into_the_memory_of_a_gpu() -> None:
+    full, roomy = (of_a_kind(pixel_bytes=16 * PER_PIXEL, own_bytes=own) for own in (2**28, 2**36))
+    assert Tiling(512).side_for(full) == 45  # two thousand pixels of 64 KiB are half of what is free
+    assert Tiling(512).side_for(roomy) == 512  # which in the machine's memory would be 128
+    assert Tiling(512, chosen=True).side_for(full) == 512
+
+
+def test_halving_halves_what_fitted() -> None:
+    said: list[int] = []
+    full, tiling = of_a_kind(pixel_bytes=PER_PIXEL, own_bytes=2**27), Tiling(512, on_halved=said.append)
+    assert tiling.side_for(full) == 128
+    tiling.halve(full)
+    tiling.halve(full)
+    assert said == [64, 32]
+    assert tiling.side_for(of_a_kind()) == 128  # a network with other limits goes down as far
+
+
 def test_tiled_equals_untiled_for_johnson(pixels: Pixels) -> None:
     import torch
 
@@ -123,7 +140,8 @@ def test_no_call_sees_more_than_a_tile_and_its_halo(enlarger: Enlarger, pixels: 
     sizes: list[tuple[int, ...]] = []
 
     class Watched:
-        scale, halo, grid, pixel_bytes, runs_on = enlarger.scale, enlarger.halo, 1, enlarger.pixel_bytes, enlarger.runs_on
+        scale, halo, grid, runs_on = enlarger.scale, enlarger.halo, 1, enlarger.runs_on
+        pixel_bytes, own_bytes = enlarger.pixel_bytes, enlarger.own_bytes
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             sizes.append(lr.shape[1:])
@@ -162,7 +180,7 @@ def test_the_colour_of_invisible_pixels_does_not_bleed() -> None:
     import torch
 
     class Bilinear:
-        scale, halo, grid, pixel_bytes, runs_on = 2, 1, 1, 1, "here"
+        scale, halo, grid, pixel_bytes, own_bytes, runs_on = 2, 1, 1, 1, None, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             batch = torch.from_numpy(np.ascontiguousarray(lr))[None]

@@ -45,6 +45,7 @@ class OpenVINOEnlarger:
         self.halo = settings.halo
         self.grid = 1
         self.pixel_bytes = settings.pixel_bytes
+        self.own_bytes = None
         self._core = Core()
         self._graph = compact_graph(settings, weights)
         self._request: InferRequest | None = None

@@ -37,6 +37,8 @@ class TorchEnlarger:
         self.halo = halo
         self.grid = grid
         self.pixel_bytes = pixel_bytes
+        # now, as torch keeps what a tile took, and it would seem to be gone for the next
+        self.own_bytes: int | None = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
         self.dtype = dtype or enlarging_type(device)
         self.note = note
 
