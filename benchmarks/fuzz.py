@@ -210,7 +210,7 @@ class Worker:
             return f"died with {status}", "", 0, 0
         spent = time.perf_counter() - begin
         left = {entry.name for entry in self.folder.iterdir()} - {"stderr", "sr.png", path.name}
-        lines = [line for line in said.splitlines() if line.startswith("srcli: ")]
+        lines = [line for line in said.splitlines() if line.startswith("srcli: ") and " is damaged (" not in line]
         if "Traceback" in said or code is None:
             return "traceback", said, peak, spent
         if peak > self.bytes_at_most:

@@ -333,7 +333,9 @@ class Batch:
     def _enlarge(self, job: Job) -> Outcome:
         order = self.order
         source = sys.stdin.buffer.read() if job.source == STREAM else job.source
-        picture = open_picture(source, frame=order.frame, max_pixels=order.max_pixels, srgb=order.strip_metadata)
+        picture = open_picture(
+            source, frame=order.frame, max_pixels=order.max_pixels, srgb=order.strip_metadata, find_damage=True
+        )
         lr = picture.width, picture.height
         sr = order.size.of(*lr)
         chain = self._chain(job, lr, sr)
@@ -378,6 +380,8 @@ class Batch:
                 return lost
 
             lost = _to_stdout(picture, order.ending, write) if job.target == STREAM else write(job.target)
+        if picture.damage:
+            notes.append(f"{picture.name} is damaged ({picture.damage}); look whether {job.target} is what you want.")
         notes += [f"{job.target} could not hold everything: {what}." for what in lost]
         return replace(outcome, device=enlargers[0].runs_on, notes=tuple(notes), views=tuple(views))
 

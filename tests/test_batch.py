@@ -201,11 +201,36 @@ def test_a_line_of_json_for_each_picture(srcli: Command, model: Path, photo: Pat
         "device": good["device"],
         "seconds": good["seconds"],
         "skipped": False,
+        "notes": [],
         "error": None,
     }
     assert "cpu" in good["device"]
     assert good["seconds"] > 0
     assert "is empty (0 bytes)" in bad["error"]
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_jpeg_that_lacks_its_middle_is_enlarged_and_that_is_said(
+    srcli: Command, model: Path, tmp_path: Path, pixels: Pixels, turned: int
+) -> None:
+    path, exif = tmp_path / "torn.jpg", Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(pixels(400, 300)).save(path, exif=exif)
+    content = path.read_bytes()
+    path.with_name("whole.jpg").write_bytes(content)
+    path.write_bytes(content[: len(content) * 2 // 3] + b"\xff\xd9")
+    outcome = srcli("upscale", path, "-m", model, "--json")
+    assert outcome.exit_code == 0
+    record = json.loads(outcome.stdout)
+    sentence = f"{path} is damaged (VipsJpeg: Corrupt JPEG data: premature end of data segment); look whether"
+    assert record["notes"][0].startswith(sentence)
+    assert sentence in outcome.stderr
+    assert record["sr"] == ([600, 800] if turned == 1 else [800, 600])
+    whole = srcli("upscale", path.with_name("whole.jpg"), "-m", model, "--json")
+    assert json.loads(whole.stdout)["notes"] == []
+    if turned == 1:  # the rows before the damage are those of the whole picture
+        torn, sound = (read_picture(tmp_path / f"{name}_x2.jpg").pixels[:300] for name in ("torn", "whole"))
+        np.testing.assert_array_equal(torn, sound)
 
 
 def test_a_dry_run_writes_nothing(srcli: Command, model: Path, photos: Path) -> None:

@@ -15,7 +15,9 @@ import pytest
 import pyvips
 import tifffile
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
+from PIL.PngImagePlugin import PngInfo
 
+from srcli.images.texts import texts_of_png
 from srcli.upscaling import Enlarger, load_enlarger
 from tests.conftest import Outcome
 
@@ -318,6 +320,36 @@ XMP = (
     b'<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/" '
     b'tiff:Orientation="6" dc:rights="mine"/></rdf:RDF></x:xmpmeta>'
 )
+
+
+def test_texts_of_png_stay_in_every_script(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+    text = PngInfo()
+    text.add_text("Title", "plain")
+    text.add_text("Author", "Grüße")
+    text.add_text("Comment", "long ß " * 40, zip=True)
+    text.add_itxt("Description", "日本の猫", lang="ja", tkey="説明")
+    text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    rgb(pixels).save(tmp_path / "lr.png", pnginfo=text)
+    with Image.open(enlarge(srcli, tmp_path / "lr.png")) as file:
+        file.load()
+        assert {name: file.info[name] for name in ("Title", "Author", "Comment", "Description")} == {
+            "Title": "plain",
+            "Author": "Grüße",
+            "Comment": "long ß " * 40,
+            "Description": "日本の猫",
+        }
+        assert file.info["Description"].lang == "ja"
+        assert len([name for name in file.info if name.startswith("XML")]) == 1
+    with (tmp_path / "lr.png").open("r+b") as file:  # a text whose checksum is wrong is none
+        place = file.read().index("Grüße".encode("latin-1"))
+        file.seek(place)
+        file.write(b"X")
+        file.seek(0)
+        texts = texts_of_png(file)
+    assert b"Title" in texts
+    assert b"Author" not in texts
+
+
 CHANGED = {0x0112, 0x011A, 0x011B, 0x0128, 0xA002, 0xA003, 0x8769, 0x8825}  # orientation, resolution, size, pointers
 
 
@@ -333,8 +365,6 @@ def save_photographed(path: Path, picture: Image.Image) -> None:
     """As another program would; Pillow writes EXIF and XMP to each of the formats in its own way."""
     options: dict[str, Any] = {"exif": photographed(), "icc_profile": P3}
     if path.suffix == ".png":
-        from PIL.PngImagePlugin import PngInfo
-
         text = PngInfo()
         text.add_itxt("XML:com.adobe.xmp", XMP.decode())
         options["pnginfo"] = text

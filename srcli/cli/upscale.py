@@ -264,6 +264,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         "device": outcome.device,
         "seconds": outcome.seconds,
         "skipped": outcome.skipped,
+        "notes": outcome.notes,
         "error": outcome.error,
     }
 

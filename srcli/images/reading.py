@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,8 @@ from PIL.PngImagePlugin import PngImageFile
 from srcli.errors import SrcliError
 from srcli.images.exif import exif_of_tiff, fields_of_exif
 from srcli.images.rows import Metadata, Picture
+from srcli.images.texts import FIELD as TEXTS
+from srcli.images.texts import texts_of_png
 
 pyvips.cache_set_max(0)  # each picture is read once, so keeping it decoded would only take memory
 
@@ -34,16 +37,26 @@ class PictureFile:
 
     width, height: pixels. channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or
     uint16. loader: which format it is, as libvips' loader's name (pngload, jpegload, ...). image: libvips' own form of it, for
-    this room; it may be read once from top to bottom, as the rows are.
+    this room; it may be read once from top to bottom, as the rows are. damage: what is wrong with the rows read so far, where
+    they can be read all the same; None where nothing is, or nobody looked. patient: opens the file again, not looking.
     """
 
-    def __init__(self, image: pyvips.Image, name: str, metadata: Metadata, loader: str) -> None:
+    def __init__(
+        self,
+        image: pyvips.Image,
+        name: str,
+        metadata: Metadata,
+        loader: str,
+        patient: Callable[[], PictureFile] | None = None,
+    ) -> None:
         self.name = name
         self.width, self.height, self.channels = int(image.width), int(image.height), int(image.bands)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if image.format == "uchar" else np.uint16)
         self.metadata = metadata
         self.loader = loader
         self.image = image  # which holds the bytes that it may have been made from
+        self.damage: str | None = None
+        self._patient = patient
         self._region = pyvips.Region.new(image)
         self._done = 0
 
@@ -56,7 +69,12 @@ class PictureFile:
         try:
             data = self._region.fetch(0, self._done, self.width, count) if count else b""
         except pyvips.Error as error:
-            raise _unreadable(self.name, error) from None
+            if self._patient is None:
+                raise _unreadable(self.name, error) from None
+            self.damage = reason(error)
+            self.image, self._patient = self._patient().image, None
+            self._region = pyvips.Region.new(self.image)
+            return self.read(count)
         self._done += count
         return np.frombuffer(data, dtype=self.dtype).reshape(count, self.width, self.channels)
 
@@ -66,19 +84,47 @@ class PictureFile:
 
 
 def open_picture(
-    source: Path | bytes, *, frame: int | None = None, max_pixels: int | None = None, srgb: bool = False
+    source: Path | bytes,
+    *,
+    frame: int | None = None,
+    max_pixels: int | None = None,
+    srgb: bool = False,
+    find_damage: bool = False,
 ) -> PictureFile:
     """A picture as it is in its file, or in the bytes of one: its own depth, channels and colour profile.
 
     CMYK and Lab come as RGB in sRGB; with `srgb` all do, and without metadata. frame: which one of an animation or of several
     pages, from 1. Rows are decoded as they are read, but for pictures that must be turned, interlaced PNG, WebP and AVIF.
+    find_damage: a JPEG's decoder makes up what is missing in the middle; with this, `PictureFile.damage` tells of it.
 
     Raises SrcliError: missing, empty, damaged, more than `max_pixels`, several frames and none asked for, or of a kind that
     has no faithful form here.
     """
+
+    def opened(fail_on: str, patient: Callable[[], PictureFile] | None = None) -> PictureFile:
+        return _opened(source, frame, max_pixels, srgb=srgb, fail_on=fail_on, patient=patient)
+
+    if not (find_damage and _is_jpeg(source)):  # others' decoders find it themselves, or cannot
+        return opened("error")
+    try:
+        return opened("warning", patient=lambda: opened("error"))
+    except SrcliError:  # one that can be opened and speaks of damage, or another reason
+        return opened("error")
+
+
+def _opened(
+    source: Path | bytes,
+    frame: int | None,
+    max_pixels: int | None,
+    *,
+    srgb: bool,
+    fail_on: str,
+    patient: Callable[[], PictureFile] | None,
+) -> PictureFile:
+    """fail_on: what libvips takes for a failure, `error` or `warning`."""
     name = "stdin" if isinstance(source, bytes) else str(source)
     try:
-        image, frames = _open(source, frame, max_pixels)
+        image, frames = _open(source, frame, max_pixels, fail_on)
         loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
         if frames > 1 and frame is None:
             raise SrcliError(f"{name} has {frames} frames or pages; say which one with --frame, as in --frame 1.")
@@ -94,9 +140,15 @@ def open_picture(
             metadata = _as_srgb(metadata, upright)
         if upright.bands > 4:
             raise SrcliError(f"{name} has {image.bands} channels; srcli takes up to 4. Convert it first.")
-        return PictureFile(upright, name, metadata, loader)
+        return PictureFile(upright, name, metadata, loader, patient)
     except pyvips.Error as error:
         raise _unreadable(name, error) from None
+
+
+def _is_jpeg(source: Path | bytes) -> bool:
+    _check_there(source)
+    with _stream(source) as file:
+        return file.read(3) == b"\xff\xd8\xff"
 
 
 def read_picture(path: str | Path, *, frame: int | None = None) -> Picture:
@@ -111,9 +163,11 @@ def read_picture(path: str | Path, *, frame: int | None = None) -> Picture:
 def is_whole(path: Path, width: int, height: int) -> bool | None:
     """Whether all of a picture can be read: None where it is whole but of another size."""
     try:
-        file = open_picture(path)
+        file = open_picture(path, find_damage=True)
         while len(file.read(256)):
             pass
+        if file.damage:
+            return False
         if file.loader.startswith("png") and not _has_png_end(path):
             return False  # all pixels are there, but not the end
     except SrcliError:
@@ -165,7 +219,7 @@ def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = N
     return pixels
 
 
-def _open(source: Path | bytes, frame: int | None, max_pixels: int | None) -> tuple[pyvips.Image, int]:
+def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_on: str = "error") -> tuple[pyvips.Image, int]:
     """The file as a lazy image as it lies there, and its number of frames; `frame` of them where one is asked for."""
     _check_there(source)
     name = "stdin" if isinstance(source, bytes) else str(source)
@@ -176,20 +230,20 @@ def _open(source: Path | bytes, frame: int | None, max_pixels: int | None) -> tu
             _check_frame(name, frames, frame)
             _check_pixels(name, other.width, other.height, max_pixels)
             return (_frame_of(name, other, frame) if frame else pyvips.Image.black(other.width, other.height)), frames
-    image = _load(source)
+    image = _load(source, fail_on=fail_on)
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     _check_frame(name, frames, frame)
     _check_pixels(name, image.width, image.height, max_pixels)
     page = {} if frame is None or frames == 1 else {"page": frame - 1}
     # in order, so that little of the picture is in memory; turned ones wait decoded, in a file where they are large
     access = "random" if _orientation(image) in _TURNED else "sequential"
-    return _load(source, access=access, **page), frames
+    return _load(source, fail_on=fail_on, access=access, **page), frames
 
 
 def _load(source: Path | bytes, **options: Any) -> pyvips.Image:
     if isinstance(source, bytes):
-        return pyvips.Image.new_from_buffer(source, "", fail_on="error", **options)
-    return pyvips.Image.new_from_file(str(source), fail_on="error", revalidate=True, **options)
+        return pyvips.Image.new_from_buffer(source, "", **options)
+    return pyvips.Image.new_from_file(str(source), revalidate=True, **options)
 
 
 def _check_there(source: Path | bytes) -> None:
@@ -299,6 +353,10 @@ def _metadata(source: Path | bytes, image: pyvips.Image) -> Metadata:
     if "xmp-data" in fields:
         kind, xmp = fields["xmp-data"]
         fields["xmp-data"] = kind, _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+    with _stream(source) as file:
+        texts = texts_of_png(file)
+    if texts:
+        fields[TEXTS] = pyvips.GValue.blob_type, texts
     return tuple((name, kind, value) for name, (kind, value) in fields.items())
 
 
@@ -310,14 +368,12 @@ def _fields(image: pyvips.Image) -> dict[str, tuple[int, Any]]:
     except UnicodeDecodeError:  # pyvips takes no other names than UTF-8, and only damaged files have them
         return fields
     for name in names:
-        if name in _STRUCTURE | _NOT_KEPT or name.startswith(("exif-ifd1", "heif")):
+        if name in _STRUCTURE | _NOT_KEPT or name.startswith(("exif-ifd1", "heif", "png-comment")):
             continue
         try:
             value = image.get(name)
         except UnicodeDecodeError:
             continue
-        if name.startswith("png-comment") and not str(value).isascii():
-            continue  # libvips would write other letters
         fields[name] = image.get_typeof(name), value
     return fields
 

@@ -17,6 +17,8 @@ from srcli.images.exif import add_exif_to_tiff
 from srcli.images.finding import EXTENSIONS
 from srcli.images.reading import reason
 from srcli.images.rows import Metadata, Picture, Rows
+from srcli.images.texts import FIELD as TEXTS
+from srcli.images.texts import add_texts_to_png
 
 _SAVE: dict[str, dict[str, Any]] = {
     ".png": {"compression": 6},
@@ -99,7 +101,7 @@ def write_rows(
             dots = {axis: said.get(axis, _USUAL_DPI / 25.4) for axis in ("xres", "yres")}
             image = image.copy(**dots)  # dots per mm
             for name, kind, value in metadata:
-                if name not in dots:
+                if name not in dots and name != TEXTS:
                     image.set_type(kind, name, value)
             exif = said.get("exif-data")
             if exif:
@@ -121,6 +123,8 @@ def write_rows(
             stream.close()
         if exif and extension == ".tif":
             add_exif_to_tiff(part, exif)
+        if TEXTS in said and extension == ".png":
+            add_texts_to_png(part, said[TEXTS])
     if alpha and extension in _OPAQUE and not stream.opaque:
         lost.insert(0, f"transparency, now {_colour_name(background)}")
     return lost
