@@ -326,10 +326,11 @@ class _EnlargedRows:
         parts = []
         while count and (len(self._band) or self._top < self.source.height):
             if not len(self._band):
-                self._band = self._band[:0].copy()  # lets go of the band that it was the end of
                 self._band = self._next_band()
-            parts.append(self._band[:count])
-            self._band = self._band[count:]
+            part, self._band = self._band[:count], self._band[count:]
+            if not len(self._band):  # nothing of this band shall stay while the next one is made
+                part, self._band = part.copy(), self._band.copy()
+            parts.append(part)
             count -= len(parts[-1])
         if len(parts) == 1:
             return parts[0]
