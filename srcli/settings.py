@@ -87,7 +87,7 @@ class JohnsonSettings:
 
     def grows_from(self, other: GeneratorSettings) -> bool:
         """Whether the weights of `other` can begin this one: of any scale, of the same sizes."""
-        return replace(other, scale=self.scale) == self
+        return isinstance(other, JohnsonSettings) and replace(other, scale=self.scale) == self
 
     @property
     def pixel_bytes(self) -> int:

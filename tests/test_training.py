@@ -144,6 +144,13 @@ def test_first_weights_from_a_model_of_another_scale(tmp_path: Path, crops: Phot
         start(tiny(generator=CompactSettings(scale=2, channels=8, blocks=2))).start_from(source.generator.folded())
 
 
+@pytest.mark.parametrize("scale", [4, 8])
+def test_first_weights_of_another_architecture_are_refused(scale: int) -> None:
+    source = start(tiny(generator=CompactSettings(scale=4, channels=8, blocks=1)))
+    with pytest.raises(SrcliError, match="those of compact with 8 channels and 1 blocks, and johnson with 8 channels"):
+        start(tiny(generator=JohnsonSettings(scale=scale, channels=8, blocks=1))).start_from(source.generator.folded())
+
+
 def test_a_step_whose_loss_is_not_finite_is_skipped_and_counted(crops: Photos) -> None:
     training = start(tiny())
     run(training, crops, until=2)
