@@ -34,9 +34,12 @@ def save_model(path: Path, generator: Generator, settings: GeneratorSettings, ab
 def load_generator(model: str | Path | Description) -> Generator:
     """The generator of a shipped model or a model file, folded, frozen and ready for use. Runs no code from the file.
 
-    Raises SrcliError: no such model or file, no model file, or weights that do not fit its own settings.
+    Raises SrcliError: no such model or file, no model file, weights that do not fit its own settings, or an ensemble.
     """
     description = model if isinstance(model, Description) else describe_model(model)
+    if description.ensemble:
+        one = description.name.removesuffix("+")
+        raise SrcliError(f"{description.name} is no network of its own but {one} used eight times. Give {one}.")
     generator = build_generator(description.settings).folded()
     try:
         generator.load_state_dict({name: torch.from_numpy(weight) for name, weight in read_weights(description).items()})
