@@ -22,17 +22,8 @@ import numpy as np
 
 from srcli.errors import SettingsError, SrcliError
 from srcli.files import remove_leftovers
-from srcli.images import (
-    EXTENSIONS,
-    Before,
-    PictureFile,
-    View,
-    check_target,
-    is_whole,
-    open_picture,
-    write_rows,
-)
-from srcli.upscaling import Enlarger, Tiling, enlarged, load_enlarger
+from srcli.images import EXTENSIONS, Before, PictureFile, View, check_target, is_whole, open_picture, write_rows
+from srcli.upscaling import Around, Enlarger, Tiling, enlarged, load_enlarger
 
 if TYPE_CHECKING:
     from srcli.upscaling import Model
@@ -424,36 +415,11 @@ class Batch:
 
 
 @dataclass
-class _Shared:
+class _Shared(Around):
     """An enlarger that pictures take turns with, and that ends with the run."""
 
-    enlarger: Enlarger
     turn: Lock
     stop: Event
-
-    @property
-    def scale(self) -> int:
-        return self.enlarger.scale
-
-    @property
-    def halo(self) -> int:
-        return self.enlarger.halo
-
-    @property
-    def grid(self) -> int:
-        return self.enlarger.grid
-
-    @property
-    def pixel_bytes(self) -> int:
-        return self.enlarger.pixel_bytes
-
-    @property
-    def own_bytes(self) -> int | None:
-        return self.enlarger.own_bytes
-
-    @property
-    def runs_on(self) -> str:
-        return self.enlarger.runs_on
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         with self.turn:

@@ -6,7 +6,7 @@ Works on arrays and needs no torch: what runs the generator is behind `Enlarger`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import isqrt
 from pathlib import Path
@@ -97,11 +97,8 @@ def load_enlarger(model: str | Path | Model, device: str = "auto") -> Enlarger:
     found = find_model(model) if isinstance(model, str | Path) else model
     if not isinstance(found, Description):
         return found.enlarger(pick_device(device))
-    enlarger = _load_generator(found, device)
-    return Ensemble(enlarger) if found.ensemble else enlarger
-
-
-def _load_generator(found: Description, device: str) -> Enlarger:
+    if found.ensemble:
+        return Ensemble(load_enlarger(replace(found, ensemble=False), device))
     cpu = takes_cpu(device)
     note = "; there is a GPU's driver, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
     if isinstance(found.settings, CompactSettings) and cpu:
@@ -125,39 +122,47 @@ def _load_generator(found: Description, device: str) -> Enlarger:
     )
 
 
-@dataclass(frozen=True)
-class Ensemble:
+@dataclass
+class Around:
+    """An enlarger that has another one do the work: what it says of itself is what that one says."""
+
+    enlarger: Enlarger
+
+    @property
+    def scale(self) -> int:
+        return self.enlarger.scale
+
+    @property
+    def halo(self) -> int:
+        return self.enlarger.halo
+
+    @property
+    def grid(self) -> int:
+        return self.enlarger.grid
+
+    @property
+    def pixel_bytes(self) -> int:
+        return self.enlarger.pixel_bytes
+
+    @property
+    def own_bytes(self) -> int | None:
+        return self.enlarger.own_bytes
+
+    @property
+    def runs_on(self) -> str:
+        return self.enlarger.runs_on
+
+
+class Ensemble(Around):
     """The mean of what an enlarger makes of a picture in its eight positions, turned and mirrored, each brought back.
 
     Errors that depend on the position go (the self-ensemble of Timofte et al. 2016, "Seven ways to improve example-based
     single image super resolution"); it takes eight times as long.
     """
 
-    one: Enlarger
-
-    @property
-    def scale(self) -> int:
-        return self.one.scale
-
-    @property
-    def halo(self) -> int:
-        return self.one.halo
-
-    @property
-    def grid(self) -> int:
-        return self.one.grid
-
     @property
     def pixel_bytes(self) -> int:
-        return self.one.pixel_bytes + 24 * self.scale**2  # one result, and the sum of them
-
-    @property
-    def own_bytes(self) -> int | None:
-        return self.one.own_bytes
-
-    @property
-    def runs_on(self) -> str:
-        return self.one.runs_on
+        return self.enlarger.pixel_bytes + 24 * self.scale**2  # one result, and the sum of them
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """As an enlarger's."""
@@ -165,7 +170,7 @@ class Ensemble:
         total = np.zeros((3, height, width), np.float32)
         for transposed, axes in product((False, True), ((), (1,), (2,), (1, 2))):
             turned = np.flip(lr.swapaxes(1, 2) if transposed else lr, axes)
-            sr = np.flip(self.one(np.ascontiguousarray(turned)), axes)
+            sr = np.flip(self.enlarger(np.ascontiguousarray(turned)), axes)
             total += sr.swapaxes(1, 2) if transposed else sr
         return total / 8
 
