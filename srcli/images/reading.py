@@ -18,8 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from srcli.errors import SrcliError
 from srcli.images.exif import exif_of_tiff, fields_of_exif
 from srcli.images.rows import Metadata, Picture
-from srcli.images.texts import FIELD as TEXTS
-from srcli.images.texts import texts_of_png
+from srcli.images.texts import TEXTS, texts_of_png
 
 pyvips.cache_set_max(0)  # each picture is read once, so keeping it decoded would only take memory
 

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-FIELD = "png-texts"
+TEXTS = "png-texts"
 """The name under which the texts are among a picture's metadata."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

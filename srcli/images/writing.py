@@ -17,8 +17,7 @@ from srcli.images.exif import add_exif_to_tiff
 from srcli.images.finding import EXTENSIONS
 from srcli.images.reading import reason
 from srcli.images.rows import Metadata, Picture, Rows
-from srcli.images.texts import FIELD as TEXTS
-from srcli.images.texts import add_texts_to_png
+from srcli.images.texts import TEXTS, add_texts_to_png
 
 _SAVE: dict[str, dict[str, Any]] = {
     ".png": {"compression": 6},
