@@ -122,6 +122,8 @@ def upscale(
         raise SettingsError(f"There is no scale {scale:g}; choose more than 1, at most {LARGEST_SCALE}.")
     if scale is not None and size is not None:
         raise SettingsError("--scale and --size both say how large. Choose one.")
+    if model is not None and not (quality is None and naturalness is None):
+        raise SettingsError("--model chooses a model, and so do --quality and --naturalness. Leave one of them out.")
     if fit and size is None:
         raise SettingsError("--fit needs a --size to fit into.")
     if tile is not None and tile != 0 and tile < 16:
@@ -141,8 +143,6 @@ def upscale(
     from srcli.memory import bytes_of
     from srcli.upscaling import plan_tiling
 
-    if model is not None and not (quality is None and naturalness is None):
-        raise SettingsError("--model chooses a model, and so do --quality and --naturalness. Leave one of them out.")
     models = _models(model) if model is not None else choose_models(quality=quality or "balanced", naturalness=naturalness or 0)
     wanted = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
     result_ending = f".{ending.lower().lstrip('.')}" if ending else None
