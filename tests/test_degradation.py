@@ -79,14 +79,6 @@ def test_the_blocks_are_those_of_libjpeg(photo: Image.Image, quality: int) -> No
     assert db(ours, theirs) > 40
 
 
-def test_infinite_quality_leaves_a_picture_as_it_is(photo: Image.Image) -> None:
-    two = tensor(photo).repeat(2, 1, 1, 1)[..., :50, :70]
-    spoilt = jpeg(two, torch.tensor([torch.inf, 50.0]))
-    assert torch.equal(spoilt[0], two[0])
-    assert (spoilt[1] - two[1]).abs().mean() > 1e-3
-    assert spoilt.shape == two.shape
-
-
 def test_noise_has_the_strength_asked_for_and_grows_with_light() -> None:
     def spread(level: float, grey: float) -> Tensor:
         image = torch.full((1, 3, 200, 200), level)
@@ -115,7 +107,7 @@ def test_photo_follows_from_the_seed_and_the_pictures_number_alone(photo: Image.
 def test_photo_spoils_most_pictures_and_leaves_some(photo: Image.Image) -> None:
     hr = tensor(photo)[..., :96, :96].repeat(16, 1, 1, 1)
     error = torch.cat([(photo_of(hr, seed) - bicubic(hr, 2)).abs().mean(dim=(1, 2, 3)) for seed in range(4)])
-    assert 0.1 < (error < 0.01).float().mean() < 0.7
+    assert 0.2 < (error == 0).float().mean() < 0.5
     assert error.max() > 0.02
     spoilt = photo_of(hr, 0)
     assert spoilt.min() >= 0

@@ -97,6 +97,9 @@ def rounded(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255) / 255
 
 
+PHOTO_SHARE = 0.65
+"""Share of the pictures of `photo` that are spoilt; the others are reduced as by `bicubic`, so that what is sharp stays so."""
+
 PHOTO_BLUR = 0.8
 """Largest sigma of the blur of `photo`, in lr pixels."""
 
@@ -112,37 +115,53 @@ def photo(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np
 
     Blur (lens, motion, focus), reduction in one step or two by various resizers, the noise of a sensor, and JPEG, sometimes
     twice. After BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021), and milder than both: noise and blocks in
-    the range that pictures that people keep have, no sinc ringing, a fifth of the pictures with none of it but the reduction.
+    the range that pictures that people keep have, no sinc ringing, and a third of the pictures not spoilt at all.
     """
+    lr = bicubic(hr, scale)
+    spoilt = [number for number, random in enumerate(each) if random.random() < PHOTO_SHARE]
+    if spoilt:
+        lr[spoilt] = _spoilt(hr[spoilt], scale, shared, [each[number] for number in spoilt])
+    return lr
+
+
+def _spoilt(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np.random.Generator]) -> Tensor:
     height, width = (side // scale for side in hr.shape[-2:])
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.tensor([random.uniform(low, high) for random in each], dtype=hr.dtype, device=hr.device)
 
     def chance(share: float) -> Tensor:
-        return (uniform(0, 1) < share).to(hr.dtype)
+        return uniform(0, 1) < share
 
-    spoilt = chance(0.8)
-    sigma = torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) ** 2 * PHOTO_BLUR * scale * (chance(0.7) * spoilt)[:, None]
-    noise = uniform(0, 1) ** 2 * PHOTO_NOISE * chance(0.6) * spoilt
-    never = hr.new_tensor(math.inf)
-    first_quality = torch.where(chance(0.4) * spoilt > 0, uniform(60, PHOTO_QUALITY[1]), never)
-    quality = torch.where(chance(0.8) * spoilt > 0, uniform(*PHOTO_QUALITY), never)
-    grey = chance(0.4)
-    angle = uniform(0, math.pi)
+    blurred, sigma, angle = chance(0.5), torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) ** 2, uniform(0, math.pi)
+    noisy, noise, grey = chance(0.6), uniform(0, 1) ** 2 * PHOTO_NOISE, chance(0.4).to(hr.dtype)
+    saved_between, first_quality = chance(0.4), uniform(60, PHOTO_QUALITY[1])
+    saved, quality = chance(0.8), uniform(*PHOTO_QUALITY)
     two_steps, noise_first = shared.random() < 0.5, shared.random() < 0.3
     between = shared.uniform(1, scale)
     one, other = (RESIZERS[i] for i in shared.integers(len(RESIZERS), size=2))
 
-    image = blur(hr, sigma, angle, _radius(PHOTO_BLUR * scale))
+    def with_noise(image: Tensor, times: float) -> Tensor:
+        return _some(
+            image, noisy, lambda part, i: sensor_noise(part, times * noise[i], grey[i], [each[number] for number in i.tolist()])
+        )
+
+    image = _some(hr, blurred, lambda part, i: blur(part, sigma[i] * PHOTO_BLUR * scale, angle[i], _radius(PHOTO_BLUR * scale)))
     if noise_first:
-        image = sensor_noise(image, noise * 2, grey, each)
+        image = with_noise(image, 2)
     if two_steps:  # an earlier reduction, as by a camera or a web site, saved in between
-        image = jpeg(one(image, round(height * between), round(width * between)), first_quality)
+        image = one(image, round(height * between), round(width * between))
+        image = _some(image, saved_between, lambda part, i: jpeg(part, first_quality[i]))
     image = other(image, height, width)
     if not noise_first:
-        image = sensor_noise(image, noise, grey, each)
-    return rounded(jpeg(image, quality))
+        image = with_noise(image, 1)
+    return rounded(_some(image, saved, lambda part, i: jpeg(part, quality[i])))
+
+
+def _some(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The images with those that are chosen changed. change: called with these and their numbers."""
+    numbers = chosen.nonzero().flatten()
+    return images.index_copy(0, numbers, change(images[numbers], numbers)) if len(numbers) else images
 
 
 def _resizer(**options: Any) -> Callable[[Tensor, int, int], Tensor]:
@@ -180,11 +199,20 @@ def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int) -> Tensor:
     kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True)
     mode = "reflect" if radius < min(height, width) else "replicate"
     padded = F.pad(image, (radius,) * 4, mode=mode)
-    size = padded.shape[-2:]
+    size = [_quick_length(side) for side in padded.shape[-2:]]
     # by Fourier transform, as a wide kernel of its own for each picture takes ten times as long as a convolution
-    product = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=size)[:, None]
+    product = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)[:, None]
     blurred: Tensor = torch.fft.irfft2(product, s=size)
-    return blurred[..., 2 * radius :, 2 * radius :]
+    return blurred[..., 2 * radius : 2 * radius + height, 2 * radius : 2 * radius + width]
+
+
+def _quick_length(side: int) -> int:
+    """The next length that has no prime factors but 2, 3 and 5: three times as quick to transform as one with a large one."""
+    rest = side
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return side if rest == 1 else _quick_length(side + 1)
 
 
 def sensor_noise(image: Tensor, strength: Tensor, grey: Tensor, each: Sequence[np.random.Generator]) -> Tensor:
@@ -227,24 +255,19 @@ def _jpeg_constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     """What baseline JPEG (ITU-T T.81, its annex K tables) with halved colour makes of N x 3 x H x W in [0, 1].
 
-    quality: N, 1 to 100 as in libjpeg, not rounded; infinite leaves that picture as it is. Differs from libjpeg: colour is
-    halved and doubled without its smoothing filter.
+    quality: N, 1 to 100 as in libjpeg, not rounded. Differs from libjpeg: colour is halved and doubled without its smoothing
+    filter.
     """
-    kept = torch.isinf(quality)
-    if bool(kept.all()):
-        return image
     transform, tables, to_ycc = _jpeg_constants(image.device)
     height, width = image.shape[-2:]
     padded = F.pad(rounded(image), (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)), mode="replicate") * 255
     ycc = torch.einsum("oc,nchw->nohw", to_ycc, padded)  # luma 0..255, colour -127.5..127.5
-    finite = quality.clamp(1, 100)
-    percent = torch.where(finite < 50, 5000 / finite, 200 - 2 * finite).view(-1, 1, 1, 1)
+    percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1, 1)
     steps = ((tables * percent + 50) / 100).floor().clamp(1, 255)  # N x 2 x 8 x 8
     luma = _quantised(ycc[:, :1] - 128, steps[:, :1], transform) + 128
     colour = F.interpolate(_quantised(F.avg_pool2d(ycc[:, 1:], 2), steps[:, 1:], transform), scale_factor=2)
     rgb = torch.einsum("oc,nchw->nohw", torch.linalg.inv(to_ycc), torch.cat([luma, colour], dim=1))
-    spoilt = (rgb / 255).clamp(0, 1)[..., :height, :width]
-    return torch.where(kept.view(-1, 1, 1, 1), image, spoilt)
+    return (rgb / 255).clamp(0, 1)[..., :height, :width]
 
 
 def _quantised(planes: Tensor, steps: Tensor, transform: Tensor) -> Tensor:
