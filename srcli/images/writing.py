@@ -34,7 +34,7 @@ _OPAQUE = (".jpg",)  # formats that hold no transparency
 _CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that surely fit where places are numbers of 32 bits
 _USUAL_DPI = 72  # what programs take where a file says nothing; libvips would write 25.4
 _HELD = 2**24  # pixels that may all be in memory
-_BLOCK = 64  # rows that are asked for at a time
+_BLOCK = 2**20  # bytes of rows that are asked for at a time, of which several copies are made
 
 WHITE = (255, 255, 255)
 
@@ -190,8 +190,9 @@ class _Stream:
         depth, kind = rows.dtype.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[rows.channels]
         yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", rows.width, rows.height, depth, kind, 0, 0, 0))
         packer = zlib.compressobj(0)
-        for _ in range(0, rows.height, _BLOCK):
-            pixels = rows.read(_BLOCK)
+        count = max(1, _BLOCK // (rows.width * rows.channels * rows.dtype.itemsize))
+        for _ in range(0, rows.height, count):
+            pixels = rows.read(count)
             if rows.channels in (2, 4):
                 self.opaque &= bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all())
             values = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"), copy=False))
