@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 from upscale_speed import measure_t
 
-from srcli.catalog import SPEED, choose_models, describe_model, shipped_models
+from srcli.catalog import QUALITIES, SPEED, choose_models, describe_model, shipped_models
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr, ssim
 from srcli.images import Picture, find_pictures, read_srgb, write_picture
@@ -122,7 +122,9 @@ def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], models: list[str], s
 
 
 def usual_models() -> list[str]:
-    return [*shipped_models(), *(model.name for model in choose_models(quality="best") if model.ensemble)]
+    """What ships, and the ways to run it that `--quality` takes."""
+    chosen = (model.name for quality in QUALITIES for model in choose_models(quality=quality))
+    return list(dict.fromkeys([*shipped_models(), *chosen]))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WEIGHTS = Path(__file__).parent / "weights"
-FORMAT = 1
+FORMAT = 2
 """Version of the description inside a model file."""
 
 
@@ -28,11 +28,15 @@ PURPOSES = {
 }
 """What each kind of model is for."""
 
-QUALITIES = {"fast": "compact-x{}-tiny", "balanced": "compact-x{}", "best": "compact-x{}+"}
-"""Names of the faithful models, by what they are chosen for. Where a scale has none for it, its balanced one stands in."""
+QUALITIES = {"fast": "compact-x{}:int8", "balanced": "compact-x{}", "best": "compact-x{}+"}
+"""Names of the faithful models, by what they are chosen for."""
 
 SCALES = (2, 3, 4)
 """For which a balanced model ships."""
+
+INT8 = ":int8"
+"""At the end of a model's name: in 8 bits. Also how the names of the tensors begin in its file, which say how (see
+`srcli.core.quantising`), without the colon."""
 
 NATURAL = "compact-x{}-perceptual"
 """Name of the natural model that was trained on from the balanced one, so that weights between the two are of use."""
@@ -43,6 +47,7 @@ class Description:
     """A model file: where it is, the settings that rebuild its generator, and what there is to know `about` it.
 
     towards, share: another file of the same sizes, and how far from this one to it the weights lie, in 0..1.
+    int8: whether its inner activations and kernels are rounded to 8 bits where that is quicker.
     ensemble: whether what it makes of a picture in all eight positions is averaged.
     """
 
@@ -51,12 +56,13 @@ class Description:
     about: dict[str, Any]
     towards: Path | None = None
     share: float = 0.0
+    int8: bool = False
     ensemble: bool = False
 
     @property
     def name(self) -> str:
         name = f"{self.towards.stem}@{self.share:g}" if self.towards else self.path.stem
-        return f"{name}+" if self.ensemble else name
+        return f"{name}{INT8 if self.int8 else ''}{'+' if self.ensemble else ''}"
 
     @property
     def scale(self) -> int:
@@ -76,7 +82,7 @@ class Description:
     def parameters(self) -> int:
         """How many weights the folded generator has."""
         with safe_open(self.path, "numpy") as file:
-            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, it is no dict
+            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys() if not _of_int8(name))  # noqa: SIM118
 
 
 def shipped_models() -> list[str]:
@@ -110,12 +116,16 @@ def is_foreign(model: str | Path) -> bool:
 
 
 def describe_model(model: str | Path) -> Description:
-    """A model that ships, by name, or one from a file that `srcli train` wrote; with + at its end, the ensemble of it.
+    """A model that ships, by name, or one from a file that `srcli train` wrote.
 
+    With :int8 behind it, the same in 8 bits; with + at its end, the ensemble of it.
     Raises SrcliError: no such model or file, or a file that srcli train did not write.
     """
-    if str(model).endswith("+") and not Path(model).is_file():
-        return replace(describe_model(str(model)[:-1]), ensemble=True)
+    if not Path(model).is_file():
+        if str(model).endswith("+"):
+            return replace(describe_model(str(model)[:-1]), ensemble=True)
+        if str(model).endswith(INT8):
+            return replace(describe_model(str(model).removesuffix(INT8)), int8=True)
     path = _find(model)
     try:
         with safe_open(path, "numpy") as file:
@@ -145,11 +155,9 @@ def choose_models(*, quality: str = "balanced", naturalness: float = 0.0) -> lis
         raise SettingsError(f"The naturalness is {naturalness:g}; it must be at least 0 and at most 1.")
     if naturalness and quality != "balanced":
         raise SettingsError(f"There are natural models of balanced quality alone, not of {quality}. Leave one of the two out.")
-    shipped = shipped_models()
     if naturalness:
-        return [_between(scale, naturalness) for scale in SCALES if NATURAL.format(scale) in shipped]
-    names = [(QUALITIES[quality].format(scale), QUALITIES["balanced"].format(scale)) for scale in SCALES]
-    return [describe_model(name if name.rstrip("+") in shipped else balanced) for name, balanced in names]
+        return [_between(scale, naturalness) for scale in SCALES if NATURAL.format(scale) in shipped_models()]
+    return [describe_model(QUALITIES[quality].format(scale)) for scale in SCALES]
 
 
 def _between(scale: int, naturalness: float) -> Description:
@@ -158,8 +166,16 @@ def _between(scale: int, naturalness: float) -> Description:
 
 
 def read_weights(model: Description) -> dict[str, np.ndarray]:
-    """The weights of the folded generator by name, float32. Raises SrcliError where a file is damaged."""
+    """The weights of the folded generator by name, float32, with what it takes to run them in 8 bits if that is wanted.
+
+    Raises SrcliError where a file is damaged, or has nothing for 8 bits.
+    """
     weights = _read_file(model.path)
+    if not model.int8:
+        weights = {name: weight for name, weight in weights.items() if not _of_int8(name)}
+    elif not any(map(_of_int8, weights)):
+        one = replace(model, int8=False).name
+        raise SrcliError(f"{one} was not prepared for 8 bits, as every compact model is that is trained now. Leave out {INT8}.")
     if model.towards is None:
         return weights
     other = _read_file(model.towards)
@@ -172,6 +188,10 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name).astype("float32") for name in file.keys()}  # noqa: SIM118, it is no dict
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: numbers of a kind that numpy has not
         raise SrcliError(f"{path} is damaged ({error}). Get it again.") from None
+
+
+def _of_int8(name: str) -> bool:
+    return name.startswith(INT8.lstrip(":") + ".")
 
 
 def _find(model: str | Path) -> Path:

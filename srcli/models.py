@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,27 @@ from srcli import __version__
 from srcli.catalog import FORMAT, WEIGHTS, Description, describe_model, read_weights
 from srcli.core.generators import Generator, build_generator
 from srcli.core.losses import FeatureLoss
+from srcli.core.quantising import int8_ranges
 from srcli.core.vgg import OXFORD_INPUT, TORCHVISION_INPUT, VGG16Features, VGGWeights
 from srcli.errors import SrcliError
 from srcli.files import written_whole
 from srcli.settings import Distance, GeneratorSettings, to_mapping
 
 
-def save_model(path: Path, generator: Generator, settings: GeneratorSettings, about: Mapping[str, Any]) -> None:
-    """Write the generator in its folded form, with its settings and what there is to know `about` it."""
+def save_model(
+    path: Path,
+    generator: Generator,
+    settings: GeneratorSettings,
+    about: Mapping[str, Any],
+    lr: Tensor | None = None,
+) -> None:
+    """Write the generator in its folded form, with its settings and what there is to know `about` it.
+
+    lr: small pictures, N x 3 x H x W, from which to learn how to run it in 8 bits; without them it cannot be.
+    """
     description = {"format": FORMAT, "srcli": __version__, "generator": to_mapping(settings), "about": dict(about)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.folded().state_dict().items()}
+    known = generator.folded().state_dict() | (int8_ranges(generator, lr) if lr is not None else {})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in known.items()}
     with written_whole(path) as part:
         # not save_file: it makes a temporary file of its own, which a killed process leaves behind
         part.write_bytes(save(tensors, metadata={"srcli": json.dumps(description)}))
@@ -37,9 +49,9 @@ def load_generator(model: str | Path | Description) -> Generator:
     Raises SrcliError: no such model or file, no model file, weights that do not fit its own settings, or an ensemble.
     """
     description = model if isinstance(model, Description) else describe_model(model)
-    if description.ensemble:
-        one = description.name.removesuffix("+")
-        raise SrcliError(f"{description.name} is no network of its own but {one} used eight times. Give {one}.")
+    if description.int8 or description.ensemble:
+        network = replace(description, int8=False, ensemble=False).name
+        raise SrcliError(f"{description.name} is a way to run {network}, and no network of its own. Give {network}.")
     generator = build_generator(description.settings).folded()
     try:
         generator.load_state_dict({name: torch.from_numpy(weight) for name, weight in read_weights(description).items()})

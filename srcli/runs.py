@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from srcli import __version__
 from srcli.errors import SrcliError
@@ -107,9 +108,10 @@ class Run:
                 "Make room or choose another -o."
             )
 
-    def save(self, training: Training, about: dict[str, Any]) -> None:
+    def save(self, training: Training, about: dict[str, Any], lr: Tensor) -> None:
         """Write checkpoint and model, each whole or not at all; the model is the averaged generator.
 
+        lr: small pictures from which the model learns how to run in 8 bits.
         Raises SrcliError where the weights are not finite: what was written before stays.
         """
         if not training.is_finite:
@@ -126,14 +128,14 @@ class Run:
             torch.save({"settings": to_mapping(training.settings), "about": about, **training.state()}, part)
         for path in self.kept()[: -keep or None]:
             path.unlink()
-        self._save_model(self.model, training, about)
+        self._save_model(self.model, training, about, lr)
 
-    def save_best(self, training: Training, about: dict[str, Any], scores: Scores) -> None:
-        """Write the averaged generator as the best so far."""
+    def save_best(self, training: Training, about: dict[str, Any], lr: Tensor, scores: Scores) -> None:
+        """Write the averaged generator as the best so far. lr: as in `save`."""
         figures = {"val_psnr": scores.psnr, "val_ssim": scores.ssim, "val_loss": scores.loss}
-        self._save_model(self.best, training, about | figures)
+        self._save_model(self.best, training, about | figures, lr)
 
-    def _save_model(self, path: Path, training: Training, about: dict[str, Any]) -> None:
+    def _save_model(self, path: Path, training: Training, about: dict[str, Any], lr: Tensor) -> None:
         settings = to_mapping(training.settings.portable())
         versions = {"torch": torch.__version__, "python": platform.python_version()}
         save_model(
@@ -141,6 +143,7 @@ class Run:
             training.average,
             training.settings.generator,
             about | {"steps": training.steps, "settings": settings} | versions,
+            lr,
         )
 
     def load(self, checkpoint: Path | None = None) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
+from torch import Tensor
 
 from srcli.core.devices import pick_device
 from srcli.core.distributed import join_world, leave_world, local_device
@@ -25,6 +27,9 @@ from srcli.runs import ROW_EVERY, History, Run
 from srcli.settings import TrainSettings, seconds
 from srcli.training import Ending, NotFinite, Step, Training, crop_size, train
 from srcli.validation import Scores, Validation, smallest_side
+
+ENOUGH = 100_000
+"""Pixels of small pictures that tell the ranges of a generator's activations."""
 
 
 class Session:
@@ -50,6 +55,7 @@ class Session:
             self.world.wait()
         if self.about.setdefault("photos", self.photos.fingerprint) != self.photos.fingerprint:
             self.live.say(f"The photographs in {settings.photos} are not those that the run began with; it goes on with these.")
+        self.small = self._small_pictures()
         self.history = History(run, settings, images=self.images, crops=self.photos.crops(settings.patch))
         validates = held_out is not None and self.world.is_first
         self.validation = Validation(held_out, settings, self.training.loss, device) if validates and held_out else None
@@ -118,6 +124,14 @@ class Session:
         part = slice(self.world.rank * batch, (self.world.rank + 1) * batch)
         return self.photos.batch(step, seed=self.settings.seed, size=self.images, patch=crop_size(self.settings), part=part)
 
+    def _small_pictures(self) -> Tensor:
+        """Those of the first steps, from which a model learns how to run in 8 bits: N x 3 x H x W."""
+        lrs: list[Tensor] = []
+        while sum(lr[:, 0].numel() for lr in lrs) < ENOUGH:
+            step = len(lrs)
+            lrs.append(self.training.pair(self._crops(step), step)[0])
+        return torch.cat(lrs)
+
     def _on_step(self, step: Step) -> None:
         self.live.step(step, self.history.epoch(step.number))
         self.history.add(step)
@@ -130,14 +144,14 @@ class Session:
         self.live.scores(scores, bicubic, step=step, improved=improved)
         self.history.write(step, self.training.skipped, (scores, bicubic))
         if improved:
-            self.run.save_best(self.training, self.about, scores)
+            self.run.save_best(self.training, self.about, self.small, scores)
         draw_curves(self.run.history, self.run.curves)
         draw_strip(self.validation.samples(self.training.average), self.run.strip, step=step)
 
     def _on_save(self) -> None:
         if self.world.is_first:
             self.history.write(self.training.steps, self.training.skipped)
-            self.run.save(self.training, self.about)
+            self.run.save(self.training, self.about, self.small)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -191,13 +191,16 @@ class Training:
     def _unsynchronised(self) -> AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
-    def pair(self, crops: Crops) -> tuple[Tensor, Tensor]:
-        """(lr, hr) on the device, turned and mirrored: N x 3 x patch / scale and N x 3 x patch, RGB in [0, 1]."""
+    def pair(self, crops: Crops, step: int | None = None) -> tuple[Tensor, Tensor]:
+        """(lr, hr) on the device, turned and mirrored: N x 3 x patch / scale and N x 3 x patch, RGB in [0, 1].
+
+        step: how many were taken before, from which the degradation follows; None for as many as were.
+        """
         scale = self.settings.generator.scale
         hr = self._moved(crops.hr, crops.turns)
         if crops.lr is not None:
             return self._moved(crops.lr, crops.turns).contiguous(memory_format=torch.channels_last), hr
-        seed = (self.settings.seed, self.steps, 1)
+        seed = (self.settings.seed, self.steps if step is None else step, 1)
         first = self.world.rank * self.settings.batch
         lr, hr = degraded_pair(self.settings.degradation, hr, scale, seed=seed, first=first)
         return lr.contiguous(memory_format=torch.channels_last), hr

@@ -63,10 +63,10 @@ def test_names_that_no_model_has_are_refused_with_the_nearest() -> None:
         describe_model("compact-x44")
 
 
-def test_a_quality_is_a_model_for_each_scale_and_falls_back_on_the_balanced() -> None:
+def test_a_quality_is_a_model_for_each_scale() -> None:
     names = {quality: [model.name for model in choose_models(quality=quality)] for quality in QUALITIES}
     assert names == {
-        "fast": ["compact-x2", "compact-x3", "compact-x4-tiny"],
+        "fast": ["compact-x2:int8", "compact-x3:int8", "compact-x4:int8"],
         "balanced": ["compact-x2", "compact-x3", "compact-x4"],
         "best": ["compact-x2+", "compact-x3+", "compact-x4+"],
     }
@@ -102,6 +102,32 @@ def test_the_ensemble_is_nearer_to_the_truth() -> None:
         for name in ("compact-x4", "compact-x4+")
     )
     assert all_ways > one + 0.03  # dB
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_models() if describe_model(name).kind == "faithful"])
+@torch.inference_mode()
+def test_8_bits_cost_less_than_anyone_sees(name: str) -> None:
+    scale = describe_model(name).scale
+    hr = torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255
+    hr = hr[..., : 512 - 512 % scale, : 512 - 512 % scale]
+    lr = bicubic(hr, scale)[0].numpy()
+    full, rounded = (torch.from_numpy(load_enlarger(each, "cpu")(lr))[None].clamp(0, 1) for each in (name, f"{name}:int8"))
+    assert psnr(rounded, full).item() > 43  # dB
+    cost = psnr(*on_luma(full, hr, border=scale)) - psnr(*on_luma(rounded, hr, border=scale))
+    assert -0.02 < cost.item() < 0.06  # dB
+
+
+def test_what_is_a_way_to_run_a_model_is_no_network() -> None:
+    with pytest.raises(SrcliError, match=r"compact-x4:int8 is a way to run compact-x4"):
+        load_generator("compact-x4:int8")
+    with pytest.raises(SrcliError, match=r"compact-x4\+ is a way to run compact-x4"):
+        load_generator("compact-x4+")
+
+
+def test_names_tell_how_a_model_is_run() -> None:
+    model = describe_model("compact-x4:int8+")
+    assert (model.int8, model.ensemble, model.name) == (True, True, "compact-x4:int8+")
+    assert model.parameters == describe_model("compact-x4").parameters
 
 
 def test_the_package_stays_small() -> None:

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from srcli.catalog import read_weights, shipped_models
+from srcli.catalog import describe_model, read_weights, shipped_models
 from srcli.core import devices
-from srcli.core.generators import Generator
+from srcli.core.generators import Compact, Generator
 from srcli.core.openvino_running import OpenVINOEnlarger, bilinear_kernels
 from srcli.core.running import TorchEnlarger
 from srcli.errors import NotFinite, SrcliError
+from srcli.images import Picture
 from srcli.models import load_generator
 from srcli.settings import CompactSettings
-from srcli.upscaling import load_enlarger
+from srcli.upscaling import load_enlarger, upscale
 from tests.conftest import make_model
 
 Pixels = Callable[..., np.ndarray]
@@ -47,6 +48,67 @@ def test_every_shipped_model_gives_the_same_pixels_without_torch(name: str, pixe
             assert sr.dtype == np.float32
             assert np.abs(sr - expected).max() < 1e-4
             assert np.abs(grey_levels(sr) - grey_levels(expected)).max() <= 1
+
+
+def rounded(x: torch.Tensor, low: float, high: float, levels: int) -> torch.Tensor:
+    step = (high - low) / (levels - 1)
+    return ((x - low) / step).round().clamp(0, levels - 1) * step + low
+
+
+@torch.inference_mode()
+def in_8_bits(network: Compact, ranges: dict[str, torch.Tensor], lr: torch.Tensor) -> torch.Tensor:
+    """What 8 bits should give, rounded layer by layer in float32."""
+    units = [each.view(-1, 1, 1) for each in (*ranges["int8.channels"], ranges["int8.channels"][0])]
+
+    def conv(x: torch.Tensor, layer: nn.Conv2d, place: int, after: torch.Tensor | None) -> torch.Tensor:
+        kernels = layer.weight * units[place]  # out x in x 3 x 3 by in x 1 x 1
+        kernels = kernels if after is None else kernels / after[..., None]
+        ends = kernels.abs().amax(dim=(1, 2, 3)).tolist()
+        kernels = torch.stack([rounded(one, -end, end, 255) for one, end in zip(kernels, ends, strict=True)])
+        y = nn.functional.conv2d(rounded(x / units[place], *ranges["int8.ranges"][place].tolist(), 256), kernels, padding=1)
+        y = y if after is None else y * after
+        return y + layer.bias.view(-1, 1, 1)
+
+    shallow = nn.functional.leaky_relu(network.head(lr), 0.1)
+    deep = shallow
+    for place, layer in enumerate(network.body):
+        deep = nn.functional.leaky_relu(conv(deep, layer, place, units[place + 1]), 0.1)
+    detail = nn.functional.pixel_shuffle(conv(deep + shallow, network.tail, len(network.body), None), network.scale)
+    return detail + nn.functional.interpolate(lr, scale_factor=network.scale, mode="bilinear")
+
+
+@pytest.mark.parametrize("name", ["compact-x2", "compact-x4-tiny"])
+def test_8_bits_are_rounded_as_the_ranges_say(name: str, pixels: Pixels) -> None:
+    lr = pixels(60, 50).transpose(2, 0, 1).astype(np.float32) / 255
+    network = load_generator(name)
+    assert isinstance(network, Compact)
+    weights = read_weights(describe_model(f"{name}:int8"))
+    ranges = {key: torch.from_numpy(weights[key]) for key in ("int8.channels", "int8.ranges")}
+    expected = in_8_bits(network, ranges, torch.from_numpy(lr)[None])[0].numpy()
+    enlarger = load_enlarger(f"{name}:int8", "cpu")
+    assert enlarger.runs_on == "cpu (OpenVINO, int8)"
+    off = np.abs(enlarger(lr) - expected)
+    from_full = np.abs(load_enlarger(name, "cpu")(lr) - expected)
+    assert off.mean() < from_full.mean() / 3  # what differs is where a sum in another order rounds to the next level
+    assert off.max() < 3 / 255
+
+
+def test_8_bits_give_the_same_whatever_the_tiles_are(pixels: Pixels) -> None:
+    enlarger, picture = load_enlarger("compact-x2:int8", "cpu"), Picture(pixels(70, 90))
+    whole, tiled = (upscale(enlarger, picture, tile=tile).pixels.astype(int) for tile in (0, 32))
+    assert np.abs(whole - tiled).max() <= 2
+    assert (whole != tiled).mean() < 0.01
+
+
+def test_where_there_is_a_gpu_8_bits_are_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srcli.upscaling.takes_cpu", lambda _: False)
+    enlarger = load_enlarger("compact-x2:int8", "cpu")
+    assert enlarger.runs_on == "cpu (torch, fp32; int8 is for CPUs)"
+
+
+def test_a_model_that_is_not_prepared_for_8_bits_is_refused(model: Path) -> None:
+    with pytest.raises(SrcliError, match=r"tiny was not prepared for 8 bits.* Leave out :int8"):
+        load_enlarger(f"{model}:int8", "cpu")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -109,8 +171,6 @@ def test_torch_takes_over_where_openvino_is_missing_and_says_why(model: Path, mo
 
 
 def test_weights_that_do_not_fit_the_settings_are_refused(model: Path) -> None:
-    from srcli.catalog import describe_model
-
     weights = read_weights(describe_model(model))
     with pytest.raises(SrcliError, match="its weights do not fit its own settings"):
         OpenVINOEnlarger(CompactSettings(scale=2, channels=8, blocks=3), weights)
@@ -154,8 +214,6 @@ def test_what_is_no_number_in_full_precision_either_is_an_error(dtype: torch.dty
 
 
 def test_weights_that_are_no_numbers_are_an_error_without_torch(model: Path) -> None:
-    from srcli.catalog import describe_model
-
     description = describe_model(model)
     assert isinstance(description.settings, CompactSettings)
     weights = read_weights(description)

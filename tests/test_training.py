@@ -21,6 +21,7 @@ from srcli.validation import Scores
 from tests.conftest import EXAMPLES
 
 CPU = torch.device("cpu")
+SMALL = torch.rand(1, 3, 16, 16)
 
 
 def tiny(**changes: object) -> TrainSettings:
@@ -122,7 +123,7 @@ def test_the_model_file_is_the_averaged_generator_folded(tmp_path: Path, crops: 
     run(training, crops)
     folder = Run(tmp_path / "run")
     folder.create(training.settings, "srcli train")
-    folder.save(training, {"note": "kept"})
+    folder.save(training, {"note": "kept"}, SMALL)
     lr = torch.rand(1, 3, 9, 9)
     torch.testing.assert_close(load_generator(folder.model)(lr), training.average(lr), atol=1e-5, rtol=0)
     assert sorted(path.name for path in folder.folder.iterdir()) == ["checkpoint.pt", "model.safetensors", "settings.yaml"]
@@ -181,11 +182,11 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path, crops: Ph
     training = start(tiny())
     folder = Run(tmp_path / "run")
     folder.create(training.settings, "srcli train")
-    folder.save(training, {})
+    folder.save(training, {}, SMALL)
     written = folder.checkpoint.read_bytes()
     torch.nn.init.constant_(training.average.tail.bias, float("inf"))
     with pytest.raises(SrcliError, match="not finite after step 0"):
-        folder.save(training, {})
+        folder.save(training, {}, SMALL)
     assert folder.checkpoint.read_bytes() == written
 
 

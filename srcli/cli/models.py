@@ -15,7 +15,8 @@ def models(
     from srcli.catalog import PURPOSES, SPEED, describe_model, read_figures, shipped_models
 
     measured = read_figures()
-    shipped = sorted(map(describe_model, shipped_models()), key=lambda model: (model.scale, model.name))
+    names = dict.fromkeys([*shipped_models(), *(name for name in measured if not name.startswith("bicubic"))])
+    models = sorted(map(describe_model, names), key=lambda model: (model.scale, model.kind, model.name))
     rows: list[dict[str, Any]] = [
         {
             "name": model.name,
@@ -26,7 +27,7 @@ def models(
             "parameters": model.parameters,
             "figures": measured.get(model.name, {}),
         }
-        for model in shipped
+        for model in models
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
@@ -44,4 +45,5 @@ def models(
     for kind in sorted({row["kind"] for row in rows}):
         typer.echo(f"{kind:<8}  {PURPOSES[kind]}")
     typer.echo("NAME+     any of them on the picture in eight positions, averaged: nearer to the truth in eight times the time")
+    typer.echo("NAME:int8 any of them in 8 bits: a third of the time, a few grey levels apart here and there")
     typer.echo("t         time on a CPU, in units of a fixed piece of work: twice the t is twice the time")

@@ -60,7 +60,9 @@ def upscale(
     quality: Annotated[
         str | None,
         typer.Option(
-            "--quality", help="fast, balanced or best: which faithful model to take. [default: balanced]", show_default=False
+            "--quality",
+            help="fast (8 bits), balanced or best (eight times): how to run the faithful model. [default: balanced]",
+            show_default=False,
         ),
     ] = None,
     naturalness: Annotated[

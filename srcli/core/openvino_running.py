@@ -33,14 +33,15 @@ CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CPU
 
 
 class OpenVINOEnlarger:
-    """Runs a folded compact generator on the CPU, in float32, on all cores."""
+    """Runs a folded compact generator on the CPU, in float32 or 8 bits, on all cores."""
 
     def __init__(self, settings: CompactSettings, weights: Mapping[str, np.ndarray], *, note: str = "") -> None:
-        """weights: those of the folded generator by name. note: what else to say of the device.
+        """weights: those of the folded generator by name; with `int8.channels` and `int8.ranges` among them (see
+        `srcli.core.quantising`) it runs in 8 bits. note: what else to say of the device.
 
         Raises SrcliError where the weights do not fit the settings.
         """
-        self.runs_on = f"cpu (OpenVINO, fp32{note})"
+        self.runs_on = f"cpu (OpenVINO, {'int8' if 'int8.ranges' in weights else 'fp32'}{note})"
         self.scale = settings.scale
         self.halo = settings.halo
         self.grid = 1
@@ -73,10 +74,13 @@ class OpenVINOEnlarger:
 
 
 def compact_graph(settings: CompactSettings, weights: Mapping[str, np.ndarray]) -> Model:
-    """What `srcli.core.generators.Compact` computes, for pictures of any size.
+    """What `srcli.core.generators.Compact` computes, for pictures of any size; in 8 bits where the weights say how.
 
     The bilinear enlargement is written as a convolution to the s x s places of each pixel: its sum with the tail is taken
     before the pixel shuffle, at a sixteenth of the cost for x4, and OpenVINO fuses it into the tail.
+
+    In 8 bits the head stays in float32, as it takes in the picture itself and costs little. Every other convolution takes in
+    activations rounded to 256 levels and has kernels rounded to 255, of which OpenVINO makes a convolution of integers.
     """
     inner = settings.channels
     outer = 3 * settings.scale**2
@@ -84,11 +88,24 @@ def compact_graph(settings: CompactSettings, weights: Mapping[str, np.ndarray]) 
     shapes: dict[str, tuple[int, ...]]
     shapes = {f"{name}.weight": (outside, inside, 3, 3) for name, (inside, outside) in sizes.items()}
     shapes |= {f"{name}.bias": (outside,) for name, (_, outside) in sizes.items()}
+    in_8_bits = any(name.startswith("int8.") for name in weights)
+    if in_8_bits:
+        shapes |= {"int8.channels": (settings.blocks, inner), "int8.ranges": (settings.blocks + 1, 2)}
     if {name: tensor.shape for name, tensor in weights.items()} != shapes:
         raise SrcliError("The model file is damaged: its weights do not fit its own settings. Get it again.")
 
-    def conv(x: Node, name: str) -> Node:
-        y = ops.convolution(x, weights[f"{name}.weight"], [1, 1], [1, 1], [1, 1], [1, 1])
+    if in_8_bits:
+        weights = _in_units(weights, settings.blocks)
+
+    def conv(x: Node, name: str, place: int | None = None) -> Node:
+        """place: of the range of what it takes in; None for none."""
+        kernels = weights[f"{name}.weight"]
+        if in_8_bits and place is not None:
+            ends = [np.float32(end) for end in weights["int8.ranges"][place]]
+            x = ops.fake_quantize(x, *ends, *ends, 256)
+            largest = np.maximum(np.abs(kernels).max(axis=(1, 2, 3), keepdims=True), 1e-12)
+            kernels = ops.fake_quantize(ops.constant(kernels), -largest, largest, -largest, largest, 255)
+        y = ops.convolution(x, kernels, [1, 1], [1, 1], [1, 1], [1, 1])
         return ops.add(y, weights[f"{name}.bias"].reshape(1, -1, 1, 1))
 
     def leaky_relu(x: Node) -> Node:
@@ -98,11 +115,28 @@ def compact_graph(settings: CompactSettings, weights: Mapping[str, np.ndarray]) 
     shallow = leaky_relu(conv(lr, "head"))  # 1 x C x H x W
     deep = shallow
     for block in range(settings.blocks):
-        deep = leaky_relu(conv(deep, f"body.{block}"))  # 1 x C x H x W
-    detail = conv(ops.add(deep, shallow), "tail")  # 1 x 3 s^2 x H x W
+        deep = leaky_relu(conv(deep, f"body.{block}", block))  # 1 x C x H x W
+    detail = conv(ops.add(deep, shallow), "tail", settings.blocks)  # 1 x 3 s^2 x H x W
     padded = ops.pad(lr, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), "edge")
     bilinear = ops.convolution(padded, bilinear_kernels(settings.scale), [1, 1], [0, 0], [0, 0], [1, 1])  # 1 x 3 s^2 x H x W
     return Model([ops.depth_to_space(ops.add(detail, bilinear), "depth_first", settings.scale)], [lr], "compact")
+
+
+def _in_units(weights: Mapping[str, np.ndarray], blocks: int) -> dict[str, np.ndarray]:
+    """The same function with the channels between convolutions in units of their own, which leaky ReLU leaves alone."""
+    units = weights["int8.channels"]
+    scaled = dict(weights)
+    for name, before, after in (
+        ("head", None, units[0]),
+        *((f"body.{i}", units[i], units[(i + 1) % blocks]) for i in range(blocks)),
+        ("tail", units[0], None),
+    ):
+        if before is not None:
+            scaled[f"{name}.weight"] = scaled[f"{name}.weight"] * before[None, :, None, None]
+        if after is not None:
+            scaled[f"{name}.weight"] = scaled[f"{name}.weight"] / after[:, None, None, None]
+            scaled[f"{name}.bias"] = scaled[f"{name}.bias"] / after
+    return scaled
 
 
 def bilinear_kernels(scale: int) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""Let models that ship learn from photographs how to run in 8 bits, as `srcli train` lets every new one.
+
+    python benchmarks/quantise.py PHOTOS NAME ... [--pictures 48]
+
+Some of the photographs, evenly chosen, are reduced as the model's small pictures were in training. All else in the model's
+file stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from quality import read
+
+from srcli.catalog import WEIGHTS, describe_model
+from srcli.core.degradation import degraded_pair
+from srcli.images import find_pictures
+from srcli.models import load_generator, save_model
+
+SIDE = 288
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--pictures", type=int, default=48)
+    options = parser.parse_args()
+    paths = find_pictures(options.photos)
+    chosen = paths[:: max(1, len(paths) // options.pictures)]
+    hr = torch.cat([read(path)[..., :SIDE, :SIDE] for path in chosen])
+    for name in options.names:
+        model = describe_model(name)
+        lr, _ = degraded_pair(model.about["settings"].get("degradation", "bicubic"), hr, model.scale)
+        save_model(WEIGHTS / f"{name}.safetensors", load_generator(model), model.settings, model.about, lr)
+        print(f"{name}: from {len(lr)} small pictures of {lr.shape[-1]}x{lr.shape[-2]} pixels")
+
+
+if __name__ == "__main__":
+    main()
