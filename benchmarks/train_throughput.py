@@ -49,9 +49,9 @@ def make_loss(settings: TrainSettings) -> WeightedLoss:
 class Ready(Training):
     """A training whose pictures are ready."""
 
-    def pair(self, crops: Crops) -> tuple[Tensor, Tensor]:
+    def pair(self, crops: Crops, step: int | None = None) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "ready"):
-            self.ready = super().pair(crops)
+            self.ready = super().pair(crops, step)
         return self.ready
 
 

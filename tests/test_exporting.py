@@ -62,7 +62,7 @@ def test_mistakes_are_one_sentence(srcli: Command, model: Path, tmp_path: Path, 
         ((model, "-o", there), 1, "is there already. Use --overwrite"),
         ((model, "-o", tmp_path / "model.pb"), 2, "does not end in .onnx"),
         (("compakt-x4",), 2, "Did you mean compact-x4"),
-        ((f"{model}+",), 1, f"is no network of its own but {model.stem} used eight times"),
+        ((f"{model}+",), 1, f"{model.stem}+ is a way to run {model.stem}"),
     ):
         outcome = srcli("export", *words)
         assert outcome.exit_code == code

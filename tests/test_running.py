@@ -90,7 +90,7 @@ def test_8_bits_are_rounded_as_the_ranges_say(name: str, pixels: Pixels) -> None
     off = np.abs(enlarger(lr) - expected)
     from_full = np.abs(load_enlarger(name, "cpu")(lr) - expected)
     assert off.mean() < from_full.mean() / 3  # what differs is where a sum in another order rounds to the next level
-    assert off.max() < 3 / 255
+    assert off.max() < 5 / 255
 
 
 def test_8_bits_give_the_same_whatever_the_tiles_are(pixels: Pixels) -> None:

@@ -404,3 +404,12 @@ def test_a_run_folder_that_cannot_be_written_is_found_first(srcli: Command, phot
     outcome = srcli("train", photos, *TINY, "-o", tmp_path / "file" / "run")
     assert outcome.exit_code == 1
     assert "Cannot write" in outcome.stderr
+
+
+def test_what_is_trained_can_be_used_in_8_bits(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "-o", run).exit_code == 0
+    target = tmp_path / "large.png"
+    outcome = srcli("upscale", photos / "one.png", "-m", f"{run / 'model.safetensors'}:int8", "-o", target, "--device", "cpu")
+    assert (outcome.exit_code, outcome.stderr) == (0, "srcli: model:int8 on cpu (OpenVINO, int8).\n")
+    assert read_picture(target).width == 192

@@ -97,7 +97,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, crops: Photos) ->
     assert run(part, crops, until=3)[-1].number == 3
     folder = Run(tmp_path / "run")
     folder.create(settings, "srcli train")
-    folder.save(part, {})
+    folder.save(part, {}, SMALL)
     resumed = start(settings)
     resumed.restore(folder.load())
     assert run(resumed, crops)[0].number == 4
