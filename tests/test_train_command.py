@@ -1,6 +1,7 @@
 """`srcli train` through its front door: what it leaves behind, what it refuses, and that nothing kills a night's work."""
 
 import csv
+import json
 import os
 import random
 import signal
@@ -410,6 +411,8 @@ def test_what_is_trained_can_be_used_in_8_bits(srcli: Command, photos: Path, tmp
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "-o", run).exit_code == 0
     target = tmp_path / "large.png"
-    outcome = srcli("upscale", photos / "one.png", "-m", f"{run / 'model.safetensors'}:int8", "-o", target, "--device", "cpu")
-    assert (outcome.exit_code, outcome.stderr) == (0, "srcli: model:int8 on cpu (OpenVINO, int8).\n")
+    outcome = srcli(
+        "upscale", photos / "one.png", "-m", f"{run / 'model.safetensors'}:int8", "-o", target, "--json", "--device", "cpu"
+    )
+    assert json.loads(outcome.stdout)["device"] == "cpu (OpenVINO, int8)"
     assert read_picture(target).width == 192
