@@ -408,11 +408,9 @@ def test_a_run_folder_that_cannot_be_written_is_found_first(srcli: Command, phot
 
 
 def test_what_is_trained_can_be_used_in_8_bits(srcli: Command, photos: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert srcli("train", photos, *TINY, "-o", run).exit_code == 0
-    target = tmp_path / "large.png"
-    outcome = srcli(
-        "upscale", photos / "one.png", "-m", f"{run / 'model.safetensors'}:int8", "-o", target, "--json", "--device", "cpu"
-    )
+    run, target = tmp_path / "run", tmp_path / "large.png"
+    assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
+    model = f"{run / 'model.safetensors'}:int8"
+    outcome = srcli("upscale", photos / "one.png", "-m", model, "-o", target, "--json", "--device", "cpu")
     assert json.loads(outcome.stdout)["device"] == "cpu (OpenVINO, int8)"
     assert read_picture(target).width == 192
