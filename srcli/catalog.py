@@ -28,18 +28,21 @@ PURPOSES = {
 }
 """What each kind of model is for."""
 
-QUALITIES = {"fast": "compact-x{}:int8", "balanced": "compact-x{}", "best": "compact-x{}+"}
-"""Names of the faithful models, by what they are chosen for."""
+INT8 = ":int8"
+"""At the end of a model's name: in 8 bits. What its file knows of that is in tensors whose names begin with int8."""
+
+ENSEMBLE = "+"
+"""At the end of a model's name: the mean over eight positions of the picture."""
+
+QUALITIES = {"fast": INT8, "balanced": "", "best": ENSEMBLE}
+"""What stands behind a model's name, by how much time one has."""
 
 SCALES = (2, 3, 4)
-"""For which a balanced model ships."""
+"""For which a faithful model ships."""
 
-INT8 = ":int8"
-"""At the end of a model's name: in 8 bits. Also how the names of the tensors begin in its file, which say how (see
-`srcli.core.quantising`), without the colon."""
-
-NATURAL = "compact-x{}-perceptual"
-"""Name of the natural model that was trained on from the balanced one, so that weights between the two are of use."""
+FAITHFUL, NATURAL, PHOTO = "compact-x{}", "compact-x{}-perceptual", "compact-x{}-photo"
+"""Names of the models of each kind. The natural one was trained on from the faithful one, so that weights between the two are
+of use."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Description:
     @property
     def name(self) -> str:
         name = f"{self.towards.stem}@{self.share:g}" if self.towards else self.path.stem
-        return f"{name}{INT8 if self.int8 else ''}{'+' if self.ensemble else ''}"
+        return f"{name}{INT8 if self.int8 else ''}{ENSEMBLE if self.ensemble else ''}"
 
     @property
     def scale(self) -> int:
@@ -122,8 +125,8 @@ def describe_model(model: str | Path) -> Description:
     Raises SrcliError: no such model or file, or a file that srcli train did not write.
     """
     if not Path(model).is_file():
-        if str(model).endswith("+"):
-            return replace(describe_model(str(model)[:-1]), ensemble=True)
+        if str(model).endswith(ENSEMBLE):
+            return replace(describe_model(str(model).removesuffix(ENSEMBLE)), ensemble=True)
         if str(model).endswith(INT8):
             return replace(describe_model(str(model).removesuffix(INT8)), int8=True)
     path = _find(model)
@@ -142,27 +145,31 @@ def describe_model(model: str | Path) -> Description:
         raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give one that it wrote.") from None
 
 
-def choose_models(*, quality: str = "balanced", naturalness: float = 0.0) -> list[Description]:
-    """The shipped models to enlarge with, one for each scale there is.
+def choose_models(*, quality: str = "balanced", naturalness: float = 0.0, photo: bool = False) -> list[Description]:
+    """The shipped models to enlarge with, one for each scale there is of their kind.
 
-    quality: of QUALITIES, how much time one has. naturalness: 0..1, from the balanced model to the natural one, where the
-    weights are interpolated (after Wang et al. 2019, "Deep Network Interpolation"); only scales with a natural one are there.
-    Raises SettingsError for what there is not, or both.
+    quality: of QUALITIES, how much time one has. naturalness: 0..1, from the faithful model to the natural one, where the
+    weights are interpolated (after Wang et al. 2019, "Deep Network Interpolation"). photo: for spoilt pictures.
+    Raises SettingsError for what there is not.
     """
     if quality not in QUALITIES:
         raise SettingsError(f"There is no quality {quality!r}. {nearest(quality, QUALITIES)}")
     if not 0 <= naturalness <= 1:
         raise SettingsError(f"The naturalness is {naturalness:g}; it must be at least 0 and at most 1.")
-    if naturalness and quality != "balanced":
-        raise SettingsError(f"There are natural models of balanced quality alone, not of {quality}. Leave one of the two out.")
-    if naturalness:
-        return [_between(scale, naturalness) for scale in SCALES if NATURAL.format(scale) in shipped_models()]
-    return [describe_model(QUALITIES[quality].format(scale)) for scale in SCALES]
+    if photo and naturalness:
+        raise SettingsError("There is no more natural model for spoilt photographs. Leave out --photo or --naturalness.")
+    between = 0 < naturalness < 1
+    if between and quality == "fast":
+        raise SettingsError("Fast there is only what is faithful or natural and nothing between. Use --naturalness 0 or 1.")
+    kind = PHOTO if photo else NATURAL if naturalness == 1 else FAITHFUL
+    names = (kind.format(scale) for scale in SCALES if not between or NATURAL.format(scale) in shipped_models())
+    models = [describe_model(name + QUALITIES[quality]) for name in names if name in shipped_models()]
+    return [_towards_natural(model, naturalness) for model in models] if between else models
 
 
-def _between(scale: int, naturalness: float) -> Description:
-    faithful, natural = (describe_model(name.format(scale)) for name in (QUALITIES["balanced"], NATURAL))
-    return natural if naturalness == 1 else replace(faithful, towards=natural.path, share=naturalness)
+def _towards_natural(faithful: Description, naturalness: float) -> Description:
+    natural = describe_model(NATURAL.format(faithful.scale))
+    return replace(faithful, towards=natural.path, share=naturalness)
 
 
 def read_weights(model: Description) -> dict[str, np.ndarray]:

@@ -119,9 +119,11 @@ def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_pa
         (["-m", "missing.safetensors"], 2, "no model file missing.safetensors"),
         (["-m", "compact-x4", "--quality", "best"], 2, "--model chooses a model, and so do --quality"),
         (["-m", "compact-x4", "--naturalness", "0"], 2, "--model chooses a model, and so do --quality"),
+        (["-m", "compact-x4", "--photo"], 2, "--model chooses a model, and so do --quality"),
+        (["--photo", "--naturalness", "0.5"], 2, "no more natural model for spoilt photographs"),
         (["--quality", "bset"], 2, "no quality 'bset'. Did you mean best"),
         (["--naturalness", "1.5"], 2, "The naturalness is 1.5; it must be at least 0 and at most 1"),
-        (["--naturalness", "0.5", "--quality", "fast"], 2, "natural models of balanced quality alone, not of fast"),
+        (["--naturalness", "0.5", "--quality", "fast"], 2, "only what is faithful or natural and nothing between"),
         (["--scale", "1"], 2, "no scale 1; choose more than 1, at most 64"),
         (["--scale", "65"], 2, "no scale 65"),
         (["--size", "wide"], 2, "'wide' is no size. Say it as in 1920x1080, 1920x or x1080"),
@@ -142,7 +144,7 @@ def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_pa
 def test_wrong_usage_is_one_sentence(
     srcli: Command, model: Path, photo: Path, words: list[str], code: int, sentence: str
 ) -> None:
-    chosen = {"-m", "--quality", "--naturalness"} & set(words)
+    chosen = {"-m", "--quality", "--naturalness", "--photo"} & set(words)
     outcome = srcli("upscale", photo, *([] if chosen else ["-m", model]), *words)
     assert (outcome.exit_code, outcome.stdout) == (code, "")
     assert sentence in outcome.stderr
@@ -199,7 +201,10 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
     [
         (["--scale", "4"], ["compact-x4"]),
         (["--scale", "8"], ["compact-x2", "compact-x4"]),
+        (["--quality", "fast"], ["compact-x4:int8"]),
+        (["--quality", "best", "--scale", "2"], ["compact-x2+"]),
         (["--naturalness", "0.25"], ["compact-x4-perceptual@0.25"]),
+        (["--naturalness", "1", "--quality", "fast"], ["compact-x4-perceptual:int8"]),
         (["--naturalness", "1", "--scale", "2"], ["compact-x4-perceptual"]),
     ],
 )
@@ -211,16 +216,17 @@ def test_quality_naturalness_and_scale_choose_the_models(
 
 
 def test_the_shipped_models_are_listed(srcli: Command) -> None:
-    from srcli.catalog import read_figures, shipped_models
+    from srcli.catalog import describe_model, read_figures, shipped_models
     from srcli.models import load_generator
 
     rows = json.loads(srcli("models", "--json").stdout)
-    assert {row["name"] for row in rows} == set(shipped_models())
+    assert {row["name"] for row in rows} >= set(shipped_models())
     for row in rows:
-        generator = load_generator(row["name"])
+        generator = load_generator(describe_model(row["name"]).path)
         assert row["scale"] == generator.scale
         assert row["parameters"] == sum(weight.numel() for weight in generator.parameters())
         assert row["figures"] == read_figures()[row["name"]]
-        assert row["kind"] == ("natural" if row["name"].endswith("perceptual") else "faithful")
+        kinds = {"perceptual": "natural", "photo": "photo"}
+        assert row["kind"] == next((kind for word, kind in kinds.items() if word in row["name"]), "faithful")
         assert row["for"]
         assert 0.1 < row["megabytes"] < 40

@@ -61,7 +61,7 @@ def upscale(
         str | None,
         typer.Option(
             "--quality",
-            help="fast (8 bits), balanced or best (eight times): how to run the faithful model. [default: balanced]",
+            help="fast (in 8 bits), balanced or best (in eight positions). [default: balanced]",
             show_default=False,
         ),
     ] = None,
@@ -74,6 +74,9 @@ def upscale(
             show_default=False,
         ),
     ] = None,
+    photo: Annotated[
+        bool, typer.Option("--photo", help="Take noise, JPEG blocks and slight blur away: for pictures that have them.")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Take the folders below a folder, too.")] = False,
     ending: Annotated[
@@ -124,8 +127,8 @@ def upscale(
         raise SettingsError(f"There is no scale {scale:g}; choose more than 1, at most {LARGEST_SCALE}.")
     if scale is not None and size is not None:
         raise SettingsError("--scale and --size both say how large. Choose one.")
-    if model is not None and not (quality is None and naturalness is None):
-        raise SettingsError("--model chooses a model, and so do --quality and --naturalness. Leave one of them out.")
+    if model is not None and not (quality is None and naturalness is None and not photo):
+        raise SettingsError("--model chooses a model, and so do --quality, --naturalness and --photo. Leave one of them out.")
     if fit and size is None:
         raise SettingsError("--fit needs a --size to fit into.")
     if tile is not None and tile != 0 and tile < 16:
@@ -145,7 +148,11 @@ def upscale(
     from srcli.memory import bytes_of
     from srcli.upscaling import plan_tiling
 
-    models = _models(model) if model is not None else choose_models(quality=quality or "balanced", naturalness=naturalness or 0)
+    models = (
+        _models(model)
+        if model is not None
+        else choose_models(quality=quality or "balanced", naturalness=naturalness or 0, photo=photo)
+    )
     wanted = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
     result_ending = f".{ending.lower().lstrip('.')}" if ending else None
     order = Order(
