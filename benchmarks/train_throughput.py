@@ -18,9 +18,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import torch
@@ -118,6 +120,33 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+class Watch:
+    """How busy the GPU is while something runs, in percent, as its driver says; nothing on other devices."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seen: list[int] = []
+
+    def __enter__(self) -> Watch:
+        self._over = Event()
+        self._thread = Thread(target=self._look, daemon=True)
+        if self.device.type == "cuda":
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self.device.type == "cuda":
+            self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.1):
+            self.seen.append(torch.cuda.utilization(self.device))  # which needs nvidia-ml-py
+
+    def __str__(self) -> str:
+        return f"  GPU busy {statistics.mean(self.seen):.0f} %" if self.seen else ""
 
 
 def shares(training: Training, photos: Photos, rounds: int) -> None:
@@ -221,9 +250,11 @@ def main() -> None:
         "plain PyTorch loop, float32": plain(options.photos, settings, device),
     }
     times: dict[str, list[float]] = {name: [] for name in arms}
+    watches = {name: Watch(device) for name in arms}
     for turn in range(options.rounds + 1):
         for name, steps in arms.items():
-            taken = seconds(lambda steps=steps: steps(options.steps), device)  # type: ignore[misc]
+            with watches[name] if turn else nullcontext():
+                taken = seconds(lambda steps=steps: steps(options.steps), device)  # type: ignore[misc]
             if turn:
                 times[name].append(taken / options.steps)
     first = next(iter(arms))
@@ -232,7 +263,7 @@ def main() -> None:
     for name, taken in times.items():
         ratios = sorted(other / mine for mine, other in zip(times[first], taken, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"{name:<32} {1 / statistics.median(taken):7.2f}  {spread}")
+        print(f"{name:<32} {1 / statistics.median(taken):7.2f}  {spread}{watches[name]}")
     shares(training, photos, options.rounds)
     feature_loss(settings, device, options.rounds)
 
