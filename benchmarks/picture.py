@@ -13,10 +13,12 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from quality import quantised, read, truth
+from quality import quantised, read, spoil, truth
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -25,10 +27,55 @@ from srcli.core.degradation import bicubic
 from srcli.images import Picture, write_picture
 
 LABEL = 26
+GAP = 4
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A square of a photograph, `side` pixels of it."""
+
+    photo: Path
+    left: int
+    top: int
+    side: int
+
+    def panels(self, models: Sequence[str], *, spoilt: bool = False) -> dict[str, Image.Image]:
+        """By what it was enlarged, and the true one. spoilt: the small picture has noise and JPEG blocks."""
+        scale = describe_model(models[0]).scale
+        hr = truth(self.photo, scale)
+        lr = spoil(bicubic(hr, scale)) if spoilt else bicubic(hr, scale)
+        wholes = {
+            "small": interpolate(lr, scale_factor=scale, mode="nearest"),
+            "bicubic": quantised(interpolate(lr, size=hr.shape[-2:], mode="bicubic", antialias=True)),
+        }
+        with tempfile.TemporaryDirectory() as scratch:
+            small, large = Path(scratch) / "small.png", Path(scratch) / "large.png"
+            write_picture(to_pixels(lr), small)
+            for model in models:
+                command = [sys.executable, "-m", "srcli", "upscale", small, "-m", model, "-o", large, "--overwrite"]
+                subprocess.run(list(map(str, command)), check=True, capture_output=True)
+                wholes[describe_model(model).name] = read(large)
+        wholes["true"] = hr
+        rows, columns = slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
+        return {label: Image.fromarray(to_pixels(whole[..., rows, columns]).pixels) for label, whole in wholes.items()}
 
 
 def to_pixels(image: Tensor) -> Picture:
     return Picture((image[0] * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def sheet(rows: Sequence[dict[str, Image.Image]], side: int) -> Image.Image:
+    """The panels of each row beside each other, `side` pixels wide, under their labels."""
+    labels = list(rows[0])
+    step = side + GAP
+    page = Image.new("RGB", (len(labels) * step - GAP, LABEL + len(rows) * step - GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for column, label in enumerate(labels):
+        place = (column * step + side / 2, LABEL / 2)
+        draw.text(place, label, fill="black", anchor="mm", font=ImageFont.load_default(16))
+        for row, panels in enumerate(rows):
+            page.paste(panels[label].resize((side, side), Image.Resampling.NEAREST), (column * step, LABEL + row * step))
+    return page
 
 
 def main() -> None:
@@ -41,32 +88,9 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--zoom", type=int, default=3)
     options = parser.parse_args()
-    scale = describe_model(options.models[0]).scale
-    hr = truth(options.photo, scale)
-    lr = bicubic(hr, scale)
-    panels = {
-        "small": interpolate(lr, scale_factor=scale, mode="nearest"),
-        "bicubic": quantised(interpolate(lr, size=hr.shape[-2:], mode="bicubic", antialias=True)),
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        small = Path(scratch) / "small.png"
-        write_picture(to_pixels(lr), small)
-        for model in options.models:
-            large = Path(scratch) / f"{describe_model(model).name}.png"
-            subprocess.run([sys.executable, "-m", "srcli", "upscale", str(small), "-m", model, "-o", str(large)], check=True)
-            panels[describe_model(model).name] = read(large)
-    panels["true"] = hr
-    side = options.side * options.zoom
-    sheet = Image.new("RGB", (len(panels) * (side + 4) - 4, side + LABEL), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, (label, image) in enumerate(panels.items()):
-        detail = image[..., options.top : options.top + options.side, options.left : options.left + options.side]
-        panel = Image.fromarray(to_pixels(detail).pixels).resize((side, side), Image.Resampling.NEAREST)
-        left = number * (side + 4)
-        sheet.paste(panel, (left, LABEL))
-        draw.text((left + side / 2, LABEL / 2), label, fill="black", anchor="mm", font=ImageFont.load_default(16))
+    detail = Detail(options.photo, options.left, options.top, options.side)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(options.out)
+    sheet([detail.panels(options.models)], options.side * options.zoom).save(options.out)
     print(options.out)
 
 

@@ -1,0 +1,50 @@
+"""Draw sheets of enlarged details: faces, fabric, fur, foliage, brick, lettering, drawings and night.
+
+    python benchmarks/sheet.py OUT.jpg MODEL [MODEL ...] [--spoilt]
+
+The photographs are those inside the package scikit-image that are public domain or CC0. Each is reduced with the antialiased
+bicubic kernel by the models' scale; --spoilt adds noise of 3 levels and then JPEG at quality 75.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import skimage
+from picture import Detail, sheet
+
+SIDE = 96
+"""Of a detail, in pixels of the photograph; each is drawn twice as large."""
+
+SUBJECTS = {
+    "face": ("astronaut.png", 176, 68),
+    "fabric": ("astronaut.png", 60, 330),
+    "fur": ("chelsea.png", 120, 90),
+    "cup": ("coffee.png", 330, 120),
+    "foliage": ("grass.png", 200, 200),
+    "brick": ("brick.png", 200, 180),
+    "lettering": ("text.png", 40, 20),
+    "drawing": ("logo.png", 150, 150),
+    "night": ("rocket.jpg", 280, 130),
+    "metal": ("motorcycle_left.png", 300, 180),
+}
+"""File, and the left and upper ends of the detail."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--spoilt", action="store_true")
+    options = parser.parse_args()
+    folder = Path(skimage.__file__).parent / "data"
+    details = [Detail(folder / name, left, top, SIDE) for name, left, top in SUBJECTS.values()]
+    rows = [detail.panels(options.models, spoilt=options.spoilt) for detail in details]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(rows, 2 * SIDE).save(options.out, quality=92, subsampling=0)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()
