@@ -8,8 +8,8 @@ bicubic kernel to 8 bits; what `srcli upscale` makes of it is read back from dis
 pixels cut from each border; ST-LPIPS is lower where it is nearer; means over images. t is the time for 320x180 pixels in
 units of a fixed piece of work (see upscale_speed.py).
 --features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images, lower is
-nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and a third
-one of PSNR and ST-LPIPS where the small pictures were spoilt by noise (3 levels) and then by JPEG (quality 75).
+nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and one of PSNR
+and ST-LPIPS for each way of SPOILT to spoil the small pictures, of Set5, Set14 and the example photographs.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each picture."""
 Table = dict[str, dict[str, dict[str, float]]]
 """By model, then by set of pictures, then by figure."""
+SPOILT_SETS = ("Set5", "photos", "Set14")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
 DIGITS = {"ssim": 4, "stlpips": 3}
 
@@ -85,12 +87,12 @@ def stlpips_metric() -> Metric:
     return lambda sr, hr: {"stlpips": stlpips(sr, hr)}
 
 
-def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False) -> None:
-    columns = [*(["t"] if timed else []), *(f"{name} {figure}" for name in SETS for figure in figures)]
+def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False, sets: tuple[str, ...] = SETS) -> None:
+    columns = [*(["t"] if timed else []), *(f"{name} {figure}" for name in sets for figure in figures)]
     print("| model | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|")
     for model, row in table.items():
-        cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in SETS for figure in figures]
+        cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in sets for figure in figures]
         t = [f"{row[SPEED]['t']:.2f}" if SPEED in row else "-"] if timed else []
         print(f"| {model} | " + " | ".join([*t, *cells]) + " |")
 
@@ -98,12 +100,33 @@ def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False) 
 def spoil(lr: Tensor) -> Tensor:
     """What a cheap camera and a web site leave: noise of a standard deviation of 3 levels, then JPEG at quality 75 (Pillow)."""
     random = np.random.default_rng(0)
-    pixels = (lr[0] * 255).permute(1, 2, 0).numpy()
-    noisy = np.clip(np.rint(pixels + random.normal(0, 3, pixels.shape)), 0, 255).astype(np.uint8)
+    return saved(lr + torch.from_numpy(random.normal(0, 3 / 255, lr.shape)).float(), "JPEG", quality=75)
+
+
+def spoil_otherwise(lr: Tensor) -> Tensor:
+    """What `photo` has not: blur by a disc of 1.2 pixels, coarse noise in colour as denoised pictures have it, and WebP."""
+    places = torch.linspace(-2, 2, 41)
+    fine = (places[:, None].square() + places[None].square() <= 1.2**2).float()
+    disc = F.pad(fine, (2, 2, 2, 2))[None, None]
+    disc = F.avg_pool2d(disc, 9)  # 5x5, with soft edges
+    blurred = F.conv2d(F.pad(lr, (2, 2, 2, 2), mode="replicate").transpose(0, 1), disc / disc.sum()).transpose(0, 1)
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 3, *(-(-side // 3) for side in lr.shape[-2:]), generator=random) * 4 / 255
+    return saved(blurred + F.interpolate(coarse, size=lr.shape[-2:], mode="bilinear"), "WebP", quality=60)
+
+
+def saved(lr: Tensor, kind: str, **options: int) -> Tensor:
+    """Through a file of that kind, in Pillow."""
     file = io.BytesIO()
-    Image.fromarray(noisy).save(file, "JPEG", quality=75)
+    Image.fromarray((quantised(lr)[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(file, kind, **options)
     with Image.open(file) as image:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+SPOILT = {
+    "noise of 3 levels and JPEG at quality 75": spoil,
+    "blur by a disc, coarse noise in colour and WebP at quality 60, none of which training had": spoil_otherwise,
+}
 
 
 def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], models: list[str], scale: int) -> dict[str, Pairs]:
@@ -136,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     models = {name: describe_model(name).scale for name in options.models or usual_models()}
     table: Table = {}
-    spoilt: Table = {}
+    spoilt: dict[str, Table] = {way: {} for way in SPOILT}
     stlpips = stlpips_metric()
     t = measure_t(list(models))
     for scale in sorted(set(models.values())):
@@ -149,18 +172,22 @@ def main() -> None:
             for model, pairs in enlarge(hrs, lrs, its, scale).items():
                 figures = score(pairs, scale, metrics)
                 table.setdefault(model, {})[name] = figures | grid(pairs, scale) if closely else figures
-            if closely:
-                lrs = {stem: spoil(lr) for stem, lr in lrs.items()}
+        for name in SPOILT_SETS if closely else ():
+            folder = options.bench / name if name in SETS else EXAMPLES / name
+            hrs = {path.stem: truth(path, scale) for path in find_pictures(folder)}
+            for way, change in SPOILT.items():
+                lrs = {stem: change(bicubic(hr, scale)) for stem, hr in hrs.items()}
                 for model, pairs in enlarge(hrs, lrs, its, scale).items():
-                    spoilt.setdefault(model, {})[name] = score(pairs, scale, [stlpips])
+                    spoilt[way].setdefault(model, {})[name] = score(pairs, scale, [stlpips])
     for model in models:
         table[model][SPEED] = {"t": t[model]}
     print_table(table, ("psnr", "ssim", "stlpips"), timed=True)
     if options.features:
         print()
         print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, NATURAL)
-        print("\nSmall pictures with noise and JPEG:\n")
-        print_table(spoilt, ("psnr", "stlpips"))
+        for way, rows in spoilt.items():
+            print(f"\nSmall pictures with {way}:\n")
+            print_table(rows, ("psnr", "stlpips"), sets=SPOILT_SETS)
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 

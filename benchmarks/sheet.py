@@ -1,4 +1,4 @@
-"""Draw sheets of enlarged details: faces, fabric, fur, foliage, brick, lettering, drawings and night.
+"""Draw sheets of enlarged details: a face, fabric, fur, foliage, brick, lettering, a drawing and night.
 
     python benchmarks/sheet.py OUT.jpg MODEL [MODEL ...] [--spoilt]
 
@@ -25,9 +25,9 @@ SUBJECTS = {
     "foliage": ("grass.png", 200, 200),
     "brick": ("brick.png", 200, 180),
     "lettering": ("text.png", 40, 20),
-    "drawing": ("logo.png", 150, 150),
-    "night": ("rocket.jpg", 280, 130),
-    "metal": ("motorcycle_left.png", 300, 180),
+    "drawing": ("horse.png", 230, 20),
+    "dusk": ("rocket.jpg", 280, 130),
+    "night": ("hubble_deep_field.jpg", 500, 400),
 }
 """File, and the left and upper ends of the detail."""
 
