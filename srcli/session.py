@@ -25,7 +25,7 @@ from srcli.report.live import Live
 from srcli.report.strip import draw_strip
 from srcli.runs import ROW_EVERY, History, Run
 from srcli.settings import TrainSettings, seconds
-from srcli.training import Ending, NotFinite, Step, Training, crop_size, train
+from srcli.training import Diverged, Ending, Step, Training, crop_size, train
 from srcli.validation import Scores, Validation, smallest_side
 
 ENOUGH = 100_000
@@ -158,7 +158,7 @@ class Session:
         """What ends training before its time, as a sentence with the next step."""
         try:
             yield
-        except NotFinite as error:
+        except Diverged as error:
             self.run.keep_batch(error.crops)
             if self.training.is_finite:
                 self._on_save()

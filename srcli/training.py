@@ -49,7 +49,7 @@ class Step:
     waited: float = 0.0
 
 
-class NotFinite(SrcliError):
+class Diverged(SrcliError):
     """The loss of several steps in a row was not finite. `crops` are the last of them, taken at `step`."""
 
     def __init__(self, step: int, crops: Crops) -> None:
@@ -298,7 +298,7 @@ def train(
 
     batches: the crops of the next step and those after it. on_save: at intervals and at the end. on_scores: after each
     validation, of the averaged generator, with whether its loss is the least so far.
-    Raises NotFinite where the loss persists in not being finite; the weights are then those of the last sound step.
+    Raises Diverged where the loss persists in not being finite; the weights are then those of the last sound step.
     """
     settings = training.settings
 
@@ -319,7 +319,7 @@ def train(
         step = training.step(crops)
         on_step(replace(step, seconds=time.perf_counter() - started, waited=waited))
         if training.in_a_row >= PERSISTS:
-            raise NotFinite(step.number, crops)
+            raise Diverged(step.number, crops)
         last = step.number == settings.steps
         if last or step.number % settings.val_every == 0:
             score()

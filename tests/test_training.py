@@ -16,7 +16,7 @@ from srcli.models import load_feature_loss, load_generator
 from srcli.photos import Crops, Photos
 from srcli.runs import Run
 from srcli.settings import CompactSettings, JohnsonSettings, LossSettings, TrainSettings, from_mapping, read_yaml, to_mapping
-from srcli.training import NotFinite, Step, Training, crop_size, learning_rate, train
+from srcli.training import Diverged, Step, Training, crop_size, learning_rate, train
 from srcli.validation import Scores
 from tests.conftest import EXAMPLES
 
@@ -172,7 +172,7 @@ def test_a_loss_that_persists_in_not_being_finite_ends_training(crops: Photos) -
     training = start(tiny(steps=100))
     torch.nn.init.constant_(training.generator.tail.bias, float("nan"))
     before = training.average.head.weight.clone()
-    with pytest.raises(NotFinite, match="10 steps in a row, the last of them step 10") as error:
+    with pytest.raises(Diverged, match="10 steps in a row, the last of them step 10") as error:
         run(training, crops)
     assert error.value.crops.hr.shape == (2, 40, 40, 3)
     assert torch.equal(training.average.head.weight, before)
