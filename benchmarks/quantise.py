@@ -13,27 +13,33 @@ from pathlib import Path
 
 import torch
 from quality import read
+from torch import Tensor
 
-from srcli.catalog import WEIGHTS, describe_model
+from srcli.catalog import WEIGHTS, Description, describe_model
 from srcli.core.degradation import degraded_pair
 from srcli.images import find_pictures
 from srcli.models import load_generator, save_model
 
 SIDE = 288
+PICTURES = 48
+
+
+def small_pictures(photos: Path, model: Description, pictures: int = PICTURES) -> Tensor:
+    """About so many of the photographs' upper left corners, reduced as for the model's training: N x 3 x H x W."""
+    paths = find_pictures(photos)
+    hr = torch.cat([read(path)[..., :SIDE, :SIDE] for path in paths[:: max(1, len(paths) // pictures)]])
+    return degraded_pair(model.about["settings"].get("degradation", "bicubic"), hr, model.scale)[0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("names", nargs="+")
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--pictures", type=int, default=PICTURES)
     options = parser.parse_args()
-    paths = find_pictures(options.photos)
-    chosen = paths[:: max(1, len(paths) // options.pictures)]
-    hr = torch.cat([read(path)[..., :SIDE, :SIDE] for path in chosen])
     for name in options.names:
         model = describe_model(name)
-        lr, _ = degraded_pair(model.about["settings"].get("degradation", "bicubic"), hr, model.scale)
+        lr = small_pictures(options.photos, model, options.pictures)
         save_model(WEIGHTS / f"{name}.safetensors", load_generator(model), model.settings, model.about, lr)
         print(f"{name}: from {len(lr)} small pictures of {lr.shape[-1]}x{lr.shape[-2]} pixels")
 

@@ -1,8 +1,8 @@
 """Put the model of a training run into the package, with what there is to know about it.
 
-    python benchmarks/ship.py RUN NAME --config examples/NAME.yaml [--init MODEL] --data WORDS --machine WORDS
+    python benchmarks/ship.py RUN NAME PHOTOS --config examples/NAME.yaml [--init MODEL] --data WORDS --machine WORDS
 
-What the run's own file says of local paths is replaced by the command that anyone can type.
+What the run's own file says of local paths is replaced by the command that anyone can type. PHOTOS tell the ranges for 8 bits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+
+from quantise import small_pictures
 
 from srcli.catalog import WEIGHTS, describe_model
 from srcli.models import load_generator, save_model
@@ -20,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
+    parser.add_argument("photos", type=Path)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--init")
     parser.add_argument("--data", required=True)
@@ -46,7 +49,8 @@ def main() -> None:
         "settings": to_mapping(settings),
         **{name: description.about[name] for name in ("steps", "torch")},
     }
-    save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.settings, about)
+    lr = small_pictures(options.photos, description)
+    save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.settings, about, lr)
 
 
 if __name__ == "__main__":
