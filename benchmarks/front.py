@@ -28,7 +28,8 @@ def ours() -> list[Point]:
     figures = read_figures()
     measured = [describe_model(name) for name, row in figures.items() if SPEED in row]
     models = [model for model in measured if (model.scale, model.kind) == (4, "faithful")]
-    return sorted((model.name, figures[model.name][SPEED]["t"], figures[model.name]["Set5"]["psnr"]) for model in models)
+    points = [(model.name, figures[model.name][SPEED]["t"], figures[model.name]["Set5"]["psnr"]) for model in models]
+    return sorted(points, key=lambda point: -point[2])
 
 
 def peers() -> list[Point]:
