@@ -11,6 +11,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from srcli.errors import SrcliError
 from srcli.images import Picture, check_target, find_pictures, read_picture, read_srgb, write_picture
+from srcli.images.reading import reason
 
 Pixels = Callable[..., np.ndarray]
 
@@ -182,3 +183,14 @@ def test_pictures_are_found_in_order_and_hidden_ones_left(tmp_path: Path, photos
     (tmp_path / "nothing").mkdir()
     with pytest.raises(SrcliError, match="holds no picture"):
         find_pictures(tmp_path / "nothing")
+
+
+def test_what_was_said_of_another_threads_picture_is_not_said_of_this_one() -> None:
+    class Said:
+        def __init__(self, *lines: str) -> None:
+            self.detail = "\n".join(lines)
+
+    said = Said("tiff2vips: out of order read", "a/two.avif: bad seek to 1062", "")
+    assert reason(said, "a/one.tif") == "tiff2vips: out of order read"  # type: ignore[arg-type]
+    assert reason(said, "a/two.avif") == "a/two.avif: bad seek to 1062"  # type: ignore[arg-type]
+    assert reason(Said("b.PNG: gone"), "a.png") == "no known format"  # type: ignore[arg-type]

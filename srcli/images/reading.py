@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from srcli.errors import SrcliError
 from srcli.images.exif import exif_of_tiff, fields_of_exif
+from srcli.images.finding import EXTENSIONS
 from srcli.images.rows import Metadata, Picture
 from srcli.images.texts import TEXTS, texts_of_png
 
@@ -28,6 +29,7 @@ _NOT_KEPT = {
     *("background", "page-height", "n-pages", "loop", "delay", "gif-delay", "gif-loop", "interlaced", "gainmap-data"),
 }
 _TURNED = (3, 4, 5, 6, 7, 8)  # orientations for which the last row may be wanted first
+_NAMES_A_PICTURE = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")
 
 
@@ -70,7 +72,7 @@ class PictureFile:
         except pyvips.Error as error:
             if self._patient is None:
                 raise _unreadable(self.name, error) from None
-            self.damage = reason(error)
+            self.damage = reason(error, self.name)
             self.image, self._patient = self._patient().image, None
             self._region = pyvips.Region.new(self.image)
             return self.read(count)
@@ -387,11 +389,15 @@ def _as_srgb(metadata: Metadata, image: pyvips.Image) -> Metadata:
 
 def _unreadable(name: str, error: pyvips.Error) -> SrcliError:
     return SrcliError(
-        f"{name} cannot be read as a picture ({reason(error)}). Get it again, or save it anew in another program."
+        f"{name} cannot be read as a picture ({reason(error, name)}). Get it again, or save it anew in another program."
     )
 
 
-def reason(error: pyvips.Error) -> str:
-    """The last line of what libvips said."""
+def reason(error: pyvips.Error, name: str) -> str:
+    """The last line of what libvips said of the picture of that name.
+
+    It gathers what it says in one place for all threads, so lines that name another picture are left out.
+    """
     lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
-    return lines[-1] if lines else "no known format"
+    of_it = [line for line in lines if name in line or not _NAMES_A_PICTURE.search(line)]
+    return of_it[-1] if of_it else "no known format"

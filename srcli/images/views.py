@@ -109,7 +109,7 @@ def _seen(source: Path | bytes, size: tuple[int, int], piece: Piece, frame: int 
             image = resampled(image, *reduced, alpha=picture.channels in (2, 4))
         pixels = (image / 257 + 0.5).cast("uchar").numpy() if picture.dtype == np.uint16 else image.numpy()
     except pyvips.Error as error:
-        raise SrcliError(f"{picture.name} cannot be shown on a page ({reason(error)}).") from None
+        raise SrcliError(f"{picture.name} cannot be shown on a page ({reason(error, picture.name)}).") from None
     seen = Image.fromarray(pixels).convert("RGBA" if picture.channels in (2, 4) else "RGB")
     x, y = seen.width / (right - left), seen.height / (bottom - top)
     place = (box[0] - left) * x, (box[1] - top) * y, (box[2] - left) * x, (box[3] - top) * y

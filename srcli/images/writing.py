@@ -117,7 +117,7 @@ def write_rows(
         except pyvips.Error as error:
             if stream.failure:
                 raise stream.failure from None
-            raise SrcliError(f"Cannot write {path} ({reason(error)}).") from None
+            raise SrcliError(f"Cannot write {path} ({reason(error, part.name)}).") from None
         finally:
             stream.close()
         if exif and extension == ".tif":
