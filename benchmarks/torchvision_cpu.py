@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from torch import library
+import torch
 
 _library = None
 
@@ -24,7 +24,7 @@ def declare_operators() -> bool:
         import torchvision  # noqa: F401
     except RuntimeError:
         source = (Path(spec.submodule_search_locations[0]) / "_meta_registrations.py").read_text(encoding="utf-8")
-        _library = library.Library("torchvision", "DEF")
+        _library = torch.library.Library("torchvision", "DEF")
         for name in set(re.findall(r'(?:register_meta\("|torchvision::)(\w+)', source)):
             _library.define(f"{name}() -> ()")
     return True

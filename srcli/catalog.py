@@ -198,7 +198,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _of_int8(name: str) -> bool:
-    return name.startswith("int8.")
+    return name.startswith(INT8.lstrip(":") + ".")
 
 
 def _find(model: str | Path) -> Path:

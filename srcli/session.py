@@ -6,7 +6,6 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,7 @@ class Session:
             self.world.wait()
         if self.about.setdefault("photos", self.photos.fingerprint) != self.photos.fingerprint:
             self.live.say(f"The photographs in {settings.photos} are not those that the run began with; it goes on with these.")
+        self.small = self._small_pictures()
         self.history = History(run, settings, images=self.images, crops=self.photos.crops(settings.patch))
         validates = held_out is not None and self.world.is_first
         self.validation = Validation(held_out, settings, self.training.loss, device) if validates and held_out else None
@@ -124,9 +124,8 @@ class Session:
         part = slice(self.world.rank * batch, (self.world.rank + 1) * batch)
         return self.photos.batch(step, seed=self.settings.seed, size=self.images, patch=crop_size(self.settings), part=part)
 
-    @cached_property
-    def small(self) -> Tensor:
-        """The small pictures of the first steps, from which a model learns how to run in 8 bits: N x 3 x H x W."""
+    def _small_pictures(self) -> Tensor:
+        """Those of the first steps, from which a model learns how to run in 8 bits: N x 3 x H x W."""
         lrs: list[Tensor] = []
         while sum(lr[:, 0].numel() for lr in lrs) < ENOUGH:
             step = len(lrs)
