@@ -40,7 +40,7 @@ class Session:
         device = pick_device(local_device(settings.device))
         self.world = join_world(device)
         loss = settings.loss
-        feature = load_feature_loss(loss.layers, settings.vgg, loss.distance) if loss.feature else None
+        feature = load_feature_loss(loss.layers, settings.vgg, loss.distance) if loss.sees_features else None
         self.training = Training(settings, WeightedLoss(loss, feature, settings.generator.scale), device, self.world)
         if state is not None:
             self.training.restore(state)

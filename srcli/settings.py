@@ -117,15 +117,16 @@ def _check_at_least(least: float, name: str, value: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """The weights of the terms of the loss, and the VGG16 layers (with weights) that make the feature loss.
+    """The weights of the terms of the loss, and the VGG16 layers (with weights) that make the feature and the texture loss.
 
-    A term of weight 0 is not computed.
+    distance: of the feature loss. A term of weight 0 is not computed.
     """
 
     pixel: float = 1.0
     l1: float = 0.0
     charbonnier: float = 0.0
     feature: float = 0.0
+    texture: float = 0.0
     tv: float = 0.0
     grid: float = 0.0
     frequency: float = 0.0
@@ -146,12 +147,23 @@ class LossSettings:
                 raise SettingsError(f"VGG16 has no layer {layer}. {nearest(layer, VGG_LAYERS)}")
             _check_at_least(0, f"The weight of layer {layer}", weight)
 
+    @property
+    def sees_features(self) -> bool:
+        """Whether VGG16 is needed."""
+        return bool(self.feature or self.texture)
 
-LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "tv", "grid", "frequency")
+
+LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "texture", "tv", "grid", "frequency")
 """The parts of a loss; `srcli.core.losses` says what each is."""
 
 GRID_WINDOW = 8
 """Side of the windows of the grid loss, in squares of scale x scale pixels."""
+
+TEXTURE_WINDOW = 32
+"""Side of the windows of the texture loss, in pixels."""
+
+SHIFTS = 8
+"""By fewer than so many rows and columns training cuts the pictures for VGG16: its stride after three poolings, at relu4_3."""
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -224,9 +236,10 @@ class TrainSettings:
             )
         if self.max_time is not None:
             seconds(self.max_time)
-        least = (GRID_WINDOW + 4) * self.generator.scale if self.loss.grid else 0
-        if self.patch < least:
-            raise SettingsError(f"A patch of {self.patch} pixels is too small for the grid loss; use at least {least}.")
+        smallest = {"grid": (GRID_WINDOW + 4) * self.generator.scale, "texture": TEXTURE_WINDOW + SHIFTS}
+        for term, least in smallest.items():
+            if getattr(self.loss, term) and self.patch < least:
+                raise SettingsError(f"A patch of {self.patch} pixels is too small for the {term} loss; use at least {least}.")
         if self.patch % self.generator.scale:
             lower = self.patch - self.patch % self.generator.scale
             raise SettingsError(

@@ -27,7 +27,7 @@ from srcli.core.losses import WeightedLoss
 from srcli.core.muon import Muon
 from srcli.errors import SrcliError
 from srcli.photos import Crops
-from srcli.settings import GeneratorSettings, TrainSettings
+from srcli.settings import SHIFTS, GeneratorSettings, TrainSettings
 from srcli.validation import Scores
 
 
@@ -60,9 +60,6 @@ class Diverged(SrcliError):
 
 PERSISTS = 10
 """Steps in a row without a finite loss after which training ends."""
-
-SHIFTS = 8
-"""Shifts in each direction that are tried: the stride of VGG16 after three poolings, at relu4_3."""
 
 
 def crop_size(settings: TrainSettings) -> int:
@@ -224,7 +221,7 @@ class Training:
         VGG's poolings and the generator's pixel shuffle both repeat every few pixels. If one always meets the other in the
         same place, the gradient does too, and a grid comes out that fits the poolings; in random places it averages away.
         """
-        if not self.settings.loss.feature:
+        if not self.settings.loss.sees_features:
             return sr, hr
         random = np.random.default_rng([self.settings.seed, self.steps, SHIFTS])
         rows, columns = (int(random.integers(SHIFTS)) for _ in range(2))

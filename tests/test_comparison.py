@@ -374,6 +374,7 @@ def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:
     [
         (["--layers", "relu4_4"], 2, "Did you mean relu4_"),
         (["--loss", "pixel=-1"], 2, "at least 0"),
+        (["--loss", "texture=1"], 2, "leave out texture"),
         (["--loss", "grid=1"], 2, "leave out grid"),
         (["--loss", "frequency=1"], 2, "leave out frequency"),
         (["--json", "--csv"], 2, "exclude each other"),

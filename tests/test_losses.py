@@ -11,6 +11,7 @@ from srcli.core.losses import (
     GridLoss,
     L1Loss,
     PixelLoss,
+    TextureLoss,
     TotalVariation,
     WeightedLoss,
 )
@@ -98,6 +99,37 @@ def test_the_gradient_reaches_the_image_and_no_weight_of_vgg(feature: FeatureLos
     assert sr.grad.abs().sum() > 0
     assert hr.grad is None  # the true image's features are no part of the graph
     assert all(weight.grad is None for weight in feature.parameters())
+
+
+def test_the_texture_loss_is_numpys_root_mean_square_of_windows(feature: FeatureLoss) -> None:
+    sr, hr = torch.rand(2, 1, 3, 64, 48)
+    texture = TextureLoss(feature.vgg, {"relu1_2": 0.0, "relu2_2": 1.0})
+    strengths = []
+    for image in (sr, hr):
+        relu2_2 = feature.vgg(image)["relu2_2"][0].double().numpy() / feature.vgg.units["relu2_2"]  # 128 x 32 x 24
+        corners = [(top, left) for top in (0, 8, 16) for left in (0, 8)]
+        windows = [relu2_2[:, top : top + 16, left : left + 16] for top, left in corners]
+        strengths.append(np.array([np.sqrt((window**2).mean(axis=(1, 2))) for window in windows]))
+    expected = ((strengths[0] - strengths[1]) ** 2).mean()
+    assert texture(sr, hr).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_texture_in_another_place_is_near_and_no_texture_is_far(feature: FeatureLoss) -> None:
+    """To the feature loss one is about as far as the other."""
+    torch.manual_seed(0)
+    hr = 0.5 + 0.2 * torch.randn(1, 3, 128, 128)
+    elsewhere, smooth = hr.roll((5, 9), dims=(2, 3)), torch.full_like(hr, 0.5)
+    texture = TextureLoss(feature.vgg, feature.layers)
+    assert texture(elsewhere, hr) < texture(smooth, hr) / 20
+    assert feature(elsewhere, hr) > 0.8 * feature(smooth, hr)
+
+
+def test_terms_that_share_the_features_are_those_that_look_for_themselves(feature: FeatureLoss) -> None:
+    sr, hr = torch.rand(2, 1, 3, 64, 64)
+    both = WeightedLoss(LossSettings(pixel=0, feature=2, texture=3), feature, 4)(sr, hr)
+    texture = TextureLoss(feature.vgg, feature.layers)
+    torch.testing.assert_close(both.terms, {"feature": feature(sr, hr), "texture": texture(sr, hr)})
+    torch.testing.assert_close(both.total, 2 * both.terms["feature"] + 3 * both.terms["texture"])
 
 
 def test_the_grid_loss_sees_a_pattern_of_the_scales_period_and_hardly_any_other_texture() -> None:

@@ -78,7 +78,11 @@ def compare_loss(
     from srcli.report.comparison import as_csv, as_json, as_rows, as_table, missed, parse_limits
 
     settings = parse_loss(loss, layers, distance)
-    for term, why in (("grid", "depends on a generator's scale"), ("frequency", "spans the whole of a crop")):
+    for term, why in (
+        ("texture", "compares windows of a crop"),
+        ("grid", "depends on a generator's scale"),
+        ("frequency", "spans the whole of a crop"),
+    ):
         if getattr(settings, term):
             raise SettingsError(f"The {term} loss {why}, so pictures are not compared by it; leave out {term}.")
     colour = parse_colour(background)

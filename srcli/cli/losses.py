@@ -16,6 +16,7 @@ def losses() -> None:
     typer.echo("  charbonnier  mean absolute error, smooth at zero")
     typer.echo("  feature      mean distance of VGG16 features at the layers of --layers, in units of each layer, --distance")
     typer.echo("               squared or absolute")
+    typer.echo("  texture      mean squared difference of the features' strength in windows of 32 pixels (training only)")
     typer.echo("  tv           mean absolute difference of neighbouring pixels of the result")
     typer.echo("  grid         mean squared local error of each place in a scale x scale square (training only)")
     typer.echo("  frequency    mean absolute difference of the Fourier transforms (training only)")

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srcli.core.layers import LAYERS
 from srcli.core.vgg import VGG16Features
-from srcli.settings import GRID_WINDOW, Distance, LossSettings
+from srcli.settings import GRID_WINDOW, TEXTURE_WINDOW, Distance, LossSettings
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,44 @@ def feature_distance(sr: Tensor, hr: Tensor, unit: float, distance: Distance) ->
     return difference.square() if distance == "squared" else difference.abs()
 
 
-class FeatureLoss(nn.Module):
+Features = Mapping[str, Tensor]
+"""By layer, N x C x H/2^p x W/2^p."""
+
+
+class VGGLoss(nn.Module):
+    """A loss that compares VGG16's features of two images: the weighted sum over layers of what `at_layer` says of each."""
+
+    def __init__(self, vgg: VGG16Features, layers: Mapping[str, float]) -> None:
+        """layers: the weight of each layer; all of them are layers that `vgg` gives."""
+        super().__init__()
+        self.vgg = vgg
+        self.layers = {layer: layers[layer] for layer in vgg.layers}
+
+    def at_layer(self, layer: str, features: Tensor, truth: Tensor) -> Tensor:
+        """Of N x C x H x W each, a scalar."""
+        raise NotImplementedError
+
+    def features(self, sr: Tensor, hr: Tensor) -> tuple[Features, Features]:
+        """Those of sr, and those of hr, which are no part of the graph. Losses of one network can share them."""
+        with torch.no_grad():
+            truth = self.vgg(hr)
+        return self.vgg(sr), truth
+
+    def of_features(self, features: Features, truth: Features) -> Tensor:
+        """As `forward`, from what `features` gave."""
+        parts = [weight * self.at_layer(layer, features[layer], truth[layer]) for layer, weight in self.layers.items()]
+        return torch.stack(parts).sum()
+
+    def by_layer(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """What `at_layer` says of each layer, before its weight."""
+        features, truth = self.features(sr, hr)
+        return {layer: self.at_layer(layer, features[layer], truth[layer]) for layer in self.layers}
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return self.of_features(*self.features(sr, hr))
+
+
+class FeatureLoss(VGGLoss):
     """Mean squared distance of VGG16 features, summed over layers with weights (Johnson et al. 2016, sec. 3.2).
 
     Each layer's features are divided by its unit, the mean magnitude of its activations on photographs, so that layers weigh
@@ -76,25 +114,35 @@ class FeatureLoss(nn.Module):
     """
 
     def __init__(self, vgg: VGG16Features, layers: Mapping[str, float], distance: Distance = "squared") -> None:
-        """layers: the weight of each layer; all of them are layers that `vgg` gives. distance: the paper's is `squared`."""
-        super().__init__()
+        """distance: the paper's is `squared`."""
+        super().__init__(vgg, layers)
         self.distance: Distance = distance
-        self.vgg = vgg
-        self.layers = {layer: layers[layer] for layer in vgg.layers}
 
-    def by_layer(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        """The distance at each layer, before its weight."""
-        with torch.no_grad():
-            truth = self.vgg(hr)
-        features = self.vgg(sr)
-        return {
-            layer: feature_distance(features[layer], truth[layer], self.vgg.units[layer], self.distance).mean()
-            for layer in self.layers
-        }
+    def at_layer(self, layer: str, features: Tensor, truth: Tensor) -> Tensor:
+        return feature_distance(features, truth, self.vgg.units[layer], self.distance).mean()
 
-    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        distances = self.by_layer(sr, hr)
-        return torch.stack([weight * distances[layer] for layer, weight in self.layers.items()]).sum()
+
+FAINTEST = 1e-4
+"""Added to mean squares, in squared units of a layer, so that their root has a slope where there is no texture at all."""
+
+
+class TextureLoss(VGGLoss):
+    """Mean squared difference of the features' local strength: of each one's root mean square in windows of 32 pixels.
+
+    The feature loss asks for every feature in its place. Where the small image does not tell the place, as in fur or grass,
+    its least value is a mean of what could be there, which is smooth. This one asks how much of each feature there is around,
+    wherever. It is the diagonal of the texture loss of Sajjadi et al. 2017 (EnhanceNet, sec. 4.2.3), who compare the Gram
+    matrices (Gatys et al. 2016, sec. 2) of patches; windows overlap by half here, and features are in units of the layer.
+    """
+
+    def at_layer(self, layer: str, features: Tensor, truth: Tensor) -> Tensor:
+        side = TEXTURE_WINDOW // LAYERS[layer].stride
+        unit = self.vgg.units[layer]
+
+        def strength(x: Tensor) -> Tensor:
+            return (F.avg_pool2d((x.float() / unit).square(), side, side // 2) + FAINTEST).sqrt()
+
+        return F.mse_loss(strength(features), strength(truth))
 
 
 class GridLoss(nn.Module):
@@ -129,13 +177,14 @@ class WeightedLoss(nn.Module):
     """The weighted sum of the terms whose weight is not 0."""
 
     def __init__(self, settings: LossSettings, feature: FeatureLoss | None, scale: int) -> None:
-        """feature: needed where the settings give the feature loss a weight. scale: the generator's, for the grid."""
+        """feature: needed where the feature or the texture loss has a weight. scale: the generator's, for the grid."""
         super().__init__()
         terms: dict[str, nn.Module | None] = {
             "pixel": PixelLoss(),
             "l1": L1Loss(),
             "charbonnier": CharbonnierLoss(),
             "feature": feature,
+            "texture": TextureLoss(feature.vgg, feature.layers) if feature is not None else None,
             "tv": TotalVariation(),
             "grid": GridLoss(scale),
             "frequency": FrequencyLoss(),
@@ -144,5 +193,12 @@ class WeightedLoss(nn.Module):
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})  # type: ignore[misc]
 
     def forward(self, sr: Tensor, hr: Tensor) -> Loss:
-        terms = {name: term(sr, hr) for name, term in self.terms.items()}
+        shared: tuple[Features, Features] | None = None
+        terms: dict[str, Tensor] = {}
+        for name, term in self.terms.items():
+            if isinstance(term, VGGLoss):
+                shared = shared or term.features(sr, hr)
+                terms[name] = term.of_features(*shared)
+            else:
+                terms[name] = term(sr, hr)
         return Loss(torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum(), terms)
