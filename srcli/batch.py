@@ -23,6 +23,7 @@ import numpy as np
 from srcli.errors import SettingsError, SrcliError
 from srcli.files import remove_leftovers
 from srcli.images import EXTENSIONS, Before, PictureFile, View, check_target, is_whole, open_picture, write_rows
+from srcli.memory import give_back_when_freed
 from srcli.upscaling import Around, Enlarger, Tiling, enlarged, load_enlarger
 
 if TYPE_CHECKING:
@@ -354,6 +355,8 @@ class Batch:
         views: list[View] = []
         self.listener.on_start(job, sum(sizes))
         result = sizes[-1] * chain[-1].scale ** 2 * picture.channels * picture.dtype.itemsize
+        if result > LARGE:
+            give_back_when_freed()
         with self._large if result > LARGE else nullcontext():
             rows = enlarged(
                 [_Shared(enlarger, self._network, self._stop) for enlarger in enlargers],

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
 SMALLEST_TILE = 16
 PER_PIXEL = 4096
-"""Bytes that `Tiling.side` leaves a network for each lr pixel of a tile. The shipped ones need 1000 to 1600."""
+"""Bytes that `Tiling.side` leaves a network for each lr pixel of a tile."""
+
+USUAL_PER_PIXEL = 1400
+"""What the shipped networks need of them."""
+
+ROWS_HELD = 1500
+"""Rows of a result that there must be memory for while they are written: libvips holds two thirds of them, and some are
+copied."""
 
 BLEED = (1, 2, 4, 8)
 """By how many pixels visible colours spread into invisible ones, step after step."""
@@ -69,7 +76,7 @@ class Enlarger(Protocol):
         ...
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1].
+        """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1], which is the caller's to change.
 
         Raises MemoryError where there is too little for a picture of this size, and SrcliError where sr is not finite.
         """
@@ -183,41 +190,44 @@ class Tiling:
 
     side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole picture. chosen: by the
     user, and so never changed. Other tiles are smaller where a network needs more memory than there is for it: than PER_PIXEL
-    in the machine's, than half of what is free in its own. They halve when memory runs out all the same, which `on_halved` is
-    told with the new side.
+    in the machine's, than half of what is free in its own; and where rows are so long that those on their way to the file
+    need much of it. They halve when memory runs out all the same, which `on_halved` is told with the new side.
     band: bytes that a band of enlarged rows may have.
     """
 
     side: int
     chosen: bool = False
-    band: int = 2**27
+    band: int = 2**26
     on_halved: Callable[[int], None] | None = field(default=None, repr=False)
     halvings: int = field(default=0, init=False)
 
-    def side_for(self, enlarger: Enlarger) -> int:
+    def side_for(self, enlarger: Enlarger, row: int = 0) -> int:
+        """row: bytes of a row of the result."""
         if self.chosen or not self.side:
             return self.side
-        room = self.side**2 * PER_PIXEL if enlarger.own_bytes is None else enlarger.own_bytes // 2
+        # what rows on their way to the file need is taken from the tiles, by at most three quarters of their pixels
+        pixels = max(self.side**2 - ROWS_HELD * row // USUAL_PER_PIXEL, self.side**2 // 4)
+        room = pixels * PER_PIXEL if enlarger.own_bytes is None else enlarger.own_bytes // 2
         # a tile's own arrays lie in the machine's memory wherever the network works
-        side = min(self.side, isqrt(room // enlarger.pixel_bytes))
+        side = isqrt(min(pixels, room // enlarger.pixel_bytes))
         return max(side >> self.halvings, SMALLEST_TILE)
 
     def rows(self, source: Rows, enlarger: Enlarger) -> int:
         """How many lr rows to enlarge at a time."""
-        side = self.side_for(enlarger)
+        row = _row_bytes(source, enlarger)
+        side = self.side_for(enlarger, row)
         if not side:
             return source.height
-        result = source.width * source.channels * source.dtype.itemsize * enlarger.scale**2  # bytes of an lr row's
-        fit = side if self.chosen else self.band // result
+        fit = side if self.chosen else self.band // (row * enlarger.scale)
         return _even(source.height, min(side, max(fit, SMALLEST_TILE)), enlarger.grid)
 
-    def shape(self, rows: int, width: int, enlarger: Enlarger) -> tuple[int, int]:
+    def shape(self, rows: int, source: Rows, enlarger: Enlarger) -> tuple[int, int]:
         """Rows and columns of a tile in a band of so many rows: as many pixels as allowed, and no sliver at the end."""
-        side = self.side_for(enlarger)
+        side = self.side_for(enlarger, _row_bytes(source, enlarger))
         if not side:
-            return rows, width
+            return rows, source.width
         height = _even(rows, side, enlarger.grid)
-        return height, _even(width, side if self.chosen else side**2 // height, enlarger.grid)
+        return height, _even(source.width, side if self.chosen else side**2 // height, enlarger.grid)
 
     def halve(self, enlarger: Enlarger) -> None:
         """Raises SrcliError where its tiles cannot become smaller."""
@@ -232,20 +242,24 @@ class Tiling:
             self.on_halved(self.side_for(enlarger))
 
 
+def _row_bytes(source: Rows, enlarger: Enlarger) -> int:
+    return source.width * enlarger.scale * source.channels * source.dtype.itemsize
+
+
 def plan_tiling(tile: int | None = None, memory: int | None = None) -> Tiling:
     """tile: the user's side in lr pixels, 0 for the whole picture; None for what fits into `memory` bytes.
 
-    Half of the memory is for the network, a sixteenth for a band of rows; the rest is for all else.
+    Half of the memory is for the network, a thirty-second for a band of rows; the rest is for all else.
     """
     memory = memory or usual_memory()
     if tile is None:
         side = isqrt(memory // 2 // PER_PIXEL)
-        return Tiling(max(side // 32 * 32, SMALLEST_TILE), band=memory // 16)
+        return Tiling(max(side // 32 * 32, SMALLEST_TILE), band=memory // 32)
     if tile and tile < SMALLEST_TILE:
         raise SettingsError(
             f"A tile of {tile} pixels is too small; use at least {SMALLEST_TILE}, or 0 for the whole picture at once."
         )
-    return Tiling(tile, chosen=True, band=memory // 16)
+    return Tiling(tile, chosen=True, band=memory // 32)
 
 
 def _even(length: int, most: int, grid: int) -> int:
@@ -365,7 +379,7 @@ class _EnlargedRows:
         scale = self.enlarger.scale
         band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
         transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
-        shape = self.tiling.shape(bottom - top, self.source.width, self.enlarger)
+        shape = self.tiling.shape(bottom - top, self.source, self.enlarger)
         # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
         above = top - self._start
         for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):
@@ -390,19 +404,18 @@ def _enlarge(enlarger: Enlarger, pixels: np.ndarray, transparent: bool, dtype: n
     has_alpha = planes.shape[0] in (2, 4)
     colour, alpha = (planes[:-1], planes[-1:]) if has_alpha else (planes, None)
     grey = colour.shape[0] == 1
+    large_alpha = None
     if transparent and alpha is not None:
         low, high = _neighbours(alpha[0], enlarger.scale)
         # within its neighbours' range, so that what was opaque or invisible stays so to the last bit
         large_alpha = np.clip(_run(enlarger, np.repeat(alpha, 3, axis=0)).mean(axis=0), low, high)[None]
         colour = _bled(colour, alpha)
-    else:
-        large_alpha = np.ones((1, colour.shape[1] * enlarger.scale, colour.shape[2] * enlarger.scale), dtype=np.float32)
     large = _run(enlarger, np.repeat(colour, 3, axis=0) if grey else colour)
     if grey:
         large = large.mean(axis=0, keepdims=True)
     if has_alpha:
-        large = np.concatenate([large, large_alpha])
-    large = np.clip(large, 0, 1)
+        large = np.concatenate([large, np.ones_like(large[:1]) if large_alpha is None else large_alpha])
+    np.clip(large, 0, 1, out=large)
     large *= new_top
     integers: np.ndarray = np.rint(large, out=large).astype(dtype)
     return integers.transpose(1, 2, 0)

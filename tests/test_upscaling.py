@@ -12,7 +12,7 @@ from srcli.errors import SettingsError
 from srcli.images import Picture
 from srcli.settings import JohnsonSettings
 from srcli.tiling import tiles
-from srcli.upscaling import PER_PIXEL, Enlarger, Tiling, enlarged, load_enlarger, upscale
+from srcli.upscaling import PER_PIXEL, ROWS_HELD, USUAL_PER_PIXEL, Enlarger, Tiling, enlarged, load_enlarger, upscale
 from tests.conftest import make_model
 
 Pixels = Callable[..., np.ndarray]
@@ -80,20 +80,31 @@ def of_a_kind(*, grid: int = 1, pixel_bytes: int = 1, own_bytes: int | None = No
 
 
 def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None:
-    rows = Picture(np.zeros((1000, 2000, 3), dtype=np.uint8)).rows()
-    tiling = Tiling(256, band=2000 * 3 * 16 * 100)
+    rows = Picture(np.zeros((1000, 200, 3), dtype=np.uint8)).rows()
+    tiling = Tiling(128, band=200 * 3 * 16 * 100)
     assert tiling.rows(rows, of_a_kind()) == 100
-    height, width = tiling.shape(100, 2000, of_a_kind())
-    assert (height, width) == (100, 500)
-    assert height * width <= 256**2
-    assert tiling.shape(100, 2000, of_a_kind(grid=8)) == (104, 504)
-    assert Tiling(256, chosen=True).shape(1000, 2000, of_a_kind()) == (250, 250)
-    assert Tiling(0).shape(1000, 2000, of_a_kind()) == (1000, 2000)
+    height, width = tiling.shape(100, rows, of_a_kind())
+    assert (height, width) == (100, 100)
+    assert height * width <= 128**2
+    assert tiling.shape(100, rows, of_a_kind(grid=8)) == (104, 104)
+    assert Tiling(128, chosen=True).shape(1000, rows, of_a_kind()) == (125, 100)
+    assert Tiling(0).shape(1000, rows, of_a_kind()) == (1000, 200)
+
+
+def test_tiles_leave_room_for_long_rows() -> None:
+    """The memory of rows on their way to the file and that of a tile are the same in sum, as long as tiles can give way."""
+    tiling = Tiling(512)
+    sums = []
+    for row in (0, 30_000, 120_000):
+        tile = tiling.side_for(of_a_kind(), row) ** 2 * USUAL_PER_PIXEL
+        sums.append(tile + ROWS_HELD * row)
+    assert sums == pytest.approx([512**2 * USUAL_PER_PIXEL] * 3, rel=0.01)
+    assert tiling.side_for(of_a_kind(), 10**7) == 256
+    assert Tiling(512, chosen=True).side_for(of_a_kind(), 10**7) == 512
 
 
 def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_the_user_chose_them() -> None:
     hungry = of_a_kind(pixel_bytes=16 * PER_PIXEL)
-    assert Tiling(256).shape(1000, 2000, hungry) == (63, 65)
     assert Tiling(256).side_for(hungry) == 64
     assert Tiling(32).side_for(hungry) == 16
     assert Tiling(256, chosen=True).side_for(hungry) == 256
