@@ -7,6 +7,7 @@ takes, are taken if none is named. Each true picture is cut to a multiple of the
 bicubic kernel to 8 bits; what `srcli upscale` makes of it is read back from disk. PSNR and SSIM are of luma (BT.601), `scale`
 pixels cut from each border; ST-LPIPS is lower where it is nearer; means over images. t is the time for 320x180 pixels in
 units of a fixed piece of work (see upscale_speed.py).
+--json FILE writes the figures; those of models that were not measured stay, so that a new model need not wait for the others.
 --features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images, lower is
 nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and one of PSNR
 and ST-LPIPS for each way of SPOILT to spoil the small pictures, of Set5, Set14 and the example photographs.
@@ -189,7 +190,8 @@ def main() -> None:
             print(f"\nSmall pictures with {way}:\n")
             print_table(rows, ("psnr", "stlpips"), sets=SPOILT_SETS)
     if options.json:
-        options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+        options.json.write_text(json.dumps(known | table, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

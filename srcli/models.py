@@ -46,7 +46,7 @@ def save_model(
 def load_generator(model: str | Path | Description) -> Generator:
     """The generator of a shipped model or a model file, folded, frozen and ready for use. Runs no code from the file.
 
-    Raises SrcliError: no such model or file, no model file, weights that do not fit its own settings, or an ensemble.
+    Raises SrcliError: no such model or file, no model file, weights that do not fit its own settings, or a way to run one.
     """
     description = model if isinstance(model, Description) else describe_model(model)
     if description.int8 or description.ensemble:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from srcli.catalog import INT8, Description, describe_model, is_foreign, read_weights
+from srcli.catalog import Description, describe_model, is_foreign, read_weights
 from srcli.core.devices import has_gpu_driver, pick_device, takes_cpu
 from srcli.errors import SettingsError, SrcliError
 from srcli.images import Picture, RetonedRows, Rows, from_srgb_tone, to_srgb_tone, tone_curve
@@ -109,7 +109,7 @@ def load_enlarger(model: str | Path | Model, device: str = "auto") -> Enlarger:
     cpu = takes_cpu(device)
     note = "; there is a GPU's driver, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
     if found.int8 and not cpu:
-        note = f"{note}; {INT8.lstrip(':')} is for CPUs"
+        note = f"{note}; 8 bits are for CPUs"
     if isinstance(found.settings, CompactSettings) and cpu:
         try:
             from srcli.core.openvino_running import OpenVINOEnlarger

@@ -103,7 +103,7 @@ def test_8_bits_give_the_same_whatever_the_tiles_are(pixels: Pixels) -> None:
 def test_where_there_is_a_gpu_8_bits_are_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srcli.upscaling.takes_cpu", lambda _: False)
     enlarger = load_enlarger("compact-x2:int8", "cpu")
-    assert enlarger.runs_on == "cpu (torch, fp32; int8 is for CPUs)"
+    assert enlarger.runs_on == "cpu (torch, fp32; 8 bits are for CPUs)"
 
 
 def test_a_model_that_is_not_prepared_for_8_bits_is_refused(model: Path) -> None:
