@@ -87,14 +87,16 @@ def parse_size(word: str, *, fit: bool = False) -> Size:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done with every picture. models: those to choose from, of different scales. ending: stdout's format.
+    """What is to be done with every picture.
 
-    views: of how many pictures, from the first on, to keep what a page can show.
+    models: those to choose from, of different scales; before: those for all passes but the last, if not the same. ending:
+    stdout's format. views: of how many pictures, from the first on, to keep what a page can show.
     """
 
     size: Size
     models: Sequence[Model]
     tiling: Tiling
+    before: Sequence[Model] = ()
     device: str = "auto"
     ending: str | None = None
     overwrite: bool = False
@@ -229,21 +231,25 @@ def _result(source: Path, size: Size, ending: str | None) -> Path:
     return source.with_name(f"{source.stem}_{size.name}{ending or source.suffix}")
 
 
-def passes(models: Sequence[Model], factor: float) -> list[Model]:
+def passes(models: Sequence[Model], factor: float, before: Sequence[Model] = ()) -> list[Model]:
     """The models to apply one after another: the smallest product of scales that reaches `factor`, in the fewest passes.
 
-    Smaller scales come first, as they leave the later ones less to do. Raises SrcliError where it takes more than MOST_PASSES.
+    before: those for all passes but the last, if not the same. Smaller scales come first, as they leave the later ones less to
+    do. Raises SrcliError where it takes more than MOST_PASSES.
     """
-    by_scale = {model.scale: model for model in models if model.scale > 1}
+    last = {model.scale: model for model in models if model.scale > 1}
+    first = {model.scale: model for model in before or models if model.scale > 1}
     chains = [
-        chain
-        for length in range(1, MOST_PASSES + 1)
-        for chain in combinations_with_replacement(sorted(by_scale), length)
-        if prod(chain) >= factor
+        (*start, end)
+        for length in range(MOST_PASSES)
+        for start in combinations_with_replacement(sorted(first), length)
+        for end in last
+        if prod(start) * end >= factor
     ]
     if not chains:
         raise SrcliError(f"{factor:g} times larger is more than {MOST_PASSES} passes of the model reach. Ask for less.")
-    return [by_scale[scale] for scale in min(chains, key=lambda chain: (prod(chain), len(chain)))]
+    *start, end = min(chains, key=lambda chain: (prod(chain), len(chain), chain))
+    return [*(first[scale] for scale in start), last[end]]
 
 
 def _ignore(*_: object) -> None: ...
@@ -389,7 +395,7 @@ class Batch:
             raise SrcliError(
                 f"{job.source} has {lr[0]}x{lr[1]} pixels already, and {sr[0]}x{sr[1]} is no enlargement. Ask for more."
             )
-        return passes(self.order.models, factor)
+        return passes(self.order.models, factor, self.order.before)
 
     def _announce(self, job: Job, lr: tuple[int, int], sr: tuple[int, int], chain: Sequence[Model]) -> None:
         """Say the size before the work where it is not simply the model's scale."""

@@ -70,6 +70,15 @@ def test_the_fewest_passes_that_reach_the_size(factor: float, scales: list[int])
     assert [model.scale for model in passes(models, factor)] == scales
 
 
+def test_passes_before_the_last_may_have_models_of_their_own() -> None:
+    natural, faithful = describe_model("compact-x4-perceptual"), [describe_model(f"compact-x{scale}") for scale in (2, 3, 4)]
+    for factor, scales in ((2, [4]), (4, [4]), (8, [2, 4]), (10, [3, 4]), (30, [2, 4, 4])):
+        *start, end = passes([natural], factor, faithful)
+        assert [model.scale for model in (*start, end)] == scales
+        assert end == natural
+        assert all(model in faithful for model in start)
+
+
 def test_a_single_model_is_repeated_and_has_an_end() -> None:
     models = [describe_model("compact-x2")]
     assert [model.scale for model in passes(models, 7)] == [2, 2, 2]

@@ -206,6 +206,8 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
         (["--naturalness", "0.25"], ["compact-x4-perceptual@0.25"]),
         (["--naturalness", "1", "--quality", "fast"], ["compact-x4-perceptual:int8"]),
         (["--naturalness", "1", "--scale", "2"], ["compact-x4-perceptual"]),
+        (["--naturalness", "1", "--scale", "8"], ["compact-x2", "compact-x4-perceptual"]),
+        (["--naturalness", "1", "--quality", "fast", "--scale", "16"], ["compact-x4:int8", "compact-x4-perceptual:int8"]),
     ],
 )
 def test_quality_naturalness_and_scale_choose_the_models(

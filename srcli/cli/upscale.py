@@ -153,11 +153,14 @@ def upscale(
         if model is not None
         else choose_models(quality=quality or "balanced", naturalness=naturalness or 0, photo=photo)
     )
+    # what a natural model makes is not what it was trained to enlarge
+    before = choose_models(quality=quality or "balanced") if naturalness else ()
     wanted = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
     result_ending = f".{ending.lower().lstrip('.')}" if ending else None
     order = Order(
         size=wanted,
         models=models,
+        before=before,
         tiling=plan_tiling(tile, bytes_of(memory) if memory else None),
         device=device,
         ending=result_ending,
