@@ -361,9 +361,10 @@ class Batch:
         views: list[View] = []
         self.listener.on_start(job, sum(sizes))
         result = sizes[-1] * chain[-1].scale ** 2 * picture.channels * picture.dtype.itemsize
-        if result > LARGE:
+        large = result > LARGE
+        if large:
             give_back_when_freed()
-        with self._large if result > LARGE else nullcontext():
+        with self._large if large else nullcontext():
             rows = enlarged(
                 [_Shared(enlarger, self._network, self._stop) for enlarger in enlargers],
                 picture,

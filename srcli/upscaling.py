@@ -229,17 +229,18 @@ class Tiling:
         height = _even(rows, side, enlarger.grid)
         return height, _even(source.width, side if self.chosen else side**2 // height, enlarger.grid)
 
-    def halve(self, enlarger: Enlarger) -> None:
+    def halve(self, source: Rows, enlarger: Enlarger) -> None:
         """Raises SrcliError where its tiles cannot become smaller."""
         if self.chosen:
             what = f"tiles of {self.side} pixels" if self.side else "the whole picture at once"
             raise SrcliError(f"There is not enough memory for {what}. Use a smaller --tile, or leave it out.")
-        side = self.side_for(enlarger)
-        if side // 2 < SMALLEST_TILE:
+        row = _row_bytes(source, enlarger)
+        side = self.side_for(enlarger, row)
+        if side <= SMALLEST_TILE:
             raise SrcliError(f"There is not enough memory for tiles of {side} pixels. Close other programs.")
         self.halvings += 1
         if self.on_halved:
-            self.on_halved(self.side_for(enlarger))
+            self.on_halved(self.side_for(enlarger, row))
 
 
 def _row_bytes(source: Rows, enlarger: Enlarger) -> int:
@@ -370,7 +371,7 @@ class _EnlargedRows:
                 band = self._enlarge_band(top, bottom)
                 break
             except MemoryError:
-                self.tiling.halve(self.enlarger)
+                self.tiling.halve(self.source, self.enlarger)
         self._top = bottom
         return band
 

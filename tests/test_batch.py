@@ -319,7 +319,13 @@ def test_an_interrupted_batch_leaves_nothing_half_done(model: Path, photo: Path,
         "-o",
         str(tmp_path / "out"),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL),  # a shell starts what runs in its background without SIGINT
+    )
     while not list((tmp_path / "out").glob("*_x2.png")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -383,6 +389,18 @@ class Narrow:
         if lr.shape[1] * lr.shape[2] > self.most:
             raise MemoryError
         return lr.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def test_memory_is_given_back_at_once_for_large_results_alone(
+    srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[None] = []
+    monkeypatch.setattr("srcli.batch.give_back_when_freed", lambda: called.append(None))
+    assert srcli("upscale", photo, "-m", model).exit_code == 0
+    assert not called
+    monkeypatch.setattr("srcli.batch.LARGE", 1000)
+    assert srcli("upscale", photo, "-m", model, "--overwrite").exit_code == 0
+    assert called
 
 
 def test_tiles_halve_when_memory_runs_out_and_that_is_said(

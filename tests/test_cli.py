@@ -204,6 +204,7 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
         (["--quality", "fast"], ["compact-x4:int8"]),
         (["--quality", "best", "--scale", "2"], ["compact-x2:int8+"]),
         (["--naturalness", "0.25"], ["compact-x4-perceptual@0.25"]),
+        (["--naturalness", "0.25", "--quality", "best"], ["compact-x4-perceptual@0.25+"]),
         (["--naturalness", "1", "--quality", "fast"], ["compact-x4-perceptual:int8"]),
         (["--naturalness", "1", "--scale", "2"], ["compact-x4-perceptual"]),
         (["--naturalness", "1", "--scale", "8"], ["compact-x2", "compact-x4-perceptual"]),

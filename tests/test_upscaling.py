@@ -9,7 +9,7 @@ import pytest
 from srcli.core.generators import build_generator
 from srcli.core.running import TorchEnlarger
 from srcli.errors import SettingsError
-from srcli.images import Picture
+from srcli.images import Picture, Rows
 from srcli.settings import JohnsonSettings
 from srcli.tiling import tiles
 from srcli.upscaling import PER_PIXEL, ROWS_HELD, USUAL_PER_PIXEL, Enlarger, Tiling, enlarged, load_enlarger, upscale
@@ -79,16 +79,20 @@ def of_a_kind(*, grid: int = 1, pixel_bytes: int = 1, own_bytes: int | None = No
     return Kind()
 
 
+def wide_rows() -> Rows:
+    return Picture(np.zeros((1000, 2000, 3), dtype=np.uint8)).rows()
+
+
 def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None:
-    rows = Picture(np.zeros((1000, 200, 3), dtype=np.uint8)).rows()
-    tiling = Tiling(128, band=200 * 3 * 16 * 100)
+    rows = wide_rows()
+    tiling = Tiling(303, band=2000 * 3 * 16 * 100)  # rows of this width leave 257
     assert tiling.rows(rows, of_a_kind()) == 100
     height, width = tiling.shape(100, rows, of_a_kind())
-    assert (height, width) == (100, 100)
-    assert height * width <= 128**2
-    assert tiling.shape(100, rows, of_a_kind(grid=8)) == (104, 104)
-    assert Tiling(128, chosen=True).shape(1000, rows, of_a_kind()) == (125, 100)
-    assert Tiling(0).shape(1000, rows, of_a_kind()) == (1000, 200)
+    assert (height, width) == (100, 500)
+    assert height * width <= 256**2
+    assert tiling.shape(100, rows, of_a_kind(grid=8)) == (104, 504)
+    assert Tiling(256, chosen=True).shape(1000, rows, of_a_kind()) == (250, 250)
+    assert Tiling(0).shape(1000, rows, of_a_kind()) == (1000, 2000)
 
 
 def test_tiles_leave_room_for_long_rows() -> None:
@@ -105,6 +109,7 @@ def test_tiles_leave_room_for_long_rows() -> None:
 
 def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_the_user_chose_them() -> None:
     hungry = of_a_kind(pixel_bytes=16 * PER_PIXEL)
+    assert Tiling(303).shape(1000, wide_rows(), hungry) == (63, 65)
     assert Tiling(256).side_for(hungry) == 64
     assert Tiling(32).side_for(hungry) == 16
     assert Tiling(256, chosen=True).side_for(hungry) == 256
@@ -118,12 +123,20 @@ def test_tiles_fit_into_the_memory_of_a_gpu() -> None:
     assert Tiling(512, chosen=True).side_for(full) == 512
 
 
+def test_halving_says_the_side_that_wide_rows_leave() -> None:
+    said: list[int] = []
+    tiling = Tiling(303, on_halved=said.append)
+    tiling.halve(wide_rows(), of_a_kind())
+    assert said == [128]
+
+
 def test_halving_halves_what_fitted() -> None:
     said: list[int] = []
     full, tiling = of_a_kind(pixel_bytes=PER_PIXEL, own_bytes=2**27), Tiling(512, on_halved=said.append)
     assert tiling.side_for(full) == 128
-    tiling.halve(full)
-    tiling.halve(full)
+    narrow = Picture(np.zeros((1000, 1, 3), dtype=np.uint8)).rows()
+    tiling.halve(narrow, full)
+    tiling.halve(narrow, full)
     assert said == [64, 32]
     assert tiling.side_for(of_a_kind()) == 128  # a network with other limits goes down as far
 
