@@ -130,18 +130,18 @@ SPOILT = {
 }
 
 
-def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], models: list[str], scale: int) -> dict[str, Pairs]:
-    """What bicubic and each model make of the pictures, by `srcli upscale` from file to file."""
+def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], ways: dict[str, list[str]], scale: int) -> dict[str, Pairs]:
+    """What bicubic and each way make of the pictures: options of `srcli upscale`, which goes from file to file."""
     with tempfile.TemporaryDirectory() as scratch:
         small, out = Path(scratch) / "lr", Path(scratch) / "sr"
         for stem, lr in lrs.items():
             write_picture(Picture((lr[0] * 255).round().byte().permute(1, 2, 0).numpy()), small / f"{stem}.png")
         large = {stem: F.interpolate(lr, size=hrs[stem].shape[-2:], mode="bicubic", antialias=True) for stem, lr in lrs.items()}
         enlarged = {f"bicubic-x{scale}": [(quantised(large[stem]), hr) for stem, hr in hrs.items()]}
-        for model in models:
-            command = [sys.executable, "-m", "srcli", "upscale", str(small), "-m", model, "-o", str(out), "--overwrite"]
+        for way, words in ways.items():
+            command = [sys.executable, "-m", "srcli", "upscale", str(small), *words, "-o", str(out), "--overwrite"]
             subprocess.run(command, check=True, capture_output=True)
-            enlarged[model] = [(read(out / f"{stem}_x{scale}.png"), hr) for stem, hr in hrs.items()]
+            enlarged[way] = [(read(out / f"{stem}_x{scale}.png"), hr) for stem, hr in hrs.items()]
     return enlarged
 
 
@@ -164,7 +164,7 @@ def main() -> None:
     stlpips = stlpips_metric()
     t = measure_t(list(models))
     for scale in sorted(set(models.values())):
-        its = [model for model, its_scale in models.items() if its_scale == scale]
+        its = {model: ["-m", model] for model, its_scale in models.items() if its_scale == scale}
         closely = scale == options.features
         metrics = [stlpips, feature_metric()] if closely else [stlpips]
         for name in SETS:
