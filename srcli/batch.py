@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from srcli.upscaling import Model
 
 WORKERS = 3
-"""Pictures at a time: while one is enlarged, the next is decoded and the last encoded."""
+"""Pictures at a time: while one or two are enlarged, the next is decoded or the last encoded."""
 
 LARGE = 2**26
 """Bytes of result from which on a picture has no other large one beside it in memory."""
@@ -280,14 +280,14 @@ class _CannotLoad(Exception):
 
 @dataclass
 class Batch:
-    """The work on many pictures: a few at a time, of which one at a time is in the network."""
+    """The work on many pictures: a few at a time, from decoding to encoding."""
 
     order: Order
     listener: Listener = field(default_factory=Listener)
 
     def __post_init__(self) -> None:
         self._stop = Event()
-        self._network, self._large = Lock(), Lock()
+        self._loading, self._large = Lock(), Lock()
         self._enlargers: dict[int, Enlarger] = {}  # by the identity of the model
         self._shown: set[Job] = set()
 
@@ -366,7 +366,7 @@ class Batch:
             give_back_when_freed()
         with self._large if large else nullcontext():
             rows = enlarged(
-                [_Shared(enlarger, self._network, self._stop) for enlarger in enlargers],
+                [_Stoppable(enlarger, self._stop) for enlarger in enlargers],
                 picture,
                 profile=picture.profile,
                 tiling=order.tiling,
@@ -411,7 +411,7 @@ class Batch:
         self.listener.on_note(sentence)
 
     def _enlarger(self, model: Model) -> Enlarger:
-        with self._network:  # the first readable picture pays for loading; a refused one does not wait for it
+        with self._loading:  # the first readable picture pays for loading; a refused one does not wait for it
             if self._stop.is_set():
                 raise _Stopped
             if id(model) not in self._enlargers:
@@ -425,17 +425,15 @@ class Batch:
 
 
 @dataclass
-class _Shared(Around):
-    """An enlarger that pictures take turns with, and that ends with the run."""
+class _Stoppable(Around):
+    """An enlarger that ends with the run."""
 
-    turn: Lock
     stop: Event
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        with self.turn:
-            if self.stop.is_set():
-                raise _Stopped
-            return self.enlarger(lr)
+        if self.stop.is_set():
+            raise _Stopped
+        return self.enlarger(lr)
 
 
 def _to_stdout(picture: PictureFile, ending: str | None, write: Callable[[Path], list[str]]) -> list[str]:

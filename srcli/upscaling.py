@@ -46,9 +46,10 @@ TRUSTED = 16
 
 
 class Enlarger(Protocol):
-    """What runs a generator. `halo`: how many lr pixels around a place decide what it becomes.
+    """What runs a generator, for one thread or for several at once, of which some may have to wait.
 
-    `grid`: tiles, with their halo, begin at multiples of so many lr pixels, and `halo` is one.
+    `halo`: how many lr pixels around a place decide what it becomes. `grid`: tiles, with their halo, begin at multiples of so
+    many lr pixels, and `halo` is one.
     """
 
     @property
@@ -62,7 +63,7 @@ class Enlarger(Protocol):
 
     @property
     def pixel_bytes(self) -> int:
-        """How much memory it needs at most for each lr pixel of a tile."""
+        """How much memory it needs at most for each lr pixel of a tile, with all that it keeps for other threads' tiles."""
         ...
 
     @property

@@ -1,9 +1,13 @@
 """What runs a generator: the same pixels whatever does, no torch where it is not needed, and nothing that is no number."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -109,6 +113,38 @@ def test_where_there_is_a_gpu_8_bits_are_left_out_and_it_is_said(monkeypatch: py
 def test_a_model_that_is_not_prepared_for_8_bits_is_refused(model: Path) -> None:
     with pytest.raises(SrcliError, match=r"tiny was not prepared for 8 bits.* Leave out :int8"):
         load_enlarger(f"{model}:int8", "cpu")
+
+
+@pytest.mark.parametrize("run", ["cpu", "torch"])
+def test_pictures_side_by_side_come_out_as_they_do_alone(run: str, model: Path, pixels: Pixels) -> None:
+    enlarger = load_enlarger(model, "cpu") if run == "cpu" else in_torch(load_generator(model))
+    smalls = [pixels(20 + number, 90 - number).transpose(2, 0, 1).astype(np.float32) / 255 for number in range(24)]
+    alone = [enlarger(lr) for lr in smalls]
+    everyone = Barrier(6, timeout=60)
+
+    def begin_together(lr: np.ndarray) -> np.ndarray:
+        everyone.wait()
+        return enlarger(lr)
+
+    with ThreadPoolExecutor(6) as pool:
+        for sr, expected in zip(pool.map(begin_together, smalls), alone, strict=True):
+            np.testing.assert_allclose(sr, expected, atol=1e-6)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_two_pictures_are_in_the_network_at_a_time(model: Path) -> None:
+    enlarger = load_enlarger(model, "cpu")
+    assert isinstance(enlarger, OpenVINOEnlarger)
+    large, small = np.zeros((3, 1500, 1500), np.float32), np.zeros((3, 8, 8), np.float32)
+    ended: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: (enlarger(large), ended.append("large")))
+        while not enlarger.at_work:
+            time.sleep(0.001)
+        enlarger(small)
+        ended.append("small")
+        first.result()
+    assert ended == ["small", "large"]
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -5,8 +5,10 @@ The graph is put together from the weights themselves, so that there is no secon
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
@@ -26,14 +28,24 @@ finally:
     for name in _tools:
         del sys.modules[name]
 
-# Core and threads are OpenVINO's own choice for one picture after another. Without the hint it would take bfloat16 where
-# the processor has instructions for it, which moves pixels by several grey levels. Kernels of past shapes are not kept:
-# they come back in 5 ms, and with thousands of differently sized pictures they would fill the memory.
-CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0}
+# Without the hint OpenVINO would take bfloat16 where the processor has instructions for it, which moves pixels by several
+# grey levels. Kernels of past shapes are not kept: they come back in 5 ms, and with thousands of differently sized pictures
+# they would fill the memory.
+CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0}
+
+ALONE = {"PERFORMANCE_HINT": "LATENCY"}
+"""All cores for one tile; which, and how many threads, is OpenVINO's own choice."""
+
+SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
+"""How many tiles share the cores where there are several at a time."""
 
 
 class OpenVINOEnlarger:
-    """Runs a folded compact generator on the CPU, in float32 or 8 bits, on all cores."""
+    """Runs a folded compact generator on the CPU, in float32 or 8 bits, on all cores.
+
+    A call that finds no other at work has all cores to itself. One that does has half of them: two tiles side by side keep
+    them busier than one after the other, as all cores of a tile wait for the slowest, and for what only one can do.
+    """
 
     def __init__(self, settings: CompactSettings, weights: Mapping[str, np.ndarray], *, note: str = "") -> None:
         """weights: those of the folded generator by name; with `int8.channels` and `int8.ranges` among them (see
@@ -45,12 +57,13 @@ class OpenVINOEnlarger:
         self.scale = settings.scale
         self.halo = settings.halo
         self.grid = 1
-        self.pixel_bytes = settings.pixel_bytes
+        self.pixel_bytes = settings.pixel_bytes * (1 + SIDE_BY_SIDE)  # requests keep what they took
         self.own_bytes = None
         self._core = Core()
         self._graph = compact_graph(settings, weights)
-        self._request: InferRequest | None = None
-        self._one_at_a_time = Lock()
+        self._free: dict[int, SimpleQueue[InferRequest]] = {}  # requests that are not at work, by how many share the cores
+        self.at_work = 0  # how many calls are
+        self._lock = Lock()  # of these two
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """3 x H x W to 3 x sH x sW, float32, RGB in and around [0, 1].
@@ -58,19 +71,44 @@ class OpenVINOEnlarger:
         Raises MemoryError, and NotFinite where the weights make numbers that are none.
         """
         batch = np.ascontiguousarray(lr, dtype=np.float32)[None]
-        with self._one_at_a_time:
-            try:
-                if self._request is None:
-                    self._request = self._core.compile_model(self._graph, "CPU", CONFIG).create_infer_request()
-                sr: np.ndarray = self._request.infer([batch], share_inputs=True)[0][0]
-            except RuntimeError as error:
-                if "allocate" in str(error) or "bad_alloc" in str(error):
-                    self._request = None  # it would ask for as much again, whatever the picture
-                    raise MemoryError(str(error)) from None
-                raise
+        with self._lock:
+            sharing = SIDE_BY_SIDE if self.at_work else 1
+            self.at_work += 1
+        try:
+            sr = self._infer(batch, sharing)
+        except RuntimeError as error:
+            if "allocate" in str(error) or "bad_alloc" in str(error):
+                with self._lock:
+                    self._free.pop(sharing, None)  # they would ask for as much again, whatever the picture
+                raise MemoryError(str(error)) from None
+            raise
+        finally:
+            with self._lock:
+                self.at_work -= 1
         if not np.isfinite(sr.sum()):
             raise NotFinite
         return sr
+
+    def _infer(self, batch: np.ndarray, sharing: int) -> np.ndarray:
+        with self._lock:
+            if sharing not in self._free:
+                self._free[sharing] = self._requests(sharing)
+            free = self._free[sharing]
+        request = free.get()
+        try:
+            sr: np.ndarray = request.infer([batch], share_inputs=True)[0][0]
+        finally:
+            free.put(request)
+        return sr
+
+    def _requests(self, sharing: int) -> SimpleQueue[InferRequest]:
+        """New ones, as many as share the cores."""
+        cores = ALONE if sharing == 1 else {"NUM_STREAMS": sharing}
+        compiled = self._core.compile_model(self._graph, "CPU", CONFIG | cores)
+        requests: SimpleQueue[InferRequest] = SimpleQueue()
+        for _ in range(sharing):
+            requests.put(compiled.create_infer_request())
+        return requests
 
 
 def compact_graph(settings: CompactSettings, weights: Mapping[str, np.ndarray]) -> Model:

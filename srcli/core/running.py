@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 import numpy as np
 import torch
 from torch import nn
@@ -41,6 +43,7 @@ class TorchEnlarger:
         self.own_bytes: int | None = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
         self.dtype = dtype or enlarging_type(device)
         self.note = note
+        self._one_at_a_time = Lock()
 
     @property
     def runs_on(self) -> str:
@@ -54,13 +57,14 @@ class TorchEnlarger:
         Raises MemoryError, and NotFinite where the weights make numbers that are none.
         """
         try:
-            sr = self._run(lr, self.dtype)
-            if self.dtype != torch.float32 and not sr.isfinite().all():
-                self.dtype = torch.float32
+            with self._one_at_a_time:  # the network has the whole device, and what it needs was planned for one tile
                 sr = self._run(lr, self.dtype)
-            if not sr.isfinite().all():
-                raise NotFinite
-            array: np.ndarray = sr.cpu().numpy()
+                if self.dtype != torch.float32 and not sr.isfinite().all():
+                    self.dtype = torch.float32
+                    sr = self._run(lr, self.dtype)
+                if not sr.isfinite().all():
+                    raise NotFinite
+                array: np.ndarray = sr.cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
         except RuntimeError as error:  # what the CPU's and Apple's allocators raise
