@@ -6,6 +6,7 @@ Works on arrays and needs no torch: what runs the generator is behind `Enlarger`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import isqrt
@@ -193,7 +194,7 @@ class Tiling:
     user, and so never changed. Other tiles are smaller where a network needs more memory than there is for it: than PER_PIXEL
     in the machine's, than half of what is free in its own; and where rows are so long that those on their way to the file
     need much of it. They halve when memory runs out all the same, which `on_halved` is told with the new side.
-    band: bytes that a band of enlarged rows may have.
+    band: bytes that a band of enlarged rows may have, of which there are two, one being made while the other is written.
     """
 
     side: int
@@ -251,7 +252,7 @@ def _row_bytes(source: Rows, enlarger: Enlarger) -> int:
 def plan_tiling(tile: int | None = None, memory: int | None = None) -> Tiling:
     """tile: the user's side in lr pixels, 0 for the whole picture; None for what fits into `memory` bytes.
 
-    Half of the memory is for the network, a thirty-second for a band of rows; the rest is for all else.
+    Half of the memory is for the network, a thirty-second for each of two bands of rows; the rest is for all else.
     """
     memory = memory or usual_memory()
     if tile is None:
@@ -324,7 +325,7 @@ def enlarged(
 
 
 class _EnlargedRows:
-    """What an enlarger makes of the rows of a picture, a band of tiles at a time."""
+    """What an enlarger makes of the rows of a picture, a band of tiles at a time, one band ahead of the reader."""
 
     def __init__(
         self,
@@ -344,12 +345,15 @@ class _EnlargedRows:
         self._start = 0  # the lr row that `_lr` begins with
         self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
         self._band = np.empty((0, self.width, self.channels), dtype=dtype)
+        self._ahead = ThreadPoolExecutor(1)  # of which a picture of one band makes no use
+        self._next: Future[np.ndarray] | None = None
 
     def read(self, count: int) -> np.ndarray:
         parts = []
-        while count and (len(self._band) or self._top < self.source.height):
+        while count and (len(self._band) or self._next or self._top < self.source.height):
             if not len(self._band):
-                self._band = self._next_band()
+                self._band = self._next.result() if self._next else self._next_band()
+                self._next = self._ahead.submit(self._next_band) if self._top < self.source.height else None
             part, self._band = self._band[:count], self._band[count:]
             if not len(self._band):  # nothing of this band shall stay while the next one is made
                 part, self._band = part.copy(), self._band.copy()

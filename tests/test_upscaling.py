@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 import pytest
 
 from srcli.core.generators import build_generator
 from srcli.core.running import TorchEnlarger
-from srcli.errors import SettingsError
+from srcli.errors import SettingsError, SrcliError
 from srcli.images import Picture, Rows
 from srcli.settings import JohnsonSettings
 from srcli.tiling import tiles
@@ -45,6 +46,41 @@ def test_bands_and_passes_leave_no_trace(pixels: Pixels, tmp_path: Path, channel
     whole, banded = (rows.read(rows.height).astype(int) for rows in results)
     assert whole.shape == (270, 222, channels)
     assert np.abs(whole - banded).max() <= 1
+
+
+class Repeating:
+    """Each pixel twice; counts its calls, and fails at one."""
+
+    scale, halo, grid, pixel_bytes, own_bytes, runs_on = 2, 0, 1, 1, None, "here"
+
+    def __init__(self, fails_at: int = 0) -> None:
+        self.calls = Semaphore(0)
+        self.fails_at = fails_at
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        self.calls.release()
+        self.fails_at -= 1
+        if self.fails_at == 0:
+            raise SrcliError("It is broken.")
+        return lr.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def test_the_next_band_is_made_while_one_is_written(pixels: Pixels) -> None:
+    enlarger = Repeating()
+    rows = enlarged([enlarger], Picture(pixels(64, 16)).rows(), profile=None, tiling=Tiling(16, chosen=True))
+    rows.read(1)
+    assert all(enlarger.calls.acquire(timeout=30) for _ in range(2))
+    assert not enlarger.calls.acquire(timeout=0.1)  # and no more than that one, as each takes memory
+    rows.read(32)
+    assert enlarger.calls.acquire(timeout=30)
+
+
+def test_what_goes_wrong_in_a_later_band_is_heard(pixels: Pixels) -> None:
+    tiling = Tiling(16, chosen=True)
+    rows = enlarged([Repeating(fails_at=3)], Picture(pixels(64, 16)).rows(), profile=None, tiling=tiling)
+    rows.read(64)
+    with pytest.raises(SrcliError, match="It is broken"):
+        rows.read(1)
 
 
 def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> None:
