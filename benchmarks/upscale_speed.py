@@ -7,8 +7,9 @@ turn, round after round, on the CPU, and ratios are medians over rounds, so that
 
 process  `srcli upscale` of one PNG to one PNG, beside `python -c "import torch"` and the same by Pillow's bicubic
 network  the enlarger alone, arrays in memory: as `srcli upscale` runs it, and by torch
-peak     share of the processor's float32 matrix-multiply peak that the network reaches: the faster of numpy and torch
-         multiplying two matrices of 2048x2048; the median of the rounds, and the best of each against the other
+peak     share of the processor's float32 matrix-multiply peak that the network reaches: the fastest of numpy, torch, and
+         torch's 1x1 convolution (as some BLAS take no AVX-512 on some processors) multiplying two matrices of 2048x2048;
+         the median of the rounds, and the best of each against the other
 t        time of the network in units of sixteen 3x3 convolutions, 64 to 64 channels, at 320x180, in torch
 """
 
@@ -111,9 +112,14 @@ def networks(models: list[str], rounds: int) -> None:
     picture = Image.fromarray(np.rint(lr.transpose(1, 2, 0) * 255).astype(np.uint8))
     matrix = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
     tensor = torch.from_numpy(matrix)
-    contenders: dict[str, Callable[[], object]] = {
+    pixels = torch.rand(1, SIDE, SIDE // 64, 64).contiguous(memory_format=torch.channels_last)
+    multiplications: dict[str, Callable[[], object]] = {
         "numpy": partial(np.matmul, matrix, matrix),
         "torch": partial(torch.matmul, tensor, tensor),
+        "convolution": partial(torch.conv2d, pixels, tensor[..., None, None]),
+    }
+    contenders = {
+        **multiplications,
         "t": unit(),
         "bicubic": partial(picture.resize, (4 * WIDTH, 4 * HEIGHT), Image.Resampling.BICUBIC),
     }
@@ -124,7 +130,7 @@ def networks(models: list[str], rounds: int) -> None:
             TorchEnlarger(generator, torch.device("cpu"), scale=generator.scale, halo=generator.halo), lr
         )
     seconds = in_turn(contenders, rounds)
-    peak = [2 * SIDE**3 / min(both) for both in zip(seconds["numpy"], seconds["torch"], strict=True)]
+    peak = [2 * SIDE**3 / min(each) for each in zip(*(seconds[name] for name in multiplications), strict=True)]
     usual, best = (f"{figure / 1e9:.0f}" for figure in (statistics.median(peak), max(peak)))
     print(f"\nMatrix-multiply peak: {usual}, at best {best} thousand million operations a second.")
     print(f"Pillow bicubic x4: {1000 * statistics.median(seconds['bicubic']):.0f} ms.")
