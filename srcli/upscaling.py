@@ -355,7 +355,7 @@ class _EnlargedRows:
                 self._band = self._next.result() if self._next else self._next_band()
                 self._next = self._ahead.submit(self._next_band) if self._top < self.source.height else None
             part, self._band = self._band[:count], self._band[count:]
-            if not len(self._band):  # nothing of this band shall stay while the next one is made
+            if not len(self._band):  # nothing of this band shall stay beside the two that follow
                 part, self._band = part.copy(), self._band.copy()
             parts.append(part)
             count -= len(parts[-1])

@@ -198,7 +198,7 @@ class _Stream:
             values = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"), copy=False))
             lines = np.zeros((len(pixels), 1 + values[0].nbytes), dtype=np.uint8)  # a 0 before each: not filtered
             lines[:, 1:] = values.view(np.uint8).reshape(len(pixels), -1)
-            del pixels, values  # parts of a band, which would stay while the next one is made
+            del pixels, values  # parts of a band, which would stay beside the two that follow
             yield _chunk(b"IDAT", packer.compress(lines.data))
         yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
 
