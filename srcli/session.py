@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from torch import Tensor
 
 from srcli.core.devices import pick_device
-from srcli.core.distributed import join_world, leave_world, local_device
+from srcli.core.distributed import join_world, local_device
 from srcli.core.losses import WeightedLoss
 from srcli.errors import SettingsError, SrcliError
 from srcli.models import load_feature_loss, load_generator
@@ -100,7 +100,7 @@ class Session:
                     stop=lambda: interrupted() or time.monotonic() - began > limit,
                 )
         finally:
-            leave_world()
+            self.training.leave()
         step = self.training.steps
         if self.training.skipped:
             self.live.say(f"{self.training.skipped} steps were skipped, as their loss was not finite.")

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from srcli.core.degradation import degraded_pair, margin
 from srcli.core.devices import autocast_type
-from srcli.core.distributed import World
+from srcli.core.distributed import World, leave_world
 from srcli.core.generators import Generator, build_generator
 from srcli.core.losses import WeightedLoss
 from srcli.core.muon import Muon
@@ -109,6 +109,11 @@ class Training:
             else:
                 model = DistributedDataParallel(self.generator)
         return torch.compile(model) if self.settings.compile else model  # type: ignore[return-value]
+
+    def leave(self) -> None:
+        """The end of training together: what was spread over processes is this one's alone, and the others may go."""
+        self.model = self.generator
+        leave_world()
 
     def start_from(self, source: Generator) -> None:
         """Begin with the weights of another generator, in its folded form. The scale may differ, and `compact` may grow wider.

@@ -302,34 +302,68 @@ def test_a_loss_that_persists_in_not_being_finite_leaves_the_batch_and_advice(
         assert batch["hr"].shape == (2, 40, 40, 3)
 
 
+def together(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Two processes of Python that `torchrun` starts with `words`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", port]
+    return subprocess.run(
+        [sys.executable, *map(str, torchrun), *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(photos: Path, tmp_path: Path) -> None:
     options = ["--steps", 6, "--precision", "fp32", "--degradation", "photo", "--patch", 16, "--warmup", 0]
     one, two = tmp_path / "one", tmp_path / "two"
     alone = command(photos, one, *options, "--batch", 4)
     subprocess.run(alone, check=True, capture_output=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-addr",
-        "127.0.0.1",
-        "--master-port",
-        str(port),
-    ]
-    command_of_two = [sys.executable, *together, *command(photos, two, *options, "--batch", 2)[1:]]
-    done = subprocess.run(
-        command_of_two, check=False, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    done = together(*command(photos, two, *options, "--batch", 2)[1:])
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{two / 'model.safetensors'}\n"
     mine, theirs = (torch.load(run / "checkpoint.pt")["generator"] for run in (one, two))
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=0)
     assert float(rows(one)[-1]["loss"]) == pytest.approx(float(rows(two)[-1]["loss"]), rel=1e-4)
+
+
+LEAVING = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from srcli.core.distributed import join_world
+from srcli.core.losses import WeightedLoss
+from srcli.photos import Crops
+from srcli.settings import LossSettings, TrainSettings
+from srcli.training import Training, crop_size
+
+settings = TrainSettings(photos="photos", patch=16, batch=2)
+cpu = torch.device("cpu")
+world = join_world(cpu)
+training = Training(settings, WeightedLoss(LossSettings(), None, 4), cpu, world)
+side = crop_size(settings)
+training.step(Crops(np.zeros((2, side, side, 3), np.uint8), None, np.zeros((2, 3), bool)))
+world.wait()
+training.leave()
+names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+sys.stdout.write(f"{sum('gloo' in name for name in names)} of {world.size}\\n")  # in one piece, as two processes write
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
+def test_no_thread_of_gloo_outlives_training_together(tmp_path: Path) -> None:
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    done = together(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0 of 2\n" * 2  # else they may abort the process as it ends
 
 
 # what is refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
 
@@ -43,11 +44,15 @@ def join_world(device: torch.device) -> World:
     if size == 1:
         return World()
     if not torch.distributed.is_initialized():
+        # first imported by DistributedDataParallel, after the world is joined, its functions' defaults would hold the world
+        # to the end of the process, and with it gloo's threads, which then and now abort the process as it ends
+        importlib.import_module("torch.distributed.nn")
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(torch.distributed.get_rank(), size)
 
 
 def leave_world() -> None:
+    """To be called when nothing that was made for the world is left."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
