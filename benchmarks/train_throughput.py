@@ -5,10 +5,10 @@
 In turn, some steps each, in one process: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's
 loop in float32; and the loop that most programs have: a DataLoader with two workers that opens and decodes a photograph with
 Pillow for each crop, the same network, losses, batch and patch, float32, the default memory format. Prints the median of
-each and the median ratios; then what the generator and the loss take by themselves, forward and back, and what the rest;
-then time and memory of the feature loss at relu4_3, forward and back, beside VGG16 as it is mostly called: float32, both
-pictures in the graph, no ReLU in place. The default is `compact` as it ships, with the pixel loss; the first round warms
-up and is not counted.
+each and the median ratios; then what the generator and the loss take by themselves, forward and back, what the pictures do
+(here before the step; training makes them while the optimizer works), and what the rest; then time and memory of the feature
+loss at relu4_3, forward and back, beside VGG16 as it is mostly called: float32, both pictures in the graph, no ReLU in place.
+The default is `compact` as it ships, with the pixel loss; the first round warms up and is not counted.
 """
 
 from __future__ import annotations
@@ -65,9 +65,14 @@ def ours(training: Training, photos: Photos) -> Callable[[int], None]:
 
     batches = prefetched(crops_of, 0) if type(training) is Training else repeat(crops_of(0))
 
+    crops = next(batches)
+
     def steps(count: int) -> None:
+        nonlocal crops
         for _ in range(count):
-            training.step(next(batches))
+            following = next(batches)
+            training.step(crops, following)
+            crops = following
 
     return steps
 

@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -36,7 +37,7 @@ class Step:
     """What one step did. `terms` are the parts of the loss before their weights, `weighted` after them.
 
     skipped: the loss or its gradient was not finite, and the weights are as they were. seconds: the whole step took;
-    waited: of these for its crops.
+    waited: of these for the crops of the next.
     """
 
     number: int
@@ -92,6 +93,8 @@ class Training:
         self.optimizer = _optimizer(settings, self.generator)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast == torch.float16)
         self.buffers: dict[tuple[int, ...], Tensor] = {}
+        self.maker = ThreadPoolExecutor(1)
+        self.ahead: tuple[Crops, Future[tuple[Tensor, Tensor]]] | None = None
         self.steps = 0
         self.skipped = 0
         self.in_a_row = 0
@@ -152,14 +155,17 @@ class Training:
         weights = (*self.generator.state_dict().values(), *self.average.state_dict().values())
         return all(bool(weight.isfinite().all()) for weight in weights)
 
-    def step(self, crops: Crops) -> Step:
-        """One update of the weights, unless the loss or its gradient is not finite."""
+    def step(self, crops: Crops, following: Crops | None = None) -> Step:
+        """One update of the weights, unless the loss or its gradient is not finite.
+
+        following: the next step's crops, whose pair is made while the optimizer, in which a core is idle, does its work.
+        """
         settings = self.settings
         lr_now = learning_rate(settings, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr_now
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = self.pair(crops)
+        lr, hr = self._pair_of(crops)
         figures = torch.zeros(1 + len(self.loss.weights), device=self.device)
         for number in range(settings.accumulate):
             part = slice(number, None, settings.accumulate)
@@ -170,6 +176,8 @@ class Training:
                     loss = self.loss(*self._shifted(sr.float(), hr[part]))
                 self.scaler.scale(loss.total / settings.accumulate).backward()
             figures += torch.stack([loss.total, *loss.terms.values()]).detach() / settings.accumulate
+        if following is not None:  # not before, as the next pair takes the place of this one
+            self._make_ahead(following, self.steps + 1)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), settings.clip)
         total, *terms = self.world.mean(figures).tolist()
@@ -192,6 +200,16 @@ class Training:
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+    def _make_ahead(self, crops: Crops, step: int) -> None:
+        self.ahead = crops, self.maker.submit(self.pair, crops, step)
+
+    def _pair_of(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """The step's pair, from the same thread whether it was made ahead or not, so that its bits are the same."""
+        if self.ahead is None or self.ahead[0] is not crops:
+            self._make_ahead(crops, self.steps)
+        assert self.ahead is not None
+        return self.ahead[1].result()
 
     def pair(self, crops: Crops, step: int | None = None) -> tuple[Tensor, Tensor]:
         """(lr, hr) on the device, turned and mirrored: N x 3 x patch / scale and N x 3 x patch, RGB in [0, 1].
@@ -314,14 +332,16 @@ def train(
 
     if training.steps == 0:
         score()
+    crops = next(batches)
     while training.steps < settings.steps:
         started = time.perf_counter()
-        crops = next(batches)
+        following = next(batches)
         waited = time.perf_counter() - started
-        step = training.step(crops)
+        step = training.step(crops, following)
         on_step(replace(step, seconds=time.perf_counter() - started, waited=waited))
         if training.in_a_row >= PERSISTS:
             raise Diverged(step.number, crops)
+        crops = following
         last = step.number == settings.steps
         if last or step.number % settings.val_every == 0:
             score()

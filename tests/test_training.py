@@ -104,6 +104,17 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, crops: Photos) ->
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(weights(whole), weights(resumed), strict=True))
 
 
+def test_pictures_made_ahead_are_those_made_in_their_step(crops: Photos) -> None:
+    settings = tiny(degradation="photo", patch=16)
+    photos = Photos.read(EXAMPLES / "photos", smallest=90)
+    ahead, each = start(settings), start(settings)
+    run(ahead, photos)
+    stream = batches(each, photos)
+    for _ in range(settings.steps):
+        each.step(next(stream))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(weights(ahead), weights(each), strict=True))
+
+
 def test_an_update_is_the_same_in_one_part_and_in_four(crops: Photos) -> None:
     whole, parts = start(tiny(batch=4, steps=2)), start(tiny(batch=4, steps=2, accumulate=4))
     for training in (whole, parts):
