@@ -197,7 +197,7 @@ class TrainSettings:
     accumulate: int = _setting(1, "Parts that a step's crops are computed in, one after the other, to save memory.")
     patch: int = _setting(192, "Side of a crop of the true image, in pixels; a multiple of the scale.")
     optimizer: Optimizer = _setting("muon", "muon (Adam for weights that are no kernels), adam or adamw.")
-    weight_decay: float = _setting(0.0, "Decay of the weights.")
+    weight_decay: float = _setting(0.0, "Decay of the weights; 0.1 keeps channels alive in long runs of Muon.")
     lr: float = _setting(5e-3, "Peak learning rate; Adam wants a fifth or less of what Muon does.")
     warmup: int = _setting(100, "Steps in which the learning rate grows to its peak.")
     schedule: Schedule = _setting("cosine", "After the warm-up: cosine (to a hundredth), multistep (halved) or constant.")
