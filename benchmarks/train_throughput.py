@@ -64,7 +64,6 @@ def ours(training: Training, photos: Photos) -> Callable[[int], None]:
         return photos.batch(step, seed=0, size=settings.batch, patch=crop_size(settings))
 
     batches = prefetched(crops_of, 0) if type(training) is Training else repeat(crops_of(0))
-
     crops = next(batches)
 
     def steps(count: int) -> None:

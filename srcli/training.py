@@ -177,7 +177,7 @@ class Training:
                 self.scaler.scale(loss.total / settings.accumulate).backward()
             figures += torch.stack([loss.total, *loss.terms.values()]).detach() / settings.accumulate
         if following is not None:  # not before, as the next pair takes the place of this one
-            self._make_ahead(following, self.steps + 1)
+            self.ahead = self._begin_pair(following, self.steps + 1)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), settings.clip)
         total, *terms = self.world.mean(figures).tolist()
@@ -201,14 +201,13 @@ class Training:
     def _unsynchronised(self) -> AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
-    def _make_ahead(self, crops: Crops, step: int) -> None:
-        self.ahead = crops, self.maker.submit(self.pair, crops, step)
+    def _begin_pair(self, crops: Crops, step: int) -> tuple[Crops, Future[tuple[Tensor, Tensor]]]:
+        return crops, self.maker.submit(self.pair, crops, step)
 
     def _pair_of(self, crops: Crops) -> tuple[Tensor, Tensor]:
         """The step's pair, from the same thread whether it was made ahead or not, so that its bits are the same."""
         if self.ahead is None or self.ahead[0] is not crops:
-            self._make_ahead(crops, self.steps)
-        assert self.ahead is not None
+            self.ahead = self._begin_pair(crops, self.steps)
         return self.ahead[1].result()
 
     def pair(self, crops: Crops, step: int | None = None) -> tuple[Tensor, Tensor]:
