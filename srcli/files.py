@@ -83,6 +83,29 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
                     _remove_unlocked(Path(entry.path))
 
 
+@contextmanager
+def sole_use(folder: Path) -> Iterator[bool]:
+    """Lock a folder while the block runs. Gives False where another process has; one that is killed lets go of it.
+
+    Where there are no locks (Windows, some network file systems) it gives True.
+    """
+    if fcntl is None:
+        yield True
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    except OSError:  # a file system without locks
+        free = True
+    try:
+        yield free
+    finally:
+        os.close(lock)
+
+
 def _reserved(path: Path) -> tuple[Path, int | None]:
     """A new empty hidden file beside the path, and a descriptor that holds its lock."""
     while True:

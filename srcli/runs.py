@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from srcli import __version__
 from srcli.errors import SrcliError
-from srcli.files import written_whole
+from srcli.files import sole_use, written_whole
 from srcli.models import read_torch, save_model
 from srcli.photos import Crops
 from srcli.settings import LOSS_TERMS, TrainSettings, to_mapping, write_yaml
@@ -85,6 +87,14 @@ class Run:
                 pass
         except OSError as error:
             raise SrcliError(f"Cannot write in {self.folder}: {error.strerror}. Choose another -o.") from None
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep the folder for this process while the block runs. Raises SrcliError where another one trains in it."""
+        with sole_use(self.folder) as free:
+            if not free:
+                raise SrcliError(f"Another process is training in {self.folder}. Wait until it ends, or stop it first.")
+            yield
 
     def create(self, settings: TrainSettings, command: str) -> None:
         """Begin a run in the folder: what an earlier one wrote goes."""

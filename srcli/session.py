@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Session:
         self.run, self.settings, self.about = run, settings, about
         device = pick_device(local_device(settings.device))
         self.world = join_world(device)
+        self.claim = ExitStack()  # on the run's folder, from the first change in it until training ends
         loss = settings.loss
         feature = load_feature_loss(loss.layers, settings.vgg, loss.distance) if loss.sees_features else None
         self.training = Training(settings, WeightedLoss(loss, feature, settings.generator.scale), device, self.world)
@@ -72,6 +73,7 @@ class Session:
         session = cls(run, settings, {"command": command}, None)
         run.check_space(session.training)
         if session.world.is_first:
+            session.claim.enter_context(run.claimed())
             run.create(settings, command)
         return session
 
@@ -81,6 +83,7 @@ class Session:
         session = cls(run, settings, state["about"], state)
         run.check_space(session.training)
         if session.world.is_first:
+            session.claim.enter_context(run.claimed())
             run.forget_after(session.training.steps)
         return session
 
@@ -100,6 +103,7 @@ class Session:
                     stop=lambda: interrupted() or time.monotonic() - began > limit,
                 )
         finally:
+            self.claim.close()
             self.training.leave()
         step = self.training.steps
         if self.training.skipped:

@@ -219,6 +219,22 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(photos: Path, tmp_path: 
     assert (run / "model.safetensors").exists()
 
 
+def test_a_run_that_is_going_on_is_left_alone(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(photos, run, "--steps", 100_000, "--save-every", 1), stderr=subprocess.PIPE, text=True)
+    while not (run / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    for words in (("--resume", run), (photos, *TINY, "--steps", 1, "-o", run, "--overwrite")):
+        outcome = srcli("train", *words)
+        assert outcome.exit_code == 1
+        assert f"Another process is training in {run}." in " ".join(outcome.stderr.split())
+    process.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert "Cannot" not in stderr
+    assert srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0  # killed, it let go of it
+
+
 def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments, and --resume each time: weights, averages and optimizer equal an uninterrupted run's."""
     options = ["--steps", 600, "--save-every", 7, "--keep", 1, "--warmup", 20, "--degradation", "photo", "--patch", 16]
