@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from upscale_speed import measure_t
 
-from srcli.catalog import QUALITIES, SPEED, choose_models, describe_model, shipped_models
+from srcli.catalog import QUALITIES, SPEED, describe_model, shipped_models
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr, ssim
 from srcli.images import Picture, find_pictures, read_srgb, write_picture
@@ -146,9 +146,10 @@ def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], ways: dict[str, list
 
 
 def usual_models() -> list[str]:
-    """What ships, and the ways to run it that `--quality` takes."""
-    chosen = (model.name for quality in QUALITIES for model in choose_models(quality=quality))
-    return list(dict.fromkeys([*shipped_models(), *chosen]))
+    """What ships, and each faithful model in all the ways to run it that `--quality` knows."""
+    shipped = shipped_models()
+    faithful = (name for name in shipped if describe_model(name).kind == "faithful")
+    return list(dict.fromkeys([*shipped, *(name + way for name in faithful for way in QUALITIES.values())]))
 
 
 def main() -> None:

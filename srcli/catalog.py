@@ -35,7 +35,8 @@ ENSEMBLE = "+"
 """At the end of a model's name: the mean over eight positions of the picture."""
 
 QUALITIES = {"fast": INT8, "balanced": "", "best": INT8 + ENSEMBLE}
-"""What stands behind a model's name, by how much time one has: each takes about three times as long as the one before."""
+"""What stands behind a model's name, by how much time one has: each takes about three times as long as the one before on the
+same model."""
 
 SCALES = (2, 3, 4)
 """For which a faithful model ships."""
@@ -43,6 +44,9 @@ SCALES = (2, 3, 4)
 FAITHFUL, NATURAL, PHOTO = "compact-x{}", "compact-x{}-perceptual", "compact-x{}-photo"
 """Names of the models of each kind. The natural one was trained on from the faithful one, so that weights between the two are
 of use."""
+
+LARGE = "-large"
+"""At the end of such a name: the model of the same kind for those who have most time, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,11 @@ def choose_models(*, quality: str = "balanced", naturalness: float = 0.0, photo:
     if between and quality == "fast":
         raise SettingsError("Fast there is only what is faithful or natural and nothing between. Use --naturalness 0 or 1.")
     kind = PHOTO if photo else NATURAL if naturalness == 1 else FAITHFUL
-    names = (kind.format(scale) for scale in SCALES if not between or NATURAL.format(scale) in shipped_models())
-    models = [describe_model(name + QUALITIES[quality]) for name in names if name in shipped_models()]
+    shipped = shipped_models()
+    names = [kind.format(scale) for scale in SCALES if not between or NATURAL.format(scale) in shipped]
+    if quality == "best" and not between:  # weights can be interpolated between networks of one size alone
+        names = [name + LARGE if name + LARGE in shipped else name for name in names]
+    models = [describe_model(name + QUALITIES[quality]) for name in names if name in shipped]
     return [_towards_natural(model, naturalness) for model in models] if between else models
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from srcli.catalog import FAITHFUL, QUALITIES, SCALES, WEIGHTS, describe_model, shipped_models
+from srcli.catalog import WEIGHTS, choose_models, describe_model, shipped_models
 from srcli.core.devices import takes_cpu
 from srcli.images import read_picture
 from srcli.settings import read_yaml
@@ -129,8 +129,9 @@ def test_the_models_are_visibly_better_than_bicubic_on_every_set() -> None:
 
 
 def test_more_time_gives_more_on_every_set() -> None:
-    for scale in SCALES:
-        ladder = [FIGURES[FAITHFUL.format(scale) + QUALITIES[quality]] for quality in ("fast", "balanced", "best")]
+    qualities = [choose_models(quality=quality) for quality in ("fast", "balanced", "best")]
+    for models in zip(*qualities, strict=True):
+        ladder = [FIGURES[model.name] for model in models]
         for less, more in pairwise(ladder):
             assert less["speed"]["t"] < more["speed"]["t"]
             assert all(less[pictures]["psnr"] < more[pictures]["psnr"] for pictures in ("Set5", "Set14", "BSD100"))

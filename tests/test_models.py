@@ -68,7 +68,7 @@ def test_a_quality_is_a_model_for_each_scale() -> None:
     assert names == {
         "fast": ["compact-x2:int8", "compact-x3:int8", "compact-x4:int8"],
         "balanced": ["compact-x2", "compact-x3", "compact-x4"],
-        "best": ["compact-x2:int8+", "compact-x3:int8+", "compact-x4:int8+"],
+        "best": ["compact-x2:int8+", "compact-x3:int8+", "compact-x4-large:int8+"],
     }
     assert {model.kind for quality in QUALITIES for model in choose_models(quality=quality)} == {"faithful"}
 

@@ -61,7 +61,7 @@ def upscale(
         str | None,
         typer.Option(
             "--quality",
-            help="fast (in 8 bits), balanced or best (8 bits, in eight positions). [default: balanced]",
+            help="fast (in 8 bits), balanced or best (8 bits, in eight positions, a larger model at x4). [default: balanced]",
             show_default=False,
         ),
     ] = None,
