@@ -94,14 +94,7 @@ def sole_use(folder: Path) -> Iterator[bool]:
         return
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = True
-    except BlockingIOError:
-        free = False
-    except OSError:  # a file system without locks
-        free = True
-    try:
-        yield free
+        yield _locked(lock)
     finally:
         os.close(lock)
 
@@ -114,15 +107,20 @@ def _reserved(path: Path) -> tuple[Path, int | None]:
         if fcntl is None:
             os.close(lock)  # where it could not be renamed while it is open
             return part, None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_nlink:
-                return part, lock
-        except BlockingIOError:
-            pass
-        except OSError:  # a file system without locks, whose leftovers nobody removes
+        if _locked(lock) and os.fstat(lock).st_nlink:
             return part, lock
         os.close(lock)  # another run took it for a leftover before it was locked
+
+
+def _locked(lock: int) -> bool:
+    """Lock what the descriptor stands for; False where another process has. True also where the file system has no locks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _remove_unlocked(part: Path) -> None:

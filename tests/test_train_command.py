@@ -229,6 +229,7 @@ def test_a_run_that_is_going_on_is_left_alone(srcli: Command, photos: Path, tmp_
         outcome = srcli("train", *words)
         assert outcome.exit_code == 1
         assert f"Another process is training in {run}." in " ".join(outcome.stderr.split())
+    assert process.poll() is None
     process.kill()
     _, stderr = process.communicate(timeout=60)
     assert "Cannot" not in stderr
