@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from torchvision_cpu import declare_operators
 
-from srcli.comparison import Comparer, Still
-from srcli.images import Picture, write_picture
+from srcli.evaluation.compare import Comparer, ComparisonImage
+from srcli.io.image import Image
+from srcli.io.write import write_image
 
 
 def pair(megapixels: float) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +46,7 @@ def pair(megapixels: float) -> tuple[np.ndarray, np.ndarray]:
 @torch.inference_mode()
 def speed(megapixels: float, rounds: int, peers: bool) -> None:
     comparer = Comparer()
-    true, noisy = (Still(name, pixels) for name, pixels in zip(("true", "noisy"), pair(megapixels), strict=True))
+    true, noisy = (ComparisonImage(name, pixels) for name, pixels in zip(("true", "noisy"), pair(megapixels), strict=True))
     everywhere = (slice(None), slice(None))
     images = [still.tensor(everywhere, (1, 1, 1)) for still in (true, noisy)]
     contenders: dict[str, Callable[[], object]] = {
@@ -80,7 +81,7 @@ def memory(megapixels: float) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         paths = [Path(scratch) / name for name in ("true.png", "noisy.png")]
         for path, pixels in zip(paths, pair(megapixels), strict=True):
-            write_picture(Picture(pixels), path)
+            write_image(Image(pixels), path)
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-m", "srcli", "compare-loss", *map(str, paths)], check=True)
         seconds = time.perf_counter() - begin

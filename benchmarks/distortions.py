@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from srcli.comparison import Comparer, Still
-from srcli.images import read_srgb
-from srcli.settings import LossSettings
+from srcli.config import LossConfig
+from srcli.evaluation.compare import Comparer, ComparisonImage
+from srcli.io.read import read_srgb
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "conv5_1")
 
@@ -89,12 +89,12 @@ def main() -> None:
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument("--mse", type=float, default=0.001)
     options = parser.parse_args()
-    comparer = Comparer(LossSettings(feature=1, layers=dict.fromkeys(LAYERS, 1.0)))
+    comparer = Comparer(LossConfig(feature=1, layers=dict.fromkeys(LAYERS, 1.0)))
     tables = []
     for path in options.photos:
         photo = read_srgb(path)
-        candidates = [Still(name, distorted(photo, name, options.mse)) for name in DISTORTIONS]
-        results = comparer.compare(Still("photo", photo), candidates)
+        candidates = [ComparisonImage(name, distorted(photo, name, options.mse)) for name in DISTORTIONS]
+        results = comparer.compare(ComparisonImage("photo", photo), candidates)
         table = np.array([[r.pixel, 1 - r.ssim_y, *(r.layers[layer] for layer in LAYERS)] for r in results])
         tables.append(table / table.mean(axis=0))
     mean = np.mean(tables, axis=0)

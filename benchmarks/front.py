@@ -17,15 +17,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from srcli.catalog import SPEED, describe_model, read_figures
-from srcli.report.curves import COLOURS
+from srcli.models.registry import SPEED, describe_model, read_benchmarks
+from srcli.training.curves import COLOURS
 
 Point = tuple[str, float, float]
 """Name, t, PSNR."""
 
 
 def ours() -> list[Point]:
-    figures = read_figures()
+    figures = read_benchmarks()
     measured = [describe_model(name) for name, row in figures.items() if SPEED in row]
     models = [model for model in measured if (model.scale, model.kind) == (4, "faithful")]
     points = [(model.name, figures[model.name][SPEED]["t"], figures[model.name]["Set5"]["psnr"]) for model in models]

@@ -153,12 +153,12 @@ def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
     sys.stderr = os.fdopen(os.dup(descriptor), "w")
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     warnings.simplefilter("ignore")
-    from srcli import batch
     from srcli.cli import main
-    from srcli.upscaling import load_enlarger
+    from srcli.inference import batch
+    from srcli.inference.backend import load_model
 
-    loaded = load_enlarger(MODEL, "cpu")
-    batch.load_enlarger = lambda *_: loaded
+    loaded = load_model(MODEL, "cpu")
+    batch.load_model = lambda *_: loaded
     while True:
         path: Path = orders.recv()
         os.ftruncate(descriptor, 0)

@@ -20,9 +20,9 @@ from quality import EXAMPLES, Pairs, Table, enlarge, print_table, quantised, sco
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from srcli.catalog import describe_model
 from srcli.core.degradation import degrade
-from srcli.images import find_pictures
+from srcli.io.discover import find_images
+from srcli.models.registry import describe_model
 
 SETS = ("Set5", "Set14")
 DETAIL = EXAMPLES / "photos" / "astronaut.png", 160, 60, 128
@@ -42,11 +42,11 @@ def main() -> None:
     stlpips = stlpips_metric()
     pages: list[Image.Image] = []
     for scale, its in sorted(ways.items()):
-        for label, naturalness in ((f"srcli-x{scale}", "0"), (f"srcli-x{scale}, natural", "1")):
-            its[label] = ["--scale", str(scale), "--naturalness", naturalness]
+        for label, perceptual in ((f"srcli-x{scale}", "0"), (f"srcli-x{scale}, natural", "1")):
+            its[label] = ["--scale", str(scale), "--naturalness", perceptual]
         table: Table = {}
         for name in SETS:
-            hrs = {path.stem: truth(path, scale) for path in find_pictures(options.bench / name)}
+            hrs = {path.stem: truth(path, scale) for path in find_images(options.bench / name)}
             for label, pairs in enlarged(hrs, its, scale).items():
                 table.setdefault(label, {})[name] = score(pairs, scale, [stlpips])
         print_table(table, ("psnr", "ssim", "stlpips"), sets=SETS)

@@ -17,14 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
 from quality import quantised, read, spoil, truth
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from srcli.catalog import describe_model
 from srcli.core.degradation import bicubic
-from srcli.images import Picture, write_picture
+from srcli.io.image import Image
+from srcli.io.write import write_image
+from srcli.models.registry import describe_model
 
 LABEL = 26
 GAP = 4
@@ -39,7 +41,7 @@ class Detail:
     top: int
     side: int
 
-    def panels(self, models: Sequence[str], *, spoilt: bool = False) -> dict[str, Image.Image]:
+    def panels(self, models: Sequence[str], *, spoilt: bool = False) -> dict[str, PILImage.PILImage]:
         """By what it was enlarged, and the true one. spoilt: the small picture has noise and JPEG blocks."""
         scale = describe_model(models[0]).scale
         hr = truth(self.photo, scale)
@@ -50,31 +52,31 @@ class Detail:
         }
         with tempfile.TemporaryDirectory() as scratch:
             small, large = Path(scratch) / "small.png", Path(scratch) / "large.png"
-            write_picture(to_pixels(lr), small)
+            write_image(to_pixels(lr), small)
             for model in models:
                 command = [sys.executable, "-m", "srcli", "upscale", small, "-m", model, "-o", large, "--overwrite"]
                 subprocess.run(list(map(str, command)), check=True, capture_output=True)
                 wholes[describe_model(model).name] = read(large)
         wholes["true"] = hr
         rows, columns = slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
-        return {label: Image.fromarray(to_pixels(whole[..., rows, columns]).pixels) for label, whole in wholes.items()}
+        return {label: PILImage.fromarray(to_pixels(whole[..., rows, columns]).pixels) for label, whole in wholes.items()}
 
 
-def to_pixels(image: Tensor) -> Picture:
-    return Picture((image[0] * 255).round().byte().permute(1, 2, 0).numpy())
+def to_pixels(image: Tensor) -> Image:
+    return Image((image[0] * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def sheet(rows: Sequence[dict[str, Image.Image]], side: int) -> Image.Image:
+def sheet(rows: Sequence[dict[str, PILImage.PILImage]], side: int) -> PILImage.PILImage:
     """The panels of each row beside each other, `side` pixels wide, under their labels."""
     labels = list(rows[0])
     step = side + GAP
-    page = Image.new("RGB", (len(labels) * step - GAP, LABEL + len(rows) * step - GAP), "white")
+    page = PILImage.new("RGB", (len(labels) * step - GAP, LABEL + len(rows) * step - GAP), "white")
     draw = ImageDraw.Draw(page)
     for column, label in enumerate(labels):
         place = (column * step + side / 2, LABEL / 2)
         draw.text(place, label, fill="black", anchor="mm", font=ImageFont.load_default(16))
         for row, panels in enumerate(rows):
-            page.paste(panels[label].resize((side, side), Image.Resampling.NEAREST), (column * step, LABEL + row * step))
+            page.paste(panels[label].resize((side, side), PILImage.Resampling.NEAREST), (column * step, LABEL + row * step))
     return page
 
 

@@ -28,19 +28,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from natural import grid, load_stlpips
-from PIL import Image
+from PIL import Image as PILImage
 from torch import Tensor
 from upscale_speed import measure_t
 
-from srcli.catalog import QUALITIES, SPEED, describe_model, shipped_models
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr, ssim
-from srcli.images import Picture, find_pictures, read_srgb, write_picture
-from srcli.models import load_feature_loss
+from srcli.io.discover import find_images
+from srcli.io.image import Image
+from srcli.io.read import read_srgb
+from srcli.io.write import write_image
+from srcli.models.checkpoint import load_feature_loss
+from srcli.models.registry import QUALITIES, SPEED, describe_model, shipped_models
 
 SETS = ("Set5", "Set14", "BSD100")
 LAYERS = ("relu2_2", "relu4_3")
-NATURAL = (*LAYERS, "grid_flat", "grid_textured")
+PERCEPTUAL = (*LAYERS, "grid_flat", "grid_textured")
 Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each picture."""
 Table = dict[str, dict[str, dict[str, float]]]
@@ -119,8 +122,8 @@ def spoil_otherwise(lr: Tensor) -> Tensor:
 def saved(lr: Tensor, kind: str, **options: int) -> Tensor:
     """Through a file of that kind, in Pillow."""
     file = io.BytesIO()
-    Image.fromarray((quantised(lr)[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(file, kind, **options)
-    with Image.open(file) as image:
+    PILImage.fromarray((quantised(lr)[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(file, kind, **options)
+    with PILImage.open(file) as image:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
@@ -135,7 +138,7 @@ def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], ways: dict[str, list
     with tempfile.TemporaryDirectory() as scratch:
         small, out = Path(scratch) / "lr", Path(scratch) / "sr"
         for stem, lr in lrs.items():
-            write_picture(Picture((lr[0] * 255).round().byte().permute(1, 2, 0).numpy()), small / f"{stem}.png")
+            write_image(Image((lr[0] * 255).round().byte().permute(1, 2, 0).numpy()), small / f"{stem}.png")
         large = {stem: F.interpolate(lr, size=hrs[stem].shape[-2:], mode="bicubic", antialias=True) for stem, lr in lrs.items()}
         enlarged = {f"bicubic-x{scale}": [(quantised(large[stem]), hr) for stem, hr in hrs.items()]}
         for way, words in ways.items():
@@ -169,14 +172,14 @@ def main() -> None:
         closely = scale == options.features
         metrics = [stlpips, feature_metric()] if closely else [stlpips]
         for name in SETS:
-            hrs = {path.stem: truth(path, scale) for path in find_pictures(options.bench / name)}
+            hrs = {path.stem: truth(path, scale) for path in find_images(options.bench / name)}
             lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
             for model, pairs in enlarge(hrs, lrs, its, scale).items():
                 figures = score(pairs, scale, metrics)
                 table.setdefault(model, {})[name] = figures | grid(pairs, scale) if closely else figures
         for name in SPOILT_SETS if closely else ():
             folder = options.bench / name if name in SETS else EXAMPLES / name
-            hrs = {path.stem: truth(path, scale) for path in find_pictures(folder)}
+            hrs = {path.stem: truth(path, scale) for path in find_images(folder)}
             for way, change in SPOILT.items():
                 lrs = {stem: change(bicubic(hr, scale)) for stem, hr in hrs.items()}
                 for model, pairs in enlarge(hrs, lrs, its, scale).items():
@@ -186,7 +189,7 @@ def main() -> None:
     print_table(table, ("psnr", "ssim", "stlpips"), timed=True)
     if options.features:
         print()
-        print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, NATURAL)
+        print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, PERCEPTUAL)
         for way, rows in spoilt.items():
             print(f"\nSmall pictures with {way}:\n")
             print_table(rows, ("psnr", "stlpips"), sets=SPOILT_SETS)

@@ -15,18 +15,18 @@ import torch
 from quality import read
 from torch import Tensor
 
-from srcli.catalog import WEIGHTS, Description, describe_model
 from srcli.core.degradation import degraded_pair
-from srcli.images import find_pictures
-from srcli.models import load_generator, save_model
+from srcli.io.discover import find_images
+from srcli.models.checkpoint import load_generator, save_model
+from srcli.models.registry import WEIGHTS, ModelSpec, describe_model
 
 SIDE = 288
 PICTURES = 48
 
 
-def small_pictures(photos: Path, model: Description, pictures: int = PICTURES) -> Tensor:
+def small_pictures(photos: Path, model: ModelSpec, pictures: int = PICTURES) -> Tensor:
     """About so many of the photographs' upper left corners, reduced as for the model's training: N x 3 x H x W."""
-    paths = find_pictures(photos)
+    paths = find_images(photos)
     hr = torch.cat([read(path)[..., :SIDE, :SIDE] for path in paths[:: max(1, len(paths) // pictures)]])
     return degraded_pair(model.about["settings"].get("degradation", "bicubic"), hr, model.scale)[0]
 
@@ -40,7 +40,7 @@ def main() -> None:
     for name in options.names:
         model = describe_model(name)
         lr = small_pictures(options.photos, model, options.pictures)
-        save_model(WEIGHTS / f"{name}.safetensors", load_generator(model), model.settings, model.about, lr)
+        save_model(WEIGHTS / f"{name}.safetensors", load_generator(model), model.config, model.about, lr)
         print(f"{name}: from {len(lr)} small pictures of {lr.shape[-1]}x{lr.shape[-2]} pixels")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from quantise import small_pictures
 
-from srcli.catalog import WEIGHTS, describe_model
-from srcli.models import load_generator, save_model
-from srcli.settings import TrainSettings, from_mapping, read_yaml, to_mapping
+from srcli.config import TrainConfig, from_mapping, read_yaml, to_mapping
+from srcli.models.checkpoint import load_generator, save_model
+from srcli.models.registry import WEIGHTS, describe_model
 
 
 def main() -> None:
@@ -30,27 +30,27 @@ def main() -> None:
     options = parser.parse_args()
     description = describe_model(options.run / "model.safetensors")
     # where the first weights came from is what --init says, and what ran it --machine: on another machine both are others
-    trained, settings = (
+    trained, config = (
         replace(each, init=None, device="auto")
         for each in (
-            from_mapping(TrainSettings, description.about["settings"], str(options.run)),
+            from_mapping(TrainConfig, description.about["settings"], str(options.run)),
             read_yaml(options.config).portable(),
         )
     )
-    if trained != settings:
-        raise SystemExit(f"{options.run} was not trained with {options.config}: {trained} against {settings}")
-    if description.about["steps"] != settings.steps:
-        raise SystemExit(f"{options.run} has done {description.about['steps']} of {settings.steps} steps.")
+    if trained != config:
+        raise SystemExit(f"{options.run} was not trained with {options.config}: {trained} against {config}")
+    if description.about["steps"] != config.steps:
+        raise SystemExit(f"{options.run} has done {description.about['steps']} of {config.steps} steps.")
     first = f" --init {options.init}" if options.init else ""
     about = {
         "command": f"srcli train PHOTOS -c {options.config.as_posix()}{first} -o RUN",
         "data": options.data,
         "machine": options.machine,
-        "settings": to_mapping(settings),
+        "settings": to_mapping(config),
         **{name: description.about[name] for name in ("steps", "torch")},
     }
     lr = small_pictures(options.photos, description)
-    save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.settings, about, lr)
+    save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.config, about, lr)
 
 
 if __name__ == "__main__":

@@ -31,46 +31,46 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from srcli.core.devices import autocast_type, pick_device
-from srcli.core.generators import build_generator
+from srcli.config import CompactConfig, TrainConfig, read_yaml
+from srcli.core.device import autocast_dtype, pick_device
 from srcli.core.losses import WeightedLoss
+from srcli.core.networks import build_generator
 from srcli.core.vgg import VGG16Features
-from srcli.images import find_pictures
-from srcli.models import load_feature_loss
-from srcli.photos import Crops, Photos, prefetched
-from srcli.settings import CompactSettings, TrainSettings, read_yaml
-from srcli.training import Training, crop_size
+from srcli.io.discover import find_images
+from srcli.models.checkpoint import load_feature_loss
+from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
+from srcli.training.trainer import Trainer, crop_size
 
 
-def make_loss(settings: TrainSettings) -> WeightedLoss:
-    loss = settings.loss
-    feature = load_feature_loss(loss.layers, settings.vgg, loss.distance) if loss.feature else None
-    return WeightedLoss(loss, feature, settings.generator.scale)
+def make_loss(config: TrainConfig) -> WeightedLoss:
+    loss = config.loss
+    feature = load_feature_loss(loss.layers, config.vgg, loss.distance) if loss.feature else None
+    return WeightedLoss(loss, feature, config.generator.scale)
 
 
-class Ready(Training):
+class Ready(Trainer):
     """A training whose pictures are ready."""
 
-    def pair(self, crops: Crops, step: int | None = None) -> tuple[Tensor, Tensor]:
+    def pair(self, crops: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "ready"):
             self.ready = super().pair(crops, step)
         return self.ready
 
 
-def ours(training: Training, photos: Photos) -> Callable[[int], None]:
-    settings = training.settings
+def ours(trainer: Trainer, photos: PhotoDataset) -> Callable[[int], None]:
+    config = trainer.config
 
-    def crops_of(step: int) -> Crops:
-        return photos.batch(step, seed=0, size=settings.batch, patch=crop_size(settings))
+    def crops_of(step: int) -> TrainBatch:
+        return photos.batch(step, seed=0, size=config.batch, patch=crop_size(config))
 
-    batches = prefetched(crops_of, 0) if type(training) is Training else repeat(crops_of(0))
+    batches = prefetched(crops_of, 0) if type(trainer) is Trainer else repeat(crops_of(0))
     crops = next(batches)
 
     def steps(count: int) -> None:
         nonlocal crops
         for _ in range(count):
             following = next(batches)
-            training.step(crops, following)
+            trainer.step(crops, following)
             crops = following
 
     return steps
@@ -79,9 +79,9 @@ def ours(training: Training, photos: Photos) -> Callable[[int], None]:
 class Plain(Dataset[tuple[Tensor, Tensor]]):
     """A crop a time, from the file."""
 
-    def __init__(self, folder: Path, settings: TrainSettings) -> None:
-        self.paths = find_pictures(folder)
-        self.patch, self.scale = settings.patch, settings.generator.scale
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self.paths = find_images(folder)
+        self.patch, self.scale = config.patch, config.generator.scale
 
     def __len__(self) -> int:
         return 10**9
@@ -102,11 +102,11 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-def plain(folder: Path, settings: TrainSettings, device: torch.device) -> Callable[[int], None]:
-    generator = build_generator(settings.generator).to(device)
-    loss = make_loss(settings).to(device)
-    optimizer = torch.optim.Adam(generator.parameters(), lr=settings.lr)
-    batches: Iterator[list[Tensor]] = iter(DataLoader(Plain(folder, settings), settings.batch, num_workers=2))
+def plain(folder: Path, config: TrainConfig, device: torch.device) -> Callable[[int], None]:
+    generator = build_generator(config.generator).to(device)
+    loss = make_loss(config).to(device)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=config.lr)
+    batches: Iterator[list[Tensor]] = iter(DataLoader(Plain(folder, config), config.batch, num_workers=2))
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -153,29 +153,29 @@ class Watch:
         return f"  GPU busy {statistics.mean(self.seen):.0f} %" if self.seen else ""
 
 
-def shares(training: Training, photos: Photos, rounds: int) -> None:
-    settings, device = training.settings, training.device
-    crops = photos.batch(0, seed=0, size=settings.batch, patch=crop_size(settings))
-    lr, hr = training.pair(crops)
+def shares(trainer: Trainer, photos: PhotoDataset, rounds: int) -> None:
+    config, device = trainer.config, trainer.device
+    crops = photos.batch(0, seed=0, size=config.batch, patch=crop_size(config))
+    lr, hr = trainer.pair(crops)
     gradient = torch.randn_like(hr)
 
     def generator() -> None:
-        with torch.autocast(device.type, training.autocast, enabled=training.autocast != torch.float32):
-            sr = training.generator(lr)
+        with torch.autocast(device.type, trainer.autocast, enabled=trainer.autocast != torch.float32):
+            sr = trainer.generator(lr)
         sr.float().backward(gradient)
 
     def loss() -> None:
         sr = hr.clone().requires_grad_()
-        with torch.autocast(device.type, training.autocast, enabled=training.autocast != torch.float32):
-            total = training.loss(sr, hr).total
+        with torch.autocast(device.type, trainer.autocast, enabled=trainer.autocast != torch.float32):
+            total = trainer.loss(sr, hr).total
         total.backward()
 
-    parts = {"generator": generator, "loss": loss, "pictures": lambda: training.pair(crops)}
+    parts = {"generator": generator, "loss": loss, "pictures": lambda: trainer.pair(crops)}
     times: dict[str, list[float]] = {name: [] for name in (*parts, "step")}
     for _ in range(4 * rounds):
         for name, part in parts.items():
             times[name].append(seconds(part, device))
-        times["step"].append(seconds(lambda: training.step(crops), device))
+        times["step"].append(seconds(lambda: trainer.step(crops), device))
     step = statistics.median(times["step"])
     print(f"one step, {1e3 * step:.0f} ms:")
     rest = 1.0
@@ -211,12 +211,12 @@ def kept(work: Callable[[], object]) -> int:
     return sum(storages.values())
 
 
-def feature_loss(settings: TrainSettings, device: torch.device, rounds: int) -> None:
+def feature_loss(config: TrainConfig, device: torch.device, rounds: int) -> None:
     ours, usual = (load_feature_loss({"relu4_3": 1.0}).to(device) for _ in range(2))
     ours.to(memory_format=torch.channels_last)
-    hr = torch.rand(settings.batch, 3, settings.patch, settings.patch, device=device)
+    hr = torch.rand(config.batch, 3, config.patch, config.patch, device=device)
     sr, true = torch.rand_like(hr).requires_grad_(), hr.clone().requires_grad_()
-    autocast = autocast_type("auto", device)
+    autocast = autocast_dtype("auto", device)
 
     def in_srcli() -> Tensor:
         with torch.autocast(device.type, autocast, enabled=autocast != torch.float32):
@@ -241,17 +241,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    default = TrainSettings(generator=CompactSettings(scale=4, channels=48, blocks=9), batch=16, patch=192)
-    settings = read_yaml(options.config) if options.config else default
+    default = TrainConfig(generator=CompactConfig(scale=4, channels=48, blocks=9), batch=16, patch=192)
+    config = read_yaml(options.config) if options.config else default
     device = pick_device(options.device)
-    photos = Photos.read(options.photos, smallest=crop_size(settings), cache="auto")
-    training = Training(settings, make_loss(settings), device)
-    single = replace(settings, precision="fp32")
+    photos = PhotoDataset.read(options.photos, smallest=crop_size(config), cache="auto")
+    trainer = Trainer(config, make_loss(config), device)
+    single = replace(config, precision="fp32")
     arms = {
-        f"srcli, {str(training.autocast).removeprefix('torch.')}": ours(training, photos),
-        "the same with ready tensors": ours(Ready(settings, make_loss(settings), device), photos),
-        "srcli, float32": ours(Training(single, make_loss(single), device), photos),
-        "plain PyTorch loop, float32": plain(options.photos, settings, device),
+        f"srcli, {str(trainer.autocast).removeprefix('torch.')}": ours(trainer, photos),
+        "the same with ready tensors": ours(Ready(config, make_loss(config), device), photos),
+        "srcli, float32": ours(Trainer(single, make_loss(single), device), photos),
+        "plain PyTorch loop, float32": plain(options.photos, config, device),
     }
     times: dict[str, list[float]] = {name: [] for name in arms}
     watches = {name: Watch(device) for name in arms}
@@ -262,14 +262,14 @@ def main() -> None:
             if turn:
                 times[name].append(taken / options.steps)
     first = next(iter(arms))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; {settings.batch} crops of {settings.patch}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; {config.batch} crops of {config.patch}")
     print(f"{'':<32} steps/s  {first} is so many times as fast (least to most)")
     for name, taken in times.items():
         ratios = sorted(other / mine for mine, other in zip(times[first], taken, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         print(f"{name:<32} {1 / statistics.median(taken):7.2f}  {spread}{watches[name]}")
-    shares(training, photos, options.rounds)
-    feature_loss(settings, device, options.rounds)
+    shares(trainer, photos, options.rounds)
+    feature_loss(config, device, options.rounds)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from srcli.catalog import describe_model
-from srcli.images import open_picture, write_rows
+from srcli.io.read import open_image
+from srcli.io.write import write_rows
+from srcli.models.registry import describe_model
 
 UNTILED = 20
 """Megapixels up to which a result is compared with the untiled one, which is held in memory at once."""
@@ -60,7 +61,7 @@ def peak(*words: str) -> tuple[float, float, dict]:
 
 
 def largest_difference(one: Path, other: Path) -> int:
-    first, second = open_picture(one), open_picture(other)
+    first, second = open_image(one), open_image(other)
     largest = 0
     while len(rows := first.read(256).astype(int)):
         largest = max(largest, int(np.abs(rows - second.read(256)).max()))

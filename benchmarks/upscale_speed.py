@@ -31,11 +31,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from srcli.catalog import describe_model, shipped_models
-from srcli.core.running import TorchEnlarger
-from srcli.models import load_generator
-from srcli.settings import CompactSettings
-from srcli.upscaling import load_enlarger
+from srcli.config import CompactConfig
+from srcli.inference.backend import load_model
+from srcli.inference.torch_backend import TorchBackend
+from srcli.models.checkpoint import load_generator
+from srcli.models.registry import describe_model, shipped_models
 
 WIDTH, HEIGHT = 320, 180
 SIDE = 2048
@@ -65,10 +65,10 @@ def ratio(ones: list[float], others: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(ones, others, strict=True))
 
 
-def operations(settings: CompactSettings) -> int:
+def operations(config: CompactConfig) -> int:
     """Of the convolutions, multiplications and additions counted apart."""
-    inner, outer = settings.channels, 3 * settings.scale**2
-    return 2 * 9 * (3 * inner + settings.blocks * inner**2 + inner * outer) * WIDTH * HEIGHT
+    inner, outer = config.channels, 3 * config.scale**2
+    return 2 * 9 * (3 * inner + config.blocks * inner**2 + inner * outer) * WIDTH * HEIGHT
 
 
 def processes(models: list[str], rounds: int) -> None:
@@ -101,8 +101,8 @@ def unit() -> Callable[[], object]:
 def measure_t(models: list[str], rounds: int = 9) -> dict[str, float]:
     """The time of each model, as `srcli upscale` runs it on the CPU, in units of that work; measured in turn."""
     lr = np.random.default_rng(0).random((3, HEIGHT, WIDTH), dtype=np.float32)
-    enlargers = {model: partial(load_enlarger(model, "cpu"), lr) for model in models}
-    seconds = in_turn({"t": unit(), **enlargers}, rounds)
+    backends = {model: partial(load_model(model, "cpu"), lr) for model in models}
+    seconds = in_turn({"t": unit(), **backends}, rounds)
     return {model: ratio(seconds[model], seconds["t"]) for model in models}
 
 
@@ -125,9 +125,9 @@ def networks(models: list[str], rounds: int) -> None:
     }
     for model in models:
         generator = load_generator(model)
-        contenders[model] = partial(load_enlarger(model, "cpu"), lr)
+        contenders[model] = partial(load_model(model, "cpu"), lr)
         contenders[f"{model} in torch"] = partial(
-            TorchEnlarger(generator, torch.device("cpu"), scale=generator.scale, halo=generator.halo), lr
+            TorchBackend(generator, torch.device("cpu"), scale=generator.scale, halo=generator.halo), lr
         )
     seconds = in_turn(contenders, rounds)
     peak = [2 * SIDE**3 / min(each) for each in zip(*(seconds[name] for name in multiplications), strict=True)]
@@ -136,10 +136,10 @@ def networks(models: list[str], rounds: int) -> None:
     print(f"Pillow bicubic x4: {1000 * statistics.median(seconds['bicubic']):.0f} ms.")
     print("\n| network | median | peak | peak, best | t | torch takes |\n|---|---|---|---|---|---|")
     for model in models:
-        its, settings = seconds[model], describe_model(model).settings
-        assert isinstance(settings, CompactSettings)
-        share = statistics.median(operations(settings) / one / most for one, most in zip(its, peak, strict=True))
-        at_best = operations(settings) / min(its) / max(peak)
+        its, config = seconds[model], describe_model(model).config
+        assert isinstance(config, CompactConfig)
+        share = statistics.median(operations(config) / one / most for one, most in zip(its, peak, strict=True))
+        at_best = operations(config) / min(its) / max(peak)
         longer, t = ratio(seconds[f"{model} in torch"], its), ratio(its, seconds["t"])
         usual = f"{1000 * statistics.median(its):.0f} ms"
         print(f"| {model} | {usual} | {share:.0%} | {at_best:.0%} | {t:.2f} | {longer:.2f} times as long |")

@@ -1,4 +1,4 @@
-"""Make srcli/weights/vgg16.safetensors: VGG16's convolutions with the unit of each layer, measured on photographs.
+"""Make srcli/models/weights/vgg16.safetensors: VGG16's convolutions with the unit of each layer, measured on photographs.
 
     python benchmarks/vgg_file.py WEIGHTS.safetensors PHOTOS
 
@@ -14,10 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from srcli.config import VGG_LAYERS
 from srcli.core.vgg import OXFORD_INPUT, VGG16Features, VGGWeights
-from srcli.images import find_pictures, read_srgb
-from srcli.models import WEIGHTS
-from srcli.settings import VGG_LAYERS
+from srcli.io.discover import find_images
+from srcli.io.read import read_srgb
+from srcli.models.checkpoint import WEIGHTS
 
 
 @torch.inference_mode()
@@ -27,7 +28,7 @@ def main(source: Path, photos: Path) -> None:
         metadata = file.metadata()
     vgg = VGG16Features(VGG_LAYERS, VGGWeights("oxford", tensors, OXFORD_INPUT))
     sums = dict.fromkeys(VGG_LAYERS, 0.0)
-    paths = find_pictures(photos)[::8]
+    paths = find_images(photos)[::8]
     for path in paths:
         picture = torch.from_numpy(read_srgb(path)).permute(2, 0, 1)[None].float() / 255
         for layer, features in vgg(picture).items():

@@ -19,8 +19,8 @@ class Bicubic:
 
     halo = 2
     grid = 1  # tiles may begin anywhere
-    pixel_bytes = 1000  # of memory for each small pixel
-    own_bytes = None  # works in the machine's memory, not in a GPU's
+    bytes_per_pixel = 1000  # of memory for each small pixel
+    device_free_bytes = None  # works in the machine's memory, not in a GPU's
     runs_on = "cpu (torch)"
 
     def __init__(self, scale: int) -> None:
@@ -35,5 +35,5 @@ class Bicubic:
 
 if __name__ == "__main__":
     source, target, scale = (*sys.argv[1:], "4")[:3]
-    picture = srcli.read_picture(source)
-    srcli.write_picture(srcli.upscale(Bicubic(int(scale)), picture), target, overwrite=True)
+    picture = srcli.read_image(source)
+    srcli.write_image(srcli.upscale(Bicubic(int(scale)), picture), target, overwrite=True)

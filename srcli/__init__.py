@@ -8,25 +8,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from srcli.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from srcli.comparison import Comparison, compare
     from srcli.errors import SrcliError
-    from srcli.images import Picture, read_picture, write_picture
-    from srcli.upscaling import load_enlarger, upscale
+    from srcli.evaluation.compare import Comparison, compare
+    from srcli.inference.backend import load_model
+    from srcli.inference.upscale import upscale
+    from srcli.io.image import Image
+    from srcli.io.read import read_image
+    from srcli.io.write import write_image
 
 _HOMES = {
-    "Comparison": "comparison",
-    "Picture": "images",
+    "Comparison": "evaluation.compare",
+    "Image": "io.image",
     "SrcliError": "errors",
-    "compare": "comparison",
-    "load_enlarger": "upscaling",
-    "read_picture": "images",
-    "upscale": "upscaling",
-    "write_picture": "images",
+    "compare": "evaluation.compare",
+    "load_model": "inference.backend",
+    "read_image": "io.read",
+    "upscale": "inference.upscale",
+    "write_image": "io.write",
 }
-__all__ = ["Comparison", "Picture", "SrcliError", "compare", "load_enlarger", "read_picture", "upscale", "write_picture"]
+__all__ = ["Comparison", "Image", "SrcliError", "compare", "load_model", "read_image", "upscale", "write_image"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from srcli.cli import main
-from srcli.core.generators import build_generator
-from srcli.images import Picture, write_picture
-from srcli.models import save_model
-from srcli.settings import CompactSettings
+from srcli.config import CompactConfig
+from srcli.core.networks import build_generator
+from srcli.io.image import Image
+from srcli.io.write import write_image
+from srcli.models.checkpoint import save_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -54,7 +55,7 @@ def pixels() -> Callable[..., np.ndarray]:
 def photo(tmp_path: Path, pixels: Callable[..., np.ndarray]) -> Path:
     """A 40x30 PNG."""
     path = tmp_path / "photo.png"
-    write_picture(Picture(pixels(30, 40)), path)
+    write_image(Image(pixels(30, 40)), path)
     return path
 
 
@@ -63,7 +64,7 @@ def photos(tmp_path: Path, pixels: Callable[..., np.ndarray]) -> Path:
     """A folder of three PNGs of 96x80, one of them in a subfolder."""
     folder = tmp_path / "photos"
     for number, name in enumerate(("one.png", "two.png", "below/three.png")):
-        write_picture(Picture(pixels(80, 96, seed=number)), folder / name)
+        write_image(Image(pixels(80, 96, seed=number)), folder / name)
     return folder
 
 
@@ -74,16 +75,16 @@ def model(tmp_path: Path) -> Path:
 
 
 def make_model(path: Path, *, scale: int) -> Path:
-    settings = CompactSettings(scale=scale, channels=8, blocks=2)
+    config = CompactConfig(scale=scale, channels=8, blocks=2)
     torch.manual_seed(0)
-    generator = build_generator(settings)
+    generator = build_generator(config)
     torch.nn.init.normal_(generator.tail.weight, std=0.05)
-    save_model(path, generator, settings, about={})
+    save_model(path, generator, config, about={})
     return path
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """What a command left behind."""
 
     exit_code: int
@@ -92,16 +93,16 @@ class Outcome:
 
 
 @pytest.fixture
-def srcli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def srcli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., CommandResult]:
     """Run a command in this process."""
 
-    def run(*words: object) -> Outcome:
+    def run(*words: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["srcli", *map(str, words)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             main()
         out, err = capfd.readouterr()
-        return Outcome(int(end.value.code or 0), out, err)
+        return CommandResult(int(end.value.code or 0), out, err)
 
     return run
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from srcli.catalog import WEIGHTS, choose_models, describe_model, shipped_models
-from srcli.core.devices import takes_cpu
-from srcli.images import read_picture
-from srcli.settings import read_yaml
-from tests.conftest import EXAMPLES, Outcome
+from srcli.config import read_yaml
+from srcli.core.device import takes_cpu
+from srcli.io.read import read_image
+from srcli.models.registry import WEIGHTS, describe_model, select_models, shipped_models
+from tests.conftest import EXAMPLES, CommandResult
 
 ROOT = EXAMPLES.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_the_example_that_make_demo_runs_enlarges(tmp_path: Path) -> None:
     target = tmp_path / "bicubic.png"
     words = [str(EXAMPLES / "bicubic.py"), str(EXAMPLES / "small" / "astronaut.png"), str(target)]
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
-    assert read_picture(target).width == 512
+    assert read_image(target).width == 512
 
 
 @pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models", "export"])
@@ -97,7 +97,7 @@ def test_every_figure_is_the_measured_one(text: str) -> None:
         assert f"| {model} | {t} | {' | '.join(figures)} |" in text
 
 
-def test_the_list_of_models_in_the_readme_is_what_the_command_prints(srcli: Callable[..., Outcome]) -> None:
+def test_the_list_of_models_in_the_readme_is_what_the_command_prints(srcli: Callable[..., CommandResult]) -> None:
     assert srcli("models").stdout in README
 
 
@@ -108,11 +108,11 @@ def test_every_shipped_model_has_its_figures_its_section_and_its_settings() -> N
         assert f"## {name}\n" in CARD
         command = description.about["command"]
         assert f"`{command}`" in CARD
-        config = re.search(r"-c (\S+)", command)
-        assert config is not None
-        settings = read_yaml(ROOT / config[1])
-        assert settings.generator == description.settings
-        assert settings.steps == description.about["steps"]
+        config_file = re.search(r"-c (\S+)", command)
+        assert config_file is not None
+        config = read_yaml(ROOT / config_file[1])
+        assert config.generator == description.config
+        assert config.steps == description.about["steps"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -129,7 +129,7 @@ def test_the_models_are_visibly_better_than_bicubic_on_every_set() -> None:
 
 
 def test_more_time_gives_more_on_every_set() -> None:
-    qualities = [choose_models(quality=quality) for quality in ("fast", "balanced", "best")]
+    qualities = [select_models(quality=quality) for quality in ("fast", "balanced", "best")]
     for models in zip(*qualities, strict=True):
         ladder = [FIGURES[model.name] for model in models]
         for less, more in pairwise(ladder):

@@ -9,9 +9,9 @@ import sys
 
 import typer
 
-from srcli import __version__
 from srcli.cli import compare_loss, export, losses, models, train, upscale
-from srcli.errors import SettingsError, SrcliError
+from srcli.errors import ConfigError, SrcliError
+from srcli.version import __version__
 
 app = typer.Typer(
     name="srcli",
@@ -51,7 +51,7 @@ def main(words: list[str] | None = None) -> None:
         app(words)
     except SrcliError as error:
         print(f"srcli: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         print("srcli: interrupted.", file=sys.stderr)
         sys.exit(130)

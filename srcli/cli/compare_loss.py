@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srcli.cli.colours import parse_colour
-from srcli.errors import SettingsError, SrcliError
-from srcli.files import written_whole
-from srcli.settings import parse_loss
+from srcli.cli.parsing import parse_colour
+from srcli.config import parse_loss
+from srcli.errors import ConfigError, SrcliError
+from srcli.io.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from srcli.comparison import Comparison, Still
+    from srcli.evaluation.compare import Comparison, ComparisonImage
 
 MISSED = 3
 """Exit code when a limit of --max or --min is not kept."""
@@ -75,36 +75,36 @@ def compare_loss(
 
     Two folders are paired by file name. Docs: docs/compare-loss.md.
     """
-    from srcli.report.comparison import as_csv, as_json, as_rows, as_table, missed, parse_limits
+    from srcli.evaluation.formatting import as_csv, as_json, as_rows, as_table, missed, parse_limits
 
-    settings = parse_loss(loss, layers, distance)
+    config = parse_loss(loss, layers, distance)
     for term, why in (
         ("texture", "compares windows of a crop"),
         ("grid", "depends on a generator's scale"),
         ("frequency", "spans the whole of a crop"),
     ):
-        if getattr(settings, term):
-            raise SettingsError(f"The {term} loss {why}, so pictures are not compared by it; leave out {term}.")
+        if getattr(config, term):
+            raise ConfigError(f"The {term} loss {why}, so pictures are not compared by it; leave out {term}.")
     colour = parse_colour(background)
-    most, least = parse_limits(at_most or [], settings), parse_limits(at_least or [], settings)
+    most, least = parse_limits(at_most or [], config), parse_limits(at_least or [], config)
     folders = reference.is_dir()
     files = [path for path in (map_file, html_file) if path]
     if json and csv:
-        raise SettingsError("--json and --csv exclude each other; give one.")
+        raise ConfigError("--json and --csv exclude each other; give one.")
     if resize_to not in (None, "reference", "candidate"):
-        raise SettingsError(f"There is no --resize-to {resize_to}; choose reference or candidate.")
+        raise ConfigError(f"There is no --resize-to {resize_to}; choose reference or candidate.")
     if resize_to and crop_to_common:
-        raise SettingsError("--resize-to and --crop-to-common exclude each other; give one.")
+        raise ConfigError("--resize-to and --crop-to-common exclude each other; give one.")
     if baseline not in (None, "bicubic"):
-        raise SettingsError(f"There is no baseline {baseline!r}; the one there is, is bicubic.")
+        raise ConfigError(f"There is no baseline {baseline!r}; the one there is, is bicubic.")
     if (baseline is None) != (lr is None):
-        raise SettingsError(
+        raise ConfigError(
             "--baseline bicubic and --lr FILE belong together: the small picture, enlarged to the reference's size."
         )
     if folders and (len(candidates) > 1 or not candidates[0].is_dir()):
-        raise SettingsError(f"{reference} is a folder, so there must be one candidate, and it a folder too.")
+        raise ConfigError(f"{reference} is a folder, so there must be one candidate, and it a folder too.")
     if files and (folders or len(candidates) > 1):
-        raise SettingsError("--map and --html draw one pair; give one reference and one candidate.")
+        raise ConfigError("--map and --html draw one pair; give one reference and one candidate.")
     for path in files:
         if path.exists() and not overwrite:
             raise SrcliError(f"{path} is there already. Use --overwrite to replace it.")
@@ -113,22 +113,22 @@ def compare_loss(
         raise SrcliError("\nsrcli: ".join(missing) + " Use --allow-missing to compare the others.")
     groups = [(first, [second]) for first, second in pairs] if folders else [(reference, candidates)]
 
-    from srcli.comparison import Comparer, bicubic_to, fitted, read_still
+    from srcli.evaluation.compare import Comparer, bicubic_to, fitted, read_comparison_image
 
-    comparer = Comparer(settings, vgg)
+    comparer = Comparer(config, vgg)
     comparisons: list[Comparison] = []
     failures: list[str] = []
     for first, group in groups:
         try:
-            truth = read_still(first, max_pixels)
-            others = [read_still(path, max_pixels) for path in group]
+            truth = read_comparison_image(first, max_pixels)
+            others = [read_comparison_image(path, max_pixels) for path in group]
         except SrcliError as error:
             if not folders:
                 raise
             failures.append(str(error))  # one bad picture does not stop a folder
             continue
         if lr:
-            others.append(bicubic_to(read_still(lr, max_pixels), truth))
+            others.append(bicubic_to(read_comparison_image(lr, max_pixels), truth))
         if resize_to or crop_to_common:
             truth, others = fitted(truth, others, resize_to)
         comparisons += comparer.compare(truth, others, background=colour, maps=bool(files))
@@ -158,11 +158,11 @@ def compare_loss(
 
 def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Pictures of two folders with the same name, whatever the ending; and a sentence for each without partner."""
-    from srcli.images import find_pictures
+    from srcli.io.discover import find_images
 
     def named(folder: Path) -> dict[Path, Path]:
         names: dict[Path, Path] = {}
-        for path in find_pictures(folder):
+        for path in find_images(folder):
             name = path.relative_to(folder).with_suffix("")
             if name in names:
                 raise SrcliError(f"{names[name]} and {path} have the same name, so their partner is unclear. Move one of them.")
@@ -179,18 +179,23 @@ def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], l
 
 
 def _draw(
-    comparison: Comparison, reference: Still, candidate: Still, background: str, map_file: Path | None, html_file: Path | None
+    comparison: Comparison,
+    reference: ComparisonImage,
+    candidate: ComparisonImage,
+    background: str,
+    map_file: Path | None,
+    html_file: Path | None,
 ) -> None:
     """Write the heat maps and the page of one comparison, each whole or not at all."""
     colour = parse_colour(background)
     truth, other = reference.flat(colour), candidate.flat(colour)
     if map_file:
-        from srcli.report.heatmap import sheet
+        from srcli.evaluation.heatmap import sheet
 
-        with written_whole(map_file) as part:
+        with atomic_write(map_file) as part:
             sheet(comparison.maps, other).save(part, "PNG")
     if html_file:
-        from srcli.report.difference import as_page
+        from srcli.evaluation.comparison_page import as_page
 
-        with written_whole(html_file) as part:
+        with atomic_write(html_file) as part:
             part.write_text(as_page(comparison, truth, other, background), encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from srcli.errors import SettingsError, SrcliError
+from srcli.errors import ConfigError, SrcliError
 
 
 def export(
@@ -21,17 +21,17 @@ def export(
 
     Input lr and output sr: 1 x 3 x height x width, RGB in 0..1, float32.
     """
-    from srcli.catalog import describe_model
+    from srcli.models.registry import describe_model
 
     described = describe_model(model)
     path = output or Path(f"{described.name}.onnx")
     if path.suffix.lower() != ".onnx":
-        raise SettingsError(f"{path} does not end in .onnx; let it.")
+        raise ConfigError(f"{path} does not end in .onnx; let it.")
     if path.exists() and not overwrite:
         raise SrcliError(f"{path} is there already. Use --overwrite to replace it, or choose another -o.")
 
-    from srcli.exporting import export_onnx
-    from srcli.models import load_generator
+    from srcli.models.checkpoint import load_generator
+    from srcli.models.export import export_onnx
 
     export_onnx(load_generator(described), path, overwrite=overwrite)
     typer.echo(path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from srcli.core.layers import LAYERS
-from srcli.settings import LAYER_PRESETS, VGG_LAYERS
+from srcli.config import LAYER_PRESETS, VGG_LAYERS
+from srcli.core.vgg_layers import LAYERS
 
 
 def losses() -> None:

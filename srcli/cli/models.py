@@ -12,9 +12,9 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
 ) -> None:
     """List the models that ship, for srcli upscale -m NAME: what each is for, how large and slow it is, and its PSNR in dB."""
-    from srcli.catalog import PURPOSES, SPEED, describe_model, read_figures, shipped_models
+    from srcli.models.registry import PURPOSES, SPEED, describe_model, read_benchmarks, shipped_models
 
-    measured = read_figures()
+    measured = read_benchmarks()
     names = dict.fromkeys([*shipped_models(), *(name for name in measured if not name.startswith("bicubic"))])
     models = sorted(map(describe_model, names), key=lambda model: (model.scale, model.kind, model.name))
     rows: list[dict[str, Any]] = [

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srcli.errors import SettingsError
-from srcli.settings import TrainSettings, from_mapping, parse_loss, read_yaml, to_mapping, write_yaml
+from srcli.config import TrainConfig, from_mapping, parse_loss, read_yaml, to_mapping, write_yaml
+from srcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from srcli.session import Session
+    from srcli.training.run import TrainingRun
 
-DEFAULT = TrainSettings()
-FIELDS = {field.name: field for field in fields(TrainSettings)}
+DEFAULT = TrainConfig()
+FIELDS = {field.name: field for field in fields(TrainConfig)}
 
 ON_RESUME = ("photos", "lr_data", "val", "cache", "device", "save_every", "keep", "patience", "max_time", "log")
 """What may be said anew when a run is resumed, and changes nothing of what the run learns."""
@@ -29,7 +29,7 @@ REMEDIES = ("lr", "clip", "precision")
 
 
 def _option(name: str, *flags: str, metavar: str | None = None) -> Any:
-    """The option of a field of `TrainSettings`, which is left to the YAML file, and then to its default, if not given."""
+    """The option of a field of `TrainConfig`, which is left to the YAML file, and then to its default, if not given."""
     default = FIELDS[name].default
     shown = f" [default: {default}]" if default not in (None, ()) and default is not False else ""
     words = FIELDS[name].metadata["help"] + shown
@@ -45,7 +45,7 @@ def train(
     ctx: typer.Context,
     photos: Annotated[str | None, typer.Argument(help=FIELDS["photos"].metadata["help"], show_default=False)] = None,
     output: Annotated[str | None, _option("output", "-o", "--output", metavar="RUN")] = None,
-    config: Annotated[
+    config_file: Annotated[
         Path | None, typer.Option("-c", "--config", metavar="FILE", help="Settings from a YAML file; options go before it.")
     ] = None,
     resume: Annotated[
@@ -113,36 +113,36 @@ def train(
     that did best on photographs held out. Under torchrun, each process takes a batch of its own.
     """
     given = {name: value for name, value in ctx.params.items() if value is not None}
-    for name in ("config", "resume", "overwrite", "print_config", "check_data"):
+    for name in ("config_file", "resume", "overwrite", "print_config", "check_data"):
         given.pop(name, None)
     if resume is not None:
-        if config is not None or overwrite or print_config or check_data:
-            raise SettingsError("--resume goes with neither --config, --overwrite, --print-config nor --check-data.")
+        if config_file is not None or overwrite or print_config or check_data:
+            raise ConfigError("--resume goes with neither --config, --overwrite, --print-config nor --check-data.")
         _resume(resume, given)
         return
-    settings = settings_from(read_yaml(config) if config else DEFAULT, given)
+    config = config_from(read_yaml(config_file) if config_file else DEFAULT, given)
     if print_config:
-        typer.echo(write_yaml(settings), nl=False)
+        typer.echo(write_yaml(config), nl=False)
         return
-    if settings.photos is None:
-        raise SettingsError("Give a folder of photographs to train on, as in srcli train PHOTOS -o RUN.")
+    if config.photos is None:
+        raise ConfigError("Give a folder of photographs to train on, as in srcli train PHOTOS -o RUN.")
     if check_data:
-        _check_data(settings)
+        _check_data(config)
         return
-    if settings.output is None:
-        raise SettingsError("Give a folder for the run with -o RUN.")
+    if config.output is None:
+        raise ConfigError("Give a folder for the run with -o RUN.")
 
-    from srcli.runs import Run
-    from srcli.session import Session
+    from srcli.training.run import TrainingRun
+    from srcli.training.run_dir import RunDirectory
 
     command = shlex.join(["srcli", *sys.argv[1:]])
-    _go(Session.begin(Run(Path(settings.output)), settings, command, overwrite=overwrite))
+    _go(TrainingRun.begin(RunDirectory(Path(config.output)), config, command, overwrite=overwrite))
 
 
-def settings_from(settings: TrainSettings, given: dict[str, Any]) -> TrainSettings:
+def config_from(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
     """The settings with what the command line says, by the names of its options, in the place of what they say."""
     given = dict(given)
-    mapping = to_mapping(settings)
+    mapping = to_mapping(config)
     shape = {name: given.pop(name) for name in ("architecture", "scale", "channels", "blocks") if name in given}
     features = {name: given.pop(name) for name in ("layers", "distance") if name in given}
     loss = given.pop("loss", None)
@@ -155,47 +155,47 @@ def settings_from(settings: TrainSettings, given: dict[str, Any]) -> TrainSettin
     mapping["loss"] |= features
     if "milestones" in given:
         given["milestones"] = _whole_numbers(given["milestones"])
-    return from_mapping(TrainSettings, mapping | given, "The command line")
+    return from_mapping(TrainConfig, mapping | given, "The command line")
 
 
 def _whole_numbers(words: str) -> list[int]:
     try:
         return [int(word) for word in words.split(",")]
     except ValueError:
-        raise SettingsError(f"--milestones is {words!r}; write whole numbers, as in 5000,8000.") from None
+        raise ConfigError(f"--milestones is {words!r}; write whole numbers, as in 5000,8000.") from None
 
 
 def _resume(path: Path, given: dict[str, Any]) -> None:
     refused = [name for name in given if name not in ON_RESUME + REMEDIES]
     if refused:
-        raise SettingsError(
+        raise ConfigError(
             f"--resume continues a run with its own settings; leave out --{refused[0].replace('_', '-')}, "
             "or begin a new run from its model with --init."
         )
     if path.suffix == ".safetensors":
-        raise SettingsError(f"{path} is a model file, from which no run can be resumed. Give the run's folder, or use --init.")
+        raise ConfigError(f"{path} is a model file, from which no run can be resumed. Give the run's folder, or use --init.")
 
-    from srcli.runs import Run
-    from srcli.session import Session
+    from srcli.training.run import TrainingRun
+    from srcli.training.run_dir import RunDirectory
 
-    run = Run(path.parent if path.suffix == ".pt" else path)
+    run = RunDirectory(path.parent if path.suffix == ".pt" else path)
     state = run.load(path if path.suffix == ".pt" else None)
-    settings = from_mapping(TrainSettings, state["settings"], str(run.checkpoint))
-    _go(Session.resume(run, settings_from(settings, given), state))
+    config = from_mapping(TrainConfig, state["settings"], str(run.checkpoint))
+    _go(TrainingRun.resume(run, config_from(config, given), state))
 
 
-def _check_data(settings: TrainSettings) -> None:
-    from srcli.session import read_photos
+def _check_data(config: TrainConfig) -> None:
+    from srcli.training.run import read_photos
 
-    training, validation = read_photos(settings)
+    trainer, validation = read_photos(config)
     typer.echo(
-        f"{len(training)} photographs to train on, {training.megapixels:.1f} megapixels, "
-        f"{training.crops(settings.patch)} crops of {settings.patch}x{settings.patch} side by side."
+        f"{len(trainer)} photographs to train on, {trainer.megapixels:.1f} megapixels, "
+        f"{trainer.crops(config.patch)} crops of {config.patch}x{config.patch} side by side."
     )
     typer.echo(f"{len(validation) if validation else 0} photographs to validate on.")
 
 
-def _go(session: Session) -> None:
+def _go(session: TrainingRun) -> None:
     """Train, and leave with 130 if it was interrupted: Ctrl-C and SIGTERM let the step that runs end, and save."""
     noted: list[int] = []
 

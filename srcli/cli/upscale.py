@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srcli.cli.colours import parse_colour
-from srcli.errors import SettingsError, SrcliError
+from srcli.cli.parsing import parse_colour
+from srcli.errors import ConfigError, SrcliError
 
 if TYPE_CHECKING:
-    from srcli.batch import Batch, Job, Outcome
-    from srcli.upscaling import Model
+    from srcli.inference.backend import Model
+    from srcli.inference.batch import BatchUpscaler, UpscaleResult
+    from srcli.inference.plan import Job
 
 FORMATS = ("png", "jpg", "webp", "tif", "avif")
 MAX_PIXELS = 1_000_000_000
@@ -65,7 +66,7 @@ def upscale(
             show_default=False,
         ),
     ] = None,
-    naturalness: Annotated[
+    perceptual: Annotated[
         float | None,
         typer.Option(
             "--naturalness",
@@ -124,40 +125,41 @@ def upscale(
     PNG, JPEG, WebP, TIFF and AVIF in and out; 16 bits, grey, transparency, colour profile and EXIF stay.
     """
     if scale is not None and not 1 < scale <= LARGEST_SCALE:
-        raise SettingsError(f"There is no scale {scale:g}; choose more than 1, at most {LARGEST_SCALE}.")
+        raise ConfigError(f"There is no scale {scale:g}; choose more than 1, at most {LARGEST_SCALE}.")
     if scale is not None and size is not None:
-        raise SettingsError("--scale and --size both say how large. Choose one.")
-    if model is not None and not (quality is None and naturalness is None and not photo):
-        raise SettingsError("--model chooses a model, and so do --quality, --naturalness and --photo. Leave one of them out.")
+        raise ConfigError("--scale and --size both say how large. Choose one.")
+    if model is not None and not (quality is None and perceptual is None and not photo):
+        raise ConfigError("--model chooses a model, and so do --quality, --naturalness and --photo. Leave one of them out.")
     if fit and size is None:
-        raise SettingsError("--fit needs a --size to fit into.")
+        raise ConfigError("--fit needs a --size to fit into.")
     if tile is not None and tile != 0 and tile < 16:
-        raise SettingsError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole picture at once.")
+        raise ConfigError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole picture at once.")
     if overwrite and skip_existing:
-        raise SettingsError("--overwrite and --skip-existing contradict each other. Choose one.")
+        raise ConfigError("--overwrite and --skip-existing contradict each other. Choose one.")
     if ending is not None and ending.lower().lstrip(".") not in FORMATS:
-        raise SettingsError(f"There is no format {ending!r}. Choose one of {', '.join(FORMATS)}.")
+        raise ConfigError(f"There is no format {ending!r}. Choose one of {', '.join(FORMATS)}.")
     if max_pixels < 1:
-        raise SettingsError(f"--max-pixels is {max_pixels}; it must be at least 1.")
+        raise ConfigError(f"--max-pixels is {max_pixels}; it must be at least 1.")
     if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
-        raise SettingsError(f"--compare writes a page, and {compare} is no name of one; let it end in .html.")
+        raise ConfigError(f"--compare writes a page, and {compare} is no name of one; let it end in .html.")
     colour = tuple(round(part * 255) for part in parse_colour(background))
 
-    from srcli.batch import Batch, Order, Size, parse_size, plan
-    from srcli.catalog import choose_models
-    from srcli.memory import bytes_of
-    from srcli.upscaling import plan_tiling
+    from srcli.inference.batch import BatchUpscaler, UpscaleOptions
+    from srcli.inference.memory import bytes_of
+    from srcli.inference.plan import Size, parse_size, plan
+    from srcli.inference.tiling import plan_tiling
+    from srcli.models.registry import select_models
 
     models = (
         _models(model)
         if model is not None
-        else choose_models(quality=quality or "balanced", naturalness=naturalness or 0, photo=photo)
+        else select_models(quality=quality or "balanced", perceptual=perceptual or 0, photo=photo)
     )
     # what a natural model makes is not what it was trained to enlarge
-    before = choose_models(quality=quality or "balanced") if naturalness else ()
+    before = select_models(quality=quality or "balanced") if perceptual else ()
     wanted = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
     result_ending = f".{ending.lower().lstrip('.')}" if ending else None
-    order = Order(
+    order = UpscaleOptions(
         size=wanted,
         models=models,
         before=before,
@@ -176,35 +178,35 @@ def upscale(
     jobs = plan(inputs, output, wanted, ending=result_ending, recursive=recursive)
     if compare and not dry_run:
         _check_page(compare, jobs, overwrite=overwrite)
-    _run(Batch(order), jobs, json=json, fail_fast=fail_fast, page=compare)
+    _run(BatchUpscaler(order), jobs, json=json, fail_fast=fail_fast, page=compare)
 
 
 def _check_page(page: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:
     """Raises SrcliError now where the page could not be written after the work."""
-    from srcli.files import check_place, remove_leftovers
+    from srcli.io.atomic import check_writable, remove_stale_temp_files
 
     if page.resolve() in {path.resolve() for job in jobs for path in (job.source, job.target)}:
         raise SrcliError(f"{page} is one of the pictures. Give the page another name.")
-    check_place(page, overwrite=overwrite)
-    remove_leftovers([page])
+    check_writable(page, overwrite=overwrite)
+    remove_stale_temp_files([page])
 
 
 def _models(name: str) -> Sequence[Model]:
-    from srcli.catalog import describe_model, is_foreign
+    from srcli.models.registry import describe_model, is_third_party
 
-    if not is_foreign(name):
+    if not is_third_party(name):
         return [describe_model(name)]
-    from srcli.foreign import load_foreign  # here, as torch takes seconds to import
+    from srcli.inference.third_party import load_third_party  # here, as torch takes seconds to import
 
-    foreign = load_foreign(Path(name))
+    foreign = load_third_party(Path(name))
     print(f"srcli: {foreign.note}", file=sys.stderr)
     return [foreign]
 
 
-def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool, page: Path | None) -> None:
+def _run(batch: BatchUpscaler, jobs: list[Job], *, json: bool, fail_fast: bool, page: Path | None) -> None:
     """Do the jobs and say what became of each; all failures stand at the end. page: where to show what became of them."""
     failures: list[str] = []
-    shown: list[Outcome] = []
+    shown: list[UpscaleResult] = []
     done = skipped = 0
     interrupted = False
     with _terminated_as_interrupted(), _Screen(len(jobs)) as screen:
@@ -244,12 +246,12 @@ def _run(batch: Batch, jobs: list[Job], *, json: bool, fail_fast: bool, page: Pa
         raise typer.Exit(1)
 
 
-def _write_page(path: Path, outcomes: Sequence[Outcome], *, left_out: int, overwrite: bool) -> None:
-    from srcli.files import written_whole
-    from srcli.report.enlargements import Enlargement, as_page
+def _write_page(path: Path, outcomes: Sequence[UpscaleResult], *, left_out: int, overwrite: bool) -> None:
+    from srcli.evaluation.upscale_page import UpscaledImage, as_page
+    from srcli.io.atomic import atomic_write
 
-    enlargements = [
-        Enlargement(
+    upscaled_images = [
+        UpscaledImage(
             "stdin" if str(outcome.job.source) == "-" else str(outcome.job.source),
             "stdout" if str(outcome.job.target) == "-" else str(outcome.job.target),
             outcome.lr or (0, 0),
@@ -261,12 +263,12 @@ def _write_page(path: Path, outcomes: Sequence[Outcome], *, left_out: int, overw
         )
         for outcome in outcomes
     ]
-    with written_whole(path, overwrite=overwrite) as part:
-        part.write_text(as_page(enlargements, left_out=left_out), encoding="utf-8")
+    with atomic_write(path, overwrite=overwrite) as part:
+        part.write_text(as_page(upscaled_images, left_out=left_out), encoding="utf-8")
     print(f"srcli: {path} shows {len(outcomes)} before and after.", file=sys.stderr)
 
 
-def _record(outcome: Outcome) -> dict[str, Any]:
+def _record(outcome: UpscaleResult) -> dict[str, Any]:
     return {
         "input": str(outcome.job.source),
         "output": str(outcome.job.target),

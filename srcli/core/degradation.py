@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srcli.settings import Degradation
+from srcli.config import Degradation
 
 JOHNSON_SIGMA = 1.0
 """Of the blur before the reduction, in hr pixels (Johnson et al. 2016, sec. 4.2)."""

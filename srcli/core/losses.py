@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srcli.core.layers import LAYERS
+from srcli.config import GRID_WINDOW, TEXTURE_WINDOW, Distance, LossConfig
 from srcli.core.vgg import VGG16Features
-from srcli.settings import GRID_WINDOW, TEXTURE_WINDOW, Distance, LossSettings
+from srcli.core.vgg_layers import LAYERS
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class FrequencyLoss(nn.Module):
 class WeightedLoss(nn.Module):
     """The weighted sum of the terms whose weight is not 0."""
 
-    def __init__(self, settings: LossSettings, feature: FeatureLoss | None, scale: int) -> None:
+    def __init__(self, config: LossConfig, feature: FeatureLoss | None, scale: int) -> None:
         """feature: needed where the feature or the texture loss has a weight. scale: the generator's, for the grid."""
         super().__init__()
         terms: dict[str, nn.Module | None] = {
@@ -189,7 +189,7 @@ class WeightedLoss(nn.Module):
             "grid": GridLoss(scale),
             "frequency": FrequencyLoss(),
         }
-        self.weights = {name: getattr(settings, name) for name in terms if getattr(settings, name)}
+        self.weights = {name: getattr(config, name) for name in terms if getattr(config, name)}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})  # type: ignore[misc]
 
     def forward(self, sr: Tensor, hr: Tensor) -> Loss:

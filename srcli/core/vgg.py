@@ -9,23 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srcli.core.layers import LAYERS
+from srcli.config import VGG_LAYERS
+from srcli.core.vgg_layers import LAYERS
 from srcli.errors import SrcliError
-from srcli.settings import VGG_LAYERS
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class InputNormalization:
     """What a network wants to see: (RGB in [0, 1] - mean) / std."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-OXFORD_INPUT = Normalisation((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+OXFORD_INPUT = InputNormalization((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
 """RGB in 0..255 less the mean colour of ImageNet (Simonyan and Zisserman 2014, original Caffe release)."""
 
-TORCHVISION_INPUT = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TORCHVISION_INPUT = InputNormalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's own trainings want."""
 
 
@@ -36,7 +36,7 @@ class VGGWeights:
     name: str
     tensors: Mapping[str, Tensor]
     """`features.N.weight` and `features.N.bias`, as torchvision names them."""
-    normalisation: Normalisation
+    normalization: InputNormalization
     units: Mapping[str, float] = field(default_factory=dict)
     """Mean magnitude of a layer's activations on photographs; 1 for a layer that is not named."""
 
@@ -68,8 +68,8 @@ class VGG16Features(nn.Module):
                 self.convs[name] = conv
                 inside = outside
         self.units = {layer: weights.units.get(layer, 1.0) for layer in self.layers}
-        self.register_buffer("mean", torch.tensor(weights.normalisation.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(weights.normalisation.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(weights.normalization.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(weights.normalization.std).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
     mean: Tensor

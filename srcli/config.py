@@ -1,0 +1,408 @@
+"""Every choice that a user can make, as frozen dataclasses of plain values, and YAML to and from them.
+
+A settings object is checked when it is made, so that whoever holds one need not check again. It travels inside the model
+file, where it says how to rebuild the generator. Nothing here imports torch: the command line reads its defaults here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from srcli.errors import ConfigError, SrcliError, did_you_mean
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Distance = Literal["squared", "absolute"]
+Degradation = Literal["bicubic", "johnson", "photo"]
+Optimizer = Literal["muon", "adam", "adamw"]
+Schedule = Literal["cosine", "multistep", "constant"]
+Log = Literal["csv", "tensorboard"]
+
+VGG_LAYERS = tuple(
+    f"{kind}{block}_{number}"
+    for block, depth in enumerate((2, 2, 3, 3, 3), start=1)
+    for number in range(1, depth + 1)
+    for kind in ("conv", "relu")
+)[:-5]  # the shipped weights end with conv5_1
+"""The layers of VGG16 that can be chosen by name, in the order in which an image meets them: conv1_1 ... conv5_1."""
+
+LAYER_PRESETS: dict[str, tuple[str, ...]] = {
+    "first23": ("relu4_3",),
+    "johnson": ("relu2_2",),
+    "gatys": ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
+    "all": VGG_LAYERS,
+}
+"""`first23`: the end of torchvision's `features[:23]`. `johnson`: Johnson et al. 2016, super-resolution.
+`gatys`: Gatys et al. 2016, style; conv5_1 lies outside the first 23 layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig:
+    """Plain 3x3 convolutions on the small image: `blocks` of them, `channels` wide, between a head and a tail."""
+
+    architecture: Literal["compact"] = "compact"
+    scale: int = 4
+    channels: int = 48
+    blocks: int = 8
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, scales=(2, 3, 4))
+
+    def can_initialize_from(self, other: GeneratorConfig) -> bool:
+        """Whether the weights of `other` can begin this one: of any scale, as deep, and no wider."""
+        fitting = isinstance(other, CompactConfig) and other.blocks == self.blocks
+        return fitting and other.channels <= self.channels
+
+    @property
+    def halo(self) -> int:
+        """How many lr pixels beyond a place can change it: one for each 3x3 convolution; bilinear needs no more than one."""
+        return 2 + self.blocks
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory that it needs for each lr pixel: ten numbers for each channel where it has most of them."""
+        return 40 * max(self.channels, 3 * self.scale**2)
+
+
+SLOPE = 0.1
+"""Slope of the compact generator's leaky ReLU below zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JohnsonConfig:
+    """The network of Johnson et al. 2016: `blocks` residual blocks, `channels` wide."""
+
+    architecture: Literal["johnson"] = "johnson"
+    scale: int = 4
+    channels: int = 64
+    blocks: int = 4
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, scales=(2, 3, 4, 8))
+
+    def can_initialize_from(self, other: GeneratorConfig) -> bool:
+        """Whether the weights of `other` can begin this one: of any scale, of the same sizes."""
+        return isinstance(other, JohnsonConfig) and replace(other, scale=self.scale) == self
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory that it needs for each lr pixel: four numbers for each channel of the enlarged picture."""
+        return 16 * self.channels * self.scale**2
+
+
+GeneratorConfig = CompactConfig | JohnsonConfig
+GENERATORS: dict[str, type[CompactConfig] | type[JohnsonConfig]] = {
+    "compact": CompactConfig,
+    "johnson": JohnsonConfig,
+}
+
+
+def _check_sizes(generator: GeneratorConfig, *, scales: tuple[int, ...]) -> None:
+    if generator.scale not in scales:
+        names = ", ".join(str(scale) for scale in scales)
+        raise ConfigError(f"{generator.architecture} has no scale {generator.scale}; choose one of {names}.")
+    for name in ("channels", "blocks"):
+        _check_at_least(1, name, getattr(generator, name))
+
+
+def _check_at_least(least: float, name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= least):
+        raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The weights of the terms of the loss, and the VGG16 layers (with weights) that make the feature and the texture loss.
+
+    distance: of the feature loss. A term of weight 0 is not computed.
+    """
+
+    pixel: float = 1.0
+    l1: float = 0.0
+    charbonnier: float = 0.0
+    feature: float = 0.0
+    texture: float = 0.0
+    tv: float = 0.0
+    grid: float = 0.0
+    frequency: float = 0.0
+    layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_3": 1.0})
+    distance: Distance = "squared"
+
+    def __post_init__(self) -> None:
+        for name in LOSS_TERMS:
+            _check_at_least(0, f"The weight of the {name} loss", getattr(self, name))
+        if not any(getattr(self, name) for name in LOSS_TERMS):
+            raise ConfigError("Every weight of the loss is 0, so nothing would be learnt; give one, as in pixel=1.")
+        if not self.layers:
+            raise ConfigError("The feature loss has no layers; give at least one, as in relu4_3.")
+        if self.distance not in get_args(Distance):
+            raise ConfigError(f"There is no distance {self.distance!r}; choose squared or absolute.")
+        for layer, weight in self.layers.items():
+            if layer not in VGG_LAYERS:
+                raise ConfigError(f"VGG16 has no layer {layer}. {did_you_mean(layer, VGG_LAYERS)}")
+            _check_at_least(0, f"The weight of layer {layer}", weight)
+
+    @property
+    def sees_features(self) -> bool:
+        """Whether VGG16 is needed."""
+        return bool(self.feature or self.texture)
+
+
+LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "texture", "tv", "grid", "frequency")
+"""The parts of a loss; `srcli.core.losses` says what each is."""
+
+GRID_WINDOW = 8
+"""Side of the windows of the grid loss, in squares of scale x scale pixels."""
+
+TEXTURE_WINDOW = 32
+"""Side of the windows of the texture loss, in pixels."""
+
+SHIFTS = 8
+"""By fewer than so many rows and columns training cuts the pictures for VGG16: its stride after three poolings, at relu4_3."""
+
+
+def _setting(default: Any, help: str) -> Any:
+    """A field with a default and the words that explain it, which `srcli train --help` prints."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run, whole: the same settings and photographs give the same model on the same machine.
+
+    Each field is an option of `srcli train` and a key of its YAML file; paths are taken from the folder one stands in.
+    """
+
+    photos: str | None = _setting(None, "Folder of photographs, with its subfolders.")
+    output: str | None = _setting(None, "Folder for the model, the checkpoints and the history.")
+    lr_data: str | None = _setting(None, "Folder of small pictures with the photographs' names, instead of a degradation.")
+    val: str | None = _setting(None, "Folder of photographs for validation, instead of some of those for training.")
+    val_split: float = _setting(0.02, "Share of the photographs that is held out for validation; 0 validates on none.")
+    val_every: int = _setting(1000, "Steps between two validations; the first comes before step 1.")
+    cache: str = _setting("auto", "Folder for the decoded photographs; auto is the user's cache folder, none is memory.")
+
+    generator: GeneratorConfig = field(default_factory=CompactConfig)
+    degradation: Degradation = _setting("bicubic", "How small pictures are made: bicubic, johnson (blurred first) or photo.")
+    loss: LossConfig = field(default_factory=LossConfig)
+    vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
+    init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")
+
+    steps: int = _setting(10_000, "Updates of the weights.")
+    batch: int = _setting(16, "Crops in a step, of each process.")
+    accumulate: int = _setting(1, "Parts that a step's crops are computed in, one after the other, to save memory.")
+    patch: int = _setting(192, "Side of a crop of the true image, in pixels; a multiple of the scale.")
+    optimizer: Optimizer = _setting("muon", "muon (Adam for weights that are no kernels), adam or adamw.")
+    weight_decay: float = _setting(0.0, "Decay of the weights; 0.1 keeps channels alive in long runs of Muon.")
+    lr: float = _setting(5e-3, "Peak learning rate; Adam wants a fifth or less of what Muon does.")
+    warmup: int = _setting(100, "Steps in which the learning rate grows to its peak.")
+    schedule: Schedule = _setting("cosine", "After the warm-up: cosine (to a hundredth), multistep (halved) or constant.")
+    milestones: tuple[int, ...] = _setting((), "Steps at which multistep halves the learning rate, as in 5000,8000.")
+    clip: float = _setting(1.0, "Largest norm of the gradient; it is scaled down to this.")
+    ema: float = _setting(0.999, "Decay of the moving average of the weights, which is what is validated and written; 0: none.")
+    precision: Precision = _setting("auto", "auto, fp32, bf16 or fp16; auto is bf16 where the processor gains by it.")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
+    compile: bool = _setting(False, "Compile the generator with torch.compile; needs a C++ compiler.")
+    seed: int = _setting(0, "Seed of the first weights, the crops, the degradation and the split.")
+
+    save_every: int = _setting(1000, "Steps between two writings of the checkpoint and the model file.")
+    keep: int = _setting(0, "Earlier checkpoints that stay beside the last one.")
+    patience: int = _setting(0, "Validations without a better loss after which training ends; 0: never.")
+    max_time: str | None = _setting(None, "Time after which the run is saved and left, as in 90m or 8h.")
+    log: Log = _setting("csv", "csv, or tensorboard for both.")
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            _check_at_least(least, name, getattr(self, name))
+        for name in ("lr", "clip"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("ema", "val_split"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+        if self.batch % self.accumulate:
+            raise ConfigError(f"A batch of {self.batch} crops has no {self.accumulate} equal parts; let accumulate divide it.")
+        if self.schedule == "multistep" and not self.milestones:
+            raise ConfigError("The multistep schedule has no milestones; give some, as in --milestones 5000,8000.")
+        if self.milestones and self.schedule != "multistep":
+            raise ConfigError(
+                f"Milestones belong to the multistep schedule, and it is {self.schedule}; add --schedule multistep."
+            )
+        if self.max_time is not None:
+            seconds(self.max_time)
+        smallest = {"grid": (GRID_WINDOW + 4) * self.generator.scale, "texture": TEXTURE_WINDOW + SHIFTS}
+        for term, least in smallest.items():
+            if getattr(self.loss, term) and self.patch < least:
+                raise ConfigError(f"A patch of {self.patch} pixels is too small for the {term} loss; use at least {least}.")
+        if self.patch % self.generator.scale:
+            lower = self.patch - self.patch % self.generator.scale
+            raise ConfigError(
+                f"A patch of {self.patch} pixels is no multiple of the scale {self.generator.scale}; "
+                f"use {lower} or {lower + self.generator.scale}."
+            )
+
+    def portable(self) -> TrainConfig:
+        """The same settings without what only the machine they ran on knows: what a model file may tell."""
+        return replace(self, photos=None, output=None, lr_data=None, val=None, cache="auto")
+
+
+_LEAST = {
+    "steps": 1,
+    "batch": 1,
+    "accumulate": 1,
+    "patch": 8,
+    "warmup": 0,
+    "weight_decay": 0,
+    "seed": 0,
+    "save_every": 1,
+    "val_every": 1,
+    "keep": 0,
+    "patience": 0,
+}
+
+
+def seconds(words: str) -> float:
+    """`45s`, `90m`, `8h` or `2d` in seconds. Raises ConfigError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", words)
+    if match is None:
+        raise ConfigError(f"The time {words!r} is none; write a number with its unit, as in 45s, 90m, 8h or 2d.")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+
+
+def parse_loss(words: str, layers: str | None = None, distance: str | None = None) -> LossConfig:
+    """`pixel=1,feature=0.1`, `relu2_2=0.5,relu4_3` (or a preset's name) and `absolute`, as written on the command line."""
+    terms: dict[str, Any] = dict.fromkeys(LOSS_TERMS, 0.0) | _parse_weights(words, "loss", LOSS_TERMS, default=None)
+    if layers is not None:
+        terms["layers"] = parse_layers(layers)
+    if distance is not None:
+        terms["distance"] = distance
+    return LossConfig(**terms)
+
+
+def parse_layers(words: str) -> dict[str, float]:
+    """Layers by name, each with an optional weight, or the name of a preset."""
+    if words in LAYER_PRESETS:
+        return dict.fromkeys(LAYER_PRESETS[words], 1.0)
+    return _parse_weights(words, "layer", (*VGG_LAYERS, *LAYER_PRESETS), default=1.0)
+
+
+def _parse_weights(words: str, what: str, known: tuple[str, ...], default: float | None) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for word in words.split(","):
+        name, equals, number = (part.strip() for part in word.partition("="))
+        if name not in known:
+            raise ConfigError(f"There is no {what} called {name!r}. {did_you_mean(name, known)}")
+        if name in weights:
+            raise ConfigError(f"The {what} {name} is given twice in {words!r}; give it once.")
+        if not equals and default is None:
+            raise ConfigError(f"The {what} {name} has no weight in {words!r}; write {name}=1.")
+        try:
+            weights[name] = float(number) if equals else float(default or 0)
+        except ValueError:
+            raise ConfigError(f"The weight of {name} is {number!r}, which is no number; write {name}=1.") from None
+    return weights
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Settings as plain dicts, numbers and strings: what YAML and the model file hold."""
+    plain = asdict(config)
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            plain[name] = dict(value)
+        elif isinstance(value, tuple):
+            plain[name] = list(value)
+    return plain
+
+
+def from_mapping(cls: type[ConfigT], mapping: Any, where: str) -> ConfigT:
+    """The reverse of `to_mapping`. An unknown key or a value of another kind is an error that names `where` it stands."""
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where} should hold names and values, and holds {mapping!r}.")
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if name not in known:
+            raise ConfigError(f"{where} has an unknown key {name!r}. {did_you_mean(str(name), known)}")
+        if name == "generator":
+            values[name] = generator_from_mapping(value, f"{where}, generator")
+        elif name == "loss":
+            if isinstance(value, Mapping) and any(term in LOSS_TERMS for term in value):
+                value = dict.fromkeys(LOSS_TERMS, 0.0) | dict(value)  # who names terms wants these alone
+            values[name] = from_mapping(LossConfig, value, f"{where}, loss")
+        elif name == "layers":
+            values[name] = _layers_from(value, f"{where}, layers")
+        else:
+            values[name] = _plain(value, hints[name], f"{where}, {name}")
+    return cls(**values)
+
+
+def generator_from_mapping(mapping: Any, where: str) -> GeneratorConfig:
+    """Settings of a generator, of the class that its `architecture` names."""
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where} should hold names and values, and holds {mapping!r}.")
+    name = mapping.get("architecture", "compact")
+    if name not in GENERATORS:
+        raise ConfigError(f"{where}: there is no generator {name!r}. {did_you_mean(str(name), GENERATORS)}")
+    return from_mapping(GENERATORS[name], mapping, where)
+
+
+def _layers_from(value: Any, where: str) -> dict[str, float]:
+    if isinstance(value, str):
+        return parse_layers(value)
+    if isinstance(value, Mapping) and value:
+        return {str(layer): _plain(weight, float, f"{where}, {layer}") for layer, weight in value.items()}
+    raise ConfigError(f"{where} should be layers with weights, as in {{relu4_3: 1}}, and is {value!r}.")
+
+
+def _plain(value: Any, kind: Any, where: str) -> Any:
+    """`value`, if it is of `kind`: a number, a bool, a string, a Literal, a tuple of numbers, or None where that may be.
+
+    Whole numbers pass as floats.
+    """
+    choices = get_args(kind)
+    if type(None) in choices:
+        return None if value is None else _plain(value, choices[0], where)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_plain(each, choices[0], where) for each in value)
+    if kind is float and isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)  # YAML reads 1e-3, which has no dot, as a string
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    if get_origin(kind) is Literal and value in choices:
+        return value
+    wanted = {int: "a whole number", float: "a number", str: "words", bool: "true or false"}.get(
+        kind, "a list of whole numbers" if get_origin(kind) is tuple else f"one of {', '.join(map(str, choices))}"
+    )
+    raise ConfigError(f"{where} is {value!r}; it should be {wanted}.")
+
+
+def read_yaml(path: Path) -> TrainConfig:
+    """A training run's settings from a YAML file; what the file leaves out keeps its default."""
+    import yaml
+
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SrcliError(f"Cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML: {reason}.") from None
+    return from_mapping(TrainConfig, {} if mapping is None else mapping, str(path))
+
+
+def write_yaml(config: TrainConfig) -> str:
+    """The complete settings as YAML text."""
+    import yaml
+
+    return yaml.safe_dump(to_mapping(config), sort_keys=False)

@@ -1,0 +1,89 @@
+"""A comparison with its pictures in, one HTML page out: slider, maps, worst regions, figures."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from PIL import Image
+
+from srcli.evaluation.compare import Comparison, Region, worst_regions
+from srcli.evaluation.formatting import better, figures, format_figure, how_it_was_made, meaning_of
+from srcli.evaluation.heatmap import at_most, colours, overlay, scale_top
+from srcli.evaluation.html import data, page, png, slider, stage_width
+from srcli.version import __version__
+
+SIDE = 1600
+"""Longest side of the pictures in the page, in pixels; larger ones are reduced for it."""
+
+_BODY = Path(__file__).with_name("comparison_page.html")
+
+
+def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray, background: str = "white") -> str:
+    """The page for one comparison with maps, as text. reference, candidate: H x W x 3 uint8, sRGB."""
+    shown = {"reference": at_most(reference, SIDE), "candidate": at_most(candidate, SIDE)}
+    height, width = shown["reference"].shape[:2]
+    regions = worst_regions(comparison)
+    maps = {
+        name: {
+            "image": data(png(overlay(values, shown["reference"]))),
+            "end": f"{scale_top(values):.3g}",
+            "middle": f"{scale_top(values) / 2:.3g}",
+            "mean": f"{values.mean(dtype=np.float64):.4g}",
+        }
+        for name, values in comparison.maps.items()
+    }
+    bar = Image.fromarray(colours(np.tile(np.linspace(0, 1, 256), (1, 1)), 1))
+    boxes = "".join(
+        f'<rect x="{r.left}" y="{r.top}" width="{r.width}" height="{r.height}"/>'
+        f'<text x="{r.left + 4}" y="{r.top + 4}">{number}</text>'
+        for number, r in enumerate(regions, start=1)
+    )
+    title = f"{Path(comparison.candidate).name} against {Path(comparison.reference).name}"
+    body = Template(_BODY.read_text(encoding="utf-8")).substitute(
+        title=html.escape(title),
+        slider=slider(
+            *(data(png(picture)) for picture in shown.values()),
+            names=(f"reference, {comparison.reference}", f"candidate, {comparison.candidate}"),
+            size=(width, height),
+            stage=stage_width(width),
+            exact=True,
+        ),
+        width=width,
+        height=height,
+        stage=stage_width(width),
+        view=f"0 0 {comparison.width} {comparison.height}",
+        full=f"{comparison.width}x{comparison.height}",
+        font=max(12, comparison.width // 40),
+        options="".join(f'<option value="{name}">{name}, mean {entry["mean"]}</option>' for name, entry in maps.items()),
+        maps=json.dumps(maps),
+        first_map=next(iter(maps.values()))["image"],
+        first_middle=next(iter(maps.values()))["middle"],
+        first_end=next(iter(maps.values()))["end"],
+        bar=data(png(bar)),
+        boxes=boxes,
+        regions="".join(_region(number, region, reference, candidate) for number, region in enumerate(regions, start=1)),
+        rows="".join(_row(comparison, name, value) for name, value in figures(comparison).items()),
+        made=html.escape(how_it_was_made(comparison, background)),
+        version=__version__,
+    )
+    return page(title, body)
+
+
+def _row(comparison: Comparison, name: str, value: float) -> str:
+    cells = (name, format_figure(name, value), better(name), meaning_of(comparison, name))
+    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _region(number: int, region: Region, reference: np.ndarray, candidate: np.ndarray) -> str:
+    rows, columns = slice(region.top, region.top + region.height), slice(region.left, region.left + region.width)
+    details = "".join(
+        f'<figure><img alt="{name}, region {number}" src="{data(png(pixels[rows, columns]))}">'
+        f"<figcaption>{name}</figcaption></figure>"
+        for name, pixels in (("reference", reference), ("candidate", candidate))
+    )
+    where = f"{region.width}x{region.height} pixels at {region.left}, {region.top}"
+    return f"<li><p><b>{number}</b> {where}: total {region.total:.4g}</p><div class=pair>{details}</div></li>"

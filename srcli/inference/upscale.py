@@ -1,0 +1,186 @@
+"""A picture and what enlarges it in, the enlarged picture out: band by band and tile by tile, so that memory stays small.
+
+Works on arrays and needs no torch: what runs the generator is behind `Backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srcli.errors import SrcliError
+from srcli.inference.alpha import BLEED, bleed, neighbor_range
+from srcli.inference.backend import Backend
+from srcli.inference.tiling import TilePlanner, plan_tiling, round_up
+from srcli.io.color import from_srgb_tone, to_srgb_tone, tone_curve
+from srcli.io.image import Image, LutRows, RowReader
+from srcli.io.tiles import tiles
+from srcli.models.registry import ModelSpec
+
+if TYPE_CHECKING:
+    from srcli.inference.third_party import ThirdPartyModel
+
+    Model = ModelSpec | ThirdPartyModel
+
+
+def upscale(
+    backend: Backend,
+    picture: Image,
+    *,
+    tile: int | None = None,
+    on_pixels: Callable[[int], None] | None = None,
+) -> Image:
+    """Enlarge every channel of the picture by the enlarger's scale; depth, profile and metadata stay.
+
+    tile: side of a tile in lr pixels; 0 takes the whole picture at once; None what fits into memory. on_pixels: called with
+    the number of lr pixels done since the last time. See `enlarged`.
+    """
+    profile = next((value for name, _, value in picture.metadata if name == "icc-profile-data"), None)
+    rows = upscale_rows([backend], picture.rows(), profile=profile, tiling=plan_tiling(tile), on_pixels=on_pixels)
+    result = np.empty((rows.height, rows.width, rows.channels), dtype=rows.dtype)
+    done = 0
+    while done < rows.height:
+        band = rows.read(256)
+        result[done : done + len(band)] = band
+        done += len(band)
+    return picture.with_pixels(result)
+
+
+def upscale_rows(
+    backends: Sequence[Backend],
+    rows: RowReader,
+    *,
+    profile: bytes | None,
+    tiling: TilePlanner,
+    on_pixels: Callable[[int], None] | None = None,
+) -> RowReader:
+    """The rows of the picture after one enlarger after another, made as they are read; of the same type.
+
+    Grey pictures are enlarged as RGB of three equal channels. The alpha of transparent pictures is enlarged by itself, and
+    their colours with visible ones in the place of invisible ones, so that none of these bleed into what is seen.
+
+    profile: the picture's colour profile; where its tone curve is far from sRGB's, as a linear one, networks see the picture
+    with sRGB's curve instead. on_pixels: called with the number of lr pixels done since the last time.
+    """
+    kind = rows.dtype
+    curve = tone_curve(profile, grey=rows.channels <= 2) if profile else None
+    result = rows if curve is None else LutRows(rows, to_srgb_tone(curve, kind))
+    for number, backend in enumerate(backends, start=1):
+        last = number == len(backends) and curve is None
+        # between networks, and before another tone curve, 16 bits keep what 8 would round away
+        result = _UpscaledRows(backend, result, kind if last else np.dtype(np.uint16), tiling, on_pixels)
+    return result if curve is None else LutRows(result, from_srgb_tone(curve, kind))
+
+
+class _UpscaledRows:
+    """What an enlarger makes of the rows of a picture, a band of tiles at a time, one band ahead of the reader."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        source: RowReader,
+        dtype: np.dtype[Any],
+        tiling: TilePlanner,
+        on_pixels: Callable[[int], None] | None,
+    ) -> None:
+        self.backend, self.source, self.tiling, self.on_pixels = backend, source, tiling, on_pixels
+        self.width, self.height = source.width * backend.scale, source.height * backend.scale
+        self.channels = source.channels
+        self.dtype = dtype
+        self._halo = round_up(backend.halo + (sum(BLEED) if self.channels in (2, 4) else 0), backend.grid)
+        self._rows = tiling.rows(source, backend)
+        self._top = 0  # lr rows done
+        self._start = 0  # the lr row that `_lr` begins with
+        self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
+        self._band = np.empty((0, self.width, self.channels), dtype=dtype)
+        self._ahead = ThreadPoolExecutor(1)  # of which a picture of one band makes no use
+        self._next: Future[np.ndarray] | None = None
+
+    def read(self, count: int) -> np.ndarray:
+        parts = []
+        while count and (len(self._band) or self._next or self._top < self.source.height):
+            if not len(self._band):
+                self._band = self._next.result() if self._next else self._next_band()
+                self._next = self._ahead.submit(self._next_band) if self._top < self.source.height else None
+            part, self._band = self._band[:count], self._band[count:]
+            if not len(self._band):  # nothing of this band shall stay beside the two that follow
+                part, self._band = part.copy(), self._band.copy()
+            parts.append(part)
+            count -= len(parts[-1])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else self._band
+
+    def _next_band(self) -> np.ndarray:
+        top, bottom = self._top, min(self._top + self._rows, self.source.height)
+        halo = self._halo
+        seen = self._start + len(self._lr)
+        first = max(0, top - halo)
+        fresh = self.source.read(min(bottom + halo, self.source.height) - seen)
+        self._lr = np.concatenate([self._lr[first - self._start :], fresh])
+        self._start = first
+        while True:
+            try:
+                band = self._enlarge_band(top, bottom)
+                break
+            except MemoryError:
+                self.tiling.halve(self.source, self.backend)
+        self._top = bottom
+        return band
+
+    def _enlarge_band(self, top: int, bottom: int) -> np.ndarray:
+        """The enlarged rows of lr rows `top` to `bottom`."""
+        scale = self.backend.scale
+        band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
+        transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
+        shape = self.tiling.shape(bottom - top, self.source, self.backend)
+        # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
+        above = top - self._start
+        for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):
+            inner = slice(above + tile.inner[0].start, above + tile.inner[0].stop)
+            outer = slice(max(0, inner.start - self._halo), inner.stop + self._halo)
+            outer = slice(outer.start, min(outer.stop, len(self._lr)))
+            large = _enlarge(self.backend, self._lr[outer, tile.outer[1]], transparent, self.dtype)
+            down = (inner.start - outer.start) * scale
+            across = (tile.inner[1].start - tile.outer[1].start) * scale
+            place = tuple(slice(part.start * scale, part.stop * scale) for part in tile.inner)
+            rows, columns = (part.stop - part.start for part in place)
+            band[place] = large[down : down + rows, across : across + columns]
+            if self.on_pixels:
+                self.on_pixels((rows // scale) * (columns // scale))
+        return band
+
+
+def _enlarge(backend: Backend, pixels: np.ndarray, transparent: bool, dtype: np.dtype[Any]) -> np.ndarray:
+    """H x W x C integers to sH x sW x C integers of another or the same type."""
+    top, new_top = np.iinfo(pixels.dtype).max, np.iinfo(dtype).max
+    planes = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(top)  # C x H x W
+    has_alpha = planes.shape[0] in (2, 4)
+    colour, alpha = (planes[:-1], planes[-1:]) if has_alpha else (planes, None)
+    grey = colour.shape[0] == 1
+    large_alpha = None
+    if transparent and alpha is not None:
+        low, high = neighbor_range(alpha[0], backend.scale)
+        # within its neighbours' range, so that what was opaque or invisible stays so to the last bit
+        large_alpha = np.clip(_run(backend, np.repeat(alpha, 3, axis=0)).mean(axis=0), low, high)[None]
+        colour = bleed(colour, alpha)
+    large = _run(backend, np.repeat(colour, 3, axis=0) if grey else colour)
+    if grey:
+        large = large.mean(axis=0, keepdims=True)
+    if has_alpha:
+        large = np.concatenate([large, np.ones_like(large[:1]) if large_alpha is None else large_alpha])
+    np.clip(large, 0, 1, out=large)
+    large *= new_top
+    integers: np.ndarray = np.rint(large, out=large).astype(dtype)
+    return integers.transpose(1, 2, 0)
+
+
+def _run(backend: Backend, lr: np.ndarray) -> np.ndarray:
+    sr = backend(lr)
+    expected = (3, lr.shape[1] * backend.scale, lr.shape[2] * backend.scale)
+    if sr.shape != expected:
+        raise SrcliError(f"The model made {sr.shape} of {lr.shape} where {expected} was due. Use another model.")
+    return sr

@@ -1,0 +1,1 @@
+"""Image files: formats, color, metadata, orientation, and atomic writes."""

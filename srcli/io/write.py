@@ -1,0 +1,207 @@
+"""Pictures in, files out: whole or not at all, and row by row."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+
+from srcli.errors import ConfigError, SrcliError
+from srcli.io.atomic import atomic_write
+from srcli.io.discover import EXTENSIONS
+from srcli.io.exif import add_exif_to_tiff
+from srcli.io.image import Image, Metadata, RowReader
+from srcli.io.png_text import TEXTS, add_texts_to_png
+from srcli.io.read import reason
+
+_SAVE: dict[str, dict[str, Any]] = {
+    ".png": {"compression": 6},
+    ".jpg": {"Q": 95, "subsample_mode": "off"},
+    ".webp": {"Q": 95, "smart_subsample": True},
+    ".tif": {"compression": "deflate", "predictor": "horizontal"},
+    ".avif": {"Q": 90, "effort": 3, "compression": "av1", "subsample_mode": "off"},
+}
+_ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
+_LONGEST_SIDE = {".jpg": 65_535, ".webp": 16_383, ".avif": 16_384}
+_LONGEST = 10_000_000  # what libvips takes of any format
+_DEEP = (".png", ".tif", ".avif")  # formats that hold more than 8 bits
+_OPAQUE = (".jpg",)  # formats that hold no transparency
+_CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that surely fit where places are numbers of 32 bits
+_USUAL_DPI = 72  # what programs take where a file says nothing; libvips would write 25.4
+_HELD = 2**24  # pixels that may all be in memory
+_BLOCK = 2**20  # bytes of rows that are asked for at a time, of which several copies are made
+
+WHITE = (255, 255, 255)
+
+
+def check_target(path: Path, width: int, height: int) -> None:
+    """Raises SrcliError where a picture of this size cannot be written under this name: format or its longest side."""
+    extension = _extension(path)
+    longest = _LONGEST_SIDE.get(extension, _LONGEST)
+    if max(width, height) > longest:
+        raise SrcliError(f"{path} would be {width}x{height} pixels; {extension} ends at {longest} a side. Write .png or .tif.")
+
+
+def _extension(path: Path) -> str:
+    extension = path.suffix.lower()
+    extension = _ALIASES.get(extension, extension)
+    if extension not in _SAVE:
+        raise ConfigError(f"{path} has no ending that srcli can write; use one of {', '.join(EXTENSIONS)}.")
+    return extension
+
+
+def write_image(
+    picture: Image, path: str | Path, *, overwrite: bool = False, background: tuple[int, int, int] = WHITE
+) -> list[str]:
+    """Write a picture in memory, as `write_rows` does."""
+    return write_rows(picture.rows(), Path(path), metadata=picture.metadata, overwrite=overwrite, background=background)
+
+
+def write_rows(
+    rows: RowReader,
+    path: Path,
+    *,
+    metadata: Metadata = (),
+    size: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    background: tuple[int, int, int] = WHITE,
+) -> list[str]:
+    """Write the picture beside its place and rename it: whole or not at all. Gives back what the format could not hold.
+
+    JPEG is written at quality 95, WebP at 95, AVIF at 90, PNG and TIFF without loss; 16 bits stay where the format has
+    them; transparency in JPEG becomes the background, RGB in 0..255. size: width and height to resample to first, by Lanczos'
+    kernel on premultiplied colours. PNG, JPEG and TIFF are written while the rows come; WebP and AVIF hold them all.
+
+    Raises SrcliError: the file is there already and not to be overwritten, or the place cannot be written; and whatever
+    reading the rows raises.
+    """
+    extension = _extension(path)
+    options = dict(_SAVE[extension])
+    lost: list[str] = []
+    deep, grey, alpha = rows.dtype == np.uint16, rows.channels <= 2, rows.channels in (2, 4)
+    stream = _Stream(rows)
+    with atomic_write(path, overwrite=overwrite) as part:
+        try:
+            image = stream.image()
+            if size and size != (rows.width, rows.height):
+                image = resample(image, *size, alpha=alpha)
+            if alpha and extension in _OPAQUE:
+                image = image.flatten(background=_tone(background, grey=grey, deep=deep))
+            if deep and extension not in _DEEP:
+                # halves round up, so that 65535 and 0 stay white and black
+                image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if grey else "srgb")
+                lost.append("16 bits, now 8")
+            said = {name: value for name, _, value in metadata}
+            dots = {axis: said.get(axis, _USUAL_DPI / 25.4) for axis in ("xres", "yres")}
+            image = image.copy(**dots)  # dots per mm
+            for name, kind, value in metadata:
+                if name not in dots and name != TEXTS:
+                    image.set_type(kind, name, value)
+            exif = said.get("exif-data")
+            if exif:
+                image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
+            else:
+                options["keep"] = "icc|xmp|iptc|other"  # or JPEG would be given an EXIF block
+            if extension == ".jpg":  # which takes a few percent less on disk, and the whole picture in memory
+                options["optimize_coding"] = image.width * image.height <= _HELD
+            if extension == ".avif":
+                options["bitdepth"] = 12 if deep else 8
+            if extension == ".tif":
+                options["bigtiff"] = image.width * image.height * image.bands * (2 if deep else 1) > _CLASSIC_TIFF
+            image.write_to_file(str(part), **options)
+        except pyvips.Error as error:
+            if stream.failure:
+                raise stream.failure from None
+            raise SrcliError(f"Cannot write {path} ({reason(error, part.name)}).") from None
+        finally:
+            stream.close()
+        if exif and extension == ".tif":
+            add_exif_to_tiff(part, exif)
+        if TEXTS in said and extension == ".png":
+            add_texts_to_png(part, said[TEXTS])
+    if alpha and extension in _OPAQUE and not stream.opaque:
+        lost.insert(0, f"transparency, now {_colour_name(background)}")
+    return lost
+
+
+def resample(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> pyvips.Image:
+    """The picture at another size; colour counts as much as it is visible."""
+    scales: dict[str, Any] = {"vscale": height / image.height, "kernel": "lanczos3"}
+    if not alpha:
+        return image.resize(width / image.width, **scales)
+    large = image.premultiply().resize(width / image.width, **scales).unpremultiply()
+    return large.rint().cast(image.format).copy(interpretation=image.interpretation)
+
+
+def _tone(colour: tuple[int, int, int], *, grey: bool, deep: bool) -> list[float]:
+    red, green, blue = (part * (257 if deep else 1) for part in colour)
+    return [0.299 * red + 0.587 * green + 0.114 * blue] if grey else [red, green, blue]
+
+
+def _colour_name(colour: tuple[int, int, int]) -> str:
+    names = {(255, 255, 255): "white", (0, 0, 0): "black", (128, 128, 128): "grey"}
+    return names.get(colour, "#{:02x}{:02x}{:02x}".format(*colour))
+
+
+class _Stream:
+    """Rows as libvips can take them one after another: as a PNG that is not compressed.
+
+    Of all that libvips reads from a stream, PNG alone holds one to four channels of 8 and 16 bits. So pixels need neither be
+    all in memory nor in a file of their own, and what makes them runs while libvips compresses those before.
+    """
+
+    def __init__(self, rows: RowReader) -> None:
+        self.rows = rows
+        self.failure: BaseException | None = None
+        self.opaque = True
+        self._bytes = self._png()
+        self._rest = memoryview(b"")
+        self._source = pyvips.SourceCustom()  # kept here, as libvips does not keep what Python hands it
+        self._source.on_read(self._read)
+
+    def image(self) -> pyvips.Image:
+        return pyvips.Image.pngload_source(self._source, access="sequential", fail_on="error")
+
+    def close(self) -> None:
+        """Let go of the source, which holds what it calls: as a circle, both would wait for Python to look for circles."""
+        self._bytes.close()
+        del self._source
+
+    def _read(self, size: int) -> bytes:
+        """Called by libvips, in threads of its own: nothing may be raised here, so a failure waits until libvips stops."""
+        try:
+            while not len(self._rest):
+                self._rest = memoryview(next(self._bytes))
+        except StopIteration:
+            return b""
+        except BaseException as failure:
+            self.failure = failure
+            return b""
+        part, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return part
+
+    def _png(self) -> Generator[bytes]:
+        rows = self.rows
+        depth, kind = rows.dtype.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[rows.channels]
+        yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", rows.width, rows.height, depth, kind, 0, 0, 0))
+        packer = zlib.compressobj(0)
+        count = max(1, _BLOCK // (rows.width * rows.channels * rows.dtype.itemsize))
+        for _ in range(0, rows.height, count):
+            pixels = rows.read(count)
+            if rows.channels in (2, 4):
+                self.opaque &= bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all())
+            values = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"), copy=False))
+            lines = np.zeros((len(pixels), 1 + values[0].nbytes), dtype=np.uint8)  # a 0 before each: not filtered
+            lines[:, 1:] = values.view(np.uint8).reshape(len(pixels), -1)
+            del pixels, values  # parts of a band, which would stay beside the two that follow
+            yield _chunk(b"IDAT", packer.compress(lines.data))
+        yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))

@@ -1,0 +1,237 @@
+"""The commands through their front door: results, streams, exit codes, and one sentence for each mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from srcli.io.image import Image
+from srcli.io.read import read_image
+from srcli.io.write import write_image
+from tests.conftest import EXAMPLES, CommandResult
+
+Command = Callable[..., CommandResult]
+Pixels = Callable[..., np.ndarray]
+
+# upscale
+
+
+def test_the_result_lies_beside_the_input_and_its_name_is_printed(srcli: Command, model: Path, photo: Path) -> None:
+    outcome = srcli("upscale", photo, "-m", model, "--device", "cpu")
+    result = photo.with_name("photo_x2.png")
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, f"{result}\n", "")
+    assert read_image(result).pixels.shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp", "tif", "tiff", "avif"])
+def test_every_format_in_and_out(srcli: Command, model: Path, tmp_path: Path, pixels: Pixels, ending: str) -> None:
+    source, target = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+    write_image(Image(pixels(30, 40)), source)
+    assert srcli("upscale", source, "-m", model, "-o", target).exit_code == 0
+    assert read_image(target).pixels.shape == (60, 80, 3)
+
+
+def test_a_folder_goes_to_a_folder(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = srcli("upscale", photos, "-m", model, "-o", tmp_path / "large")
+    assert outcome.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "large").iterdir()) == ["one_x2.png", "two_x2.png"]
+
+
+def test_a_second_call_on_a_folder_does_not_enlarge_the_results(srcli: Command, model: Path, photos: Path) -> None:
+    assert srcli("upscale", photos, "-m", model).exit_code == 0
+    again = srcli("upscale", photos, "-m", model)
+    assert again.exit_code == 1
+    assert again.stderr.count("is there already") == 2
+    assert not list(photos.glob("*_x2_x2*"))
+    assert srcli("upscale", photos, "-m", model, "--overwrite").exit_code == 0
+
+
+def test_one_bad_file_does_not_stop_the_others(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    whole = tmp_path / "whole.jpg"
+    write_image(read_image(photo), whole)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "nothing").mkdir()
+    bad = [text, cut, tmp_path / "empty.png", tmp_path / "missing.png", tmp_path / "nothing"]
+    outcome = srcli("upscale", *bad, photo, "-m", model, "-o", tmp_path / "out")
+    assert outcome.exit_code == 1
+    assert outcome.stdout == f"{tmp_path / 'out' / 'photo_x2.png'}\n"
+    lines = [line for line in outcome.stderr.splitlines() if not line.startswith("srcli: tiny on ")]
+    assert len(lines) == len(bad)
+    for path in bad:
+        assert any(line.startswith("srcli: ") and str(path) in line for line in lines), path
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
+
+
+def test_a_format_that_cannot_be_written_does_not_stop_the_others(
+    srcli: Command, model: Path, photo: Path, tmp_path: Path
+) -> None:
+    from PIL import Image as PILImage
+
+    gif = tmp_path / "one.gif"
+    PILImage.new("RGB", (8, 8)).save(gif)
+    outcome = srcli("upscale", gif, photo, "-m", model)
+    assert (outcome.exit_code, outcome.stdout) == (1, f"{photo.with_name('photo_x2.png')}\n")
+    assert "srcli does not write .gif. Give a name with -o" in outcome.stderr
+    assert srcli("upscale", gif, "-m", model, "-o", tmp_path / "one.png").exit_code == 0
+
+
+def test_results_go_to_stdout_also_where_stderr_is_a_terminal(model: Path, photo: Path) -> None:
+    """Under a pseudo-terminal for stderr alone, as in `srcli upscale ... | xargs`."""
+    import pty
+
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "srcli", "upscale", str(photo), "-m", str(model)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    os.close(controller)
+    assert done.stdout == f"{photo.with_name('photo_x2.png')}\n"
+
+
+def test_two_inputs_for_one_result_are_found_before_the_work(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "photo.png"
+    write_image(read_image(photo), other)
+    outcome = srcli("upscale", photo, other, "-m", model, "-o", tmp_path / "out")
+    assert outcome.exit_code == 1
+    assert "would both become" in outcome.stderr
+    assert srcli("upscale", photo, other, "-m", model, "-o", tmp_path / "one.png").exit_code == 2
+
+
+def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_path: Path, pixels: Pixels) -> None:
+    write_image(Image(pixels(8, 8, 4)), tmp_path / "clear.png")
+    outcome = srcli("upscale", tmp_path / "clear.png", "-m", model, "-o", tmp_path / "clear.jpg")
+    assert outcome.exit_code == 0
+    assert "transparency, now white" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["-m", "compakt-x4"], 2, "no model 'compakt-x4'. Did you mean compact-x4"),
+        (["-m", "missing.safetensors"], 2, "no model file missing.safetensors"),
+        (["-m", "compact-x4", "--quality", "best"], 2, "--model chooses a model, and so do --quality"),
+        (["-m", "compact-x4", "--naturalness", "0"], 2, "--model chooses a model, and so do --quality"),
+        (["-m", "compact-x4", "--photo"], 2, "--model chooses a model, and so do --quality"),
+        (["--photo", "--naturalness", "0.5"], 2, "no more natural model for spoilt photographs"),
+        (["--quality", "bset"], 2, "no quality 'bset'. Did you mean best"),
+        (["--naturalness", "1.5"], 2, "The naturalness is 1.5; it must be at least 0 and at most 1"),
+        (["--naturalness", "0.5", "--quality", "fast"], 2, "only what is faithful or natural and nothing between"),
+        (["--scale", "1"], 2, "no scale 1; choose more than 1, at most 64"),
+        (["--scale", "65"], 2, "no scale 65"),
+        (["--size", "wide"], 2, "'wide' is no size. Say it as in 1920x1080, 1920x or x1080"),
+        (["--size", "0x10"], 2, "'0x10' is no size"),
+        (["--size", "100x", "--scale", "2"], 2, "both say how large"),
+        (["--fit"], 2, "--fit needs a --size"),
+        (["--memory", "lots"], 2, "'lots' is no amount of memory. Say it as in 800M"),
+        (["--format", "gif"], 2, "no format 'gif'. Choose one of png"),
+        (["--background", "pinkish"], 2, "no colour 'pinkish'"),
+        (["--overwrite", "--skip-existing"], 2, "contradict each other"),
+        (["--max-pixels", "0"], 2, "must be at least 1"),
+        (["--device", "gpu"], 2, "no device 'gpu'. Choose auto, cpu, cuda"),
+        (["--tile", "3"], 2, "A tile of 3 pixels is too small"),
+        (["-o", "out.gif"], 2, "srcli cannot write out.gif; let it end in .png"),
+        (["--nonsense"], 2, "No such option"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    srcli: Command, model: Path, photo: Path, words: list[str], code: int, sentence: str
+) -> None:
+    chosen = {"-m", "--quality", "--naturalness", "--photo"} & set(words)
+    outcome = srcli("upscale", photo, *([] if chosen else ["-m", model]), *words)
+    assert (outcome.exit_code, outcome.stdout) == (code, "")
+    assert sentence in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not photo.with_name("photo_x2.png").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error(srcli: Command, model: Path, photo: Path) -> None:
+    outcome = srcli("upscale", photo, "-m", model, "--device", "cuda")
+    assert outcome.exit_code == 1
+    assert "finds no CUDA GPU. Use --device cpu" in outcome.stderr
+
+
+def test_a_model_file_that_is_no_model(srcli: Command, photo: Path, tmp_path: Path) -> None:
+    text, foreign, pickled, cut = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.pth", "d.safetensors"))
+    text.write_text("no model")
+    save_file({"weight": np.zeros(3)}, foreign)
+    torch.save({"weight": Path("anything")}, pickled)
+    cut.write_bytes((EXAMPLES.parent / "srcli" / "models" / "weights" / "vgg16.safetensors").read_bytes()[:1000])
+    for path in (text, foreign, pickled, cut):
+        outcome = srcli("upscale", photo, "-m", path)
+        assert outcome.exit_code == 1
+        assert str(path) in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["upscale", "--help"],
+        ["upscale"],
+        ["train"],
+        ["upscale", "missing.png"],
+        ["models"],
+    ],
+)
+def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom srcli.cli import main\nsys.argv = ['srcli', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True).returncode == 0
+
+
+# models
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        (["--scale", "4"], ["compact-x4"]),
+        (["--scale", "8"], ["compact-x2", "compact-x4"]),
+        (["--quality", "fast"], ["compact-x4:int8"]),
+        (["--quality", "best", "--scale", "2"], ["compact-x2:int8+"]),
+        (["--naturalness", "0.25"], ["compact-x4-perceptual@0.25"]),
+        (["--naturalness", "0.25", "--quality", "best"], ["compact-x4-perceptual@0.25+"]),
+        (["--naturalness", "1", "--quality", "fast"], ["compact-x4-perceptual:int8"]),
+        (["--naturalness", "1", "--scale", "2"], ["compact-x4-perceptual"]),
+        (["--naturalness", "1", "--scale", "8"], ["compact-x2", "compact-x4-perceptual"]),
+        (["--naturalness", "1", "--quality", "fast", "--scale", "16"], ["compact-x4:int8", "compact-x4-perceptual:int8"]),
+    ],
+)
+def test_quality_naturalness_and_scale_choose_the_models(
+    srcli: Command, photo: Path, tmp_path: Path, words: list[str], models: list[str]
+) -> None:
+    outcome = srcli("upscale", photo, "-o", tmp_path / "sr.png", "--json", *words)
+    assert json.loads(outcome.stdout)["models"] == models
+
+
+def test_the_shipped_models_are_listed(srcli: Command) -> None:
+    from srcli.models.checkpoint import load_generator
+    from srcli.models.registry import describe_model, read_benchmarks, shipped_models
+
+    rows = json.loads(srcli("models", "--json").stdout)
+    assert {row["name"] for row in rows} >= set(shipped_models())
+    for row in rows:
+        generator = load_generator(describe_model(row["name"]).path)
+        assert row["scale"] == generator.scale
+        assert row["parameters"] == sum(weight.numel() for weight in generator.parameters())
+        assert row["figures"] == read_benchmarks()[row["name"]]
+        kinds = {"perceptual": "natural", "photo": "photo"}
+        assert row["kind"] == next((kind for word, kind in kinds.items() if word in row["name"]), "faithful")
+        assert row["for"]
+        assert 0.1 < row["megabytes"] < 40

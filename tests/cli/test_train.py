@@ -1,0 +1,469 @@
+"""`srcli train` through its front door: what it leaves behind, what it refuses, and that nothing kills a night's work."""
+
+import csv
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from srcli.config import TrainConfig, read_yaml
+from srcli.io.image import Image
+from srcli.io.read import read_image
+from srcli.io.write import write_image
+from srcli.models.checkpoint import load_generator
+from srcli.models.registry import describe_model
+from tests.conftest import CommandResult, make_model
+
+Command = Callable[..., CommandResult]
+Pixels = Callable[..., np.ndarray]
+
+TINY = ["--generator", "compact", "--channels", 8, "--blocks", 1, "--scale", 2, "--patch", 32, "--batch", 2, "--device", "cpu"]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def words(outcome: CommandResult) -> str:
+    return " ".join(outcome.stderr.split())
+
+
+def test_train_then_upscale(srcli: Command, photos: Path, photo: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = srcli("train", photos, *TINY, "--steps", 4, "-o", run)
+    assert outcome.exit_code == 0
+    assert outcome.stdout == f"{run / 'model.safetensors'}\n"
+    assert "2 photographs to train on, 0.0 megapixels, and 1 to validate on; compact x2 on cpu" in outcome.stderr
+    assert srcli("upscale", photo, "-m", run / "model.safetensors").exit_code == 0
+    assert read_image(photo.with_name("photo_x2.png")).width == 80
+
+
+def test_what_a_run_leaves_behind(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    loss = ["--loss", "pixel=1,feature=0.1", "--layers", "relu1_2,relu2_2=0.5"]
+    assert srcli("train", photos, *TINY, *loss, "--steps", 4, "--val-every", 2, "-o", run).exit_code == 0
+    names = {
+        "checkpoint.pt",
+        "model.safetensors",
+        "best.safetensors",
+        "settings.yaml",
+        "history.csv",
+        "curves.png",
+        "strip.png",
+    }
+    assert {path.name for path in run.iterdir()} == names
+    history = rows(run)
+    assert [row["step"] for row in history] == ["0", "2", "4"]
+    assert history[0]["loss"] == ""
+    for row in history:
+        assert float(row["val_psnr"]) > 10
+        assert row["bicubic_psnr"] == history[0]["bicubic_psnr"]
+    for row in history[1:]:
+        assert float(row["feature_weighted"]) == pytest.approx(0.1 * float(row["feature"]), rel=1e-4)
+        assert float(row["loss"]) == pytest.approx(float(row["pixel_weighted"]) + float(row["feature_weighted"]), rel=1e-4)
+        assert float(row["images_per_second"]) > 0
+    assert read_image(run / "strip.png").width == 4 * 88 + 3 * 6  # 96 pixels less a rim of 4 on each side
+    assert read_image(run / "curves.png").width > 1000
+    about = describe_model(run / "model.safetensors").about
+    assert about["steps"] == 4
+    assert about["command"].startswith("srcli train ")
+    assert about["settings"]["loss"]["layers"] == {"relu1_2": 1.0, "relu2_2": 0.5}
+    assert about["settings"]["photos"] is None
+    assert {"torch", "python"} <= about.keys()
+    assert "val_psnr" in describe_model(run / "best.safetensors").about
+    assert "# srcli train " in (run / "settings.yaml").read_text()
+
+
+def test_the_complete_yaml_says_every_option_and_does_the_same(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    options = [photos, *TINY, "--loss", "l1=1,grid=2", "--patch", 64, "--steps", 3, "-o", tmp_path / "one"]
+    printed = srcli("train", *options, "--schedule", "multistep", "--milestones", "1,2", "--print-config")
+    assert printed.exit_code == 0
+    assert set(yaml.safe_load(printed.stdout)) == set(TrainConfig.__dataclass_fields__)
+    config_file = tmp_path / "all.yaml"
+    config_file.write_text(printed.stdout)
+    assert not (tmp_path / "one").exists()
+    assert srcli("train", "-c", config_file).exit_code == 0
+    again = read_yaml(tmp_path / "one" / "settings.yaml")
+    assert again == read_yaml(config_file)
+    assert (again.milestones, again.loss.l1, again.loss.grid, again.generator.channels) == ((1, 2), 1, 2, 8)
+
+
+def test_options_go_before_the_file(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    config_file = tmp_path / "settings.yaml"
+    config_file.write_text("generator: {scale: 3, channels: 8, blocks: 1}\nsteps: 100\npatch: 48\nbatch: 1\n")
+    assert srcli("train", photos, "-c", config_file, "--steps", 1, "-o", tmp_path / "run", "--device", "cpu").exit_code == 0
+    config = read_yaml(tmp_path / "run" / "settings.yaml")
+    assert (config.steps, config.patch, config.generator.scale) == (1, 48, 3)
+
+
+def test_check_data_says_what_there_is_and_trains_nothing(srcli: Command, photos: Path) -> None:
+    outcome = srcli("train", photos, *TINY, "--check-data")
+    assert outcome.exit_code == 0
+    assert outcome.stdout.splitlines() == [
+        "2 photographs to train on, 0.0 megapixels, 12 crops of 32x32 side by side.",
+        "1 photographs to validate on.",
+    ]
+    (photos / "broken.png").write_text("no picture")
+    assert srcli("train", photos, *TINY, "--check-data").exit_code == 1
+
+
+def test_a_used_run_folder_is_refused_resumed_or_overwritten(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
+    again = srcli("train", photos, *TINY, "--steps", 2, "-o", run)
+    assert again.exit_code == 1
+    assert "Continue it with --resume" in again.stderr
+    assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
+    assert srcli("train", "--resume", run, "--steps", 5).exit_code == 2
+    assert srcli("train", "--resume", tmp_path).exit_code == 1
+    (run / "mine.txt").write_text("stays")
+    assert srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0
+    assert [row["step"] for row in rows(run)] == ["0", "1"]
+    assert (run / "mine.txt").exists()
+
+
+def test_earlier_checkpoints_are_kept_and_can_be_resumed(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "--steps", 5, "--save-every", 1, "--keep", 2, "-o", run).exit_code == 0
+    assert sorted(path.name for path in run.glob("*.pt")) == [
+        "checkpoint-00000003.pt",
+        "checkpoint-00000004.pt",
+        "checkpoint.pt",
+    ]
+    end = torch.load(run / "checkpoint.pt")
+    assert srcli("train", "--resume", run / "checkpoint-00000003.pt").exit_code == 0
+    same_state(torch.load(run / "checkpoint.pt"), end)
+
+
+def test_other_photographs_than_the_run_began_with_are_told(
+    srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels
+) -> None:
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
+    write_image(Image(pixels(80, 96)), photos / "four.png")
+    assert "are not those that the run began with" in srcli("train", "--resume", run).stderr
+
+
+def test_a_model_of_another_scale_gives_all_but_its_last_layer(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    source = make_model(tmp_path / "x3.safetensors", scale=3)
+    options = [photos, *TINY, "--blocks", 2, "--steps", 1, "--lr", 1e-9, "-o", tmp_path / "run", "--init", source]
+    outcome = srcli("train", *options)
+    assert outcome.exit_code == 0
+    assert "is a model x3: its last layer is left out" in words(outcome)
+    trained = load_generator(tmp_path / "run" / "model.safetensors").state_dict()
+    torch.testing.assert_close(trained["head.weight"], load_generator(source).state_dict()["head.weight"], atol=1e-6, rtol=0)
+
+
+def test_training_on_pairs(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    for path in (photos / "one.png", photos / "two.png", photos / "below" / "three.png"):
+        hr = read_image(path)
+        write_image(hr.with_pixels(hr.pixels[::2, ::2]), tmp_path / "small" / path.relative_to(photos))
+    assert srcli("train", photos, *TINY, "--lr-data", tmp_path / "small", "--steps", 2, "-o", tmp_path / "run").exit_code == 0
+    assert len(rows(tmp_path / "run")) == 2
+
+
+def test_tensorboard_gets_what_the_history_has(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "--steps", 2, "--log", "tensorboard", "-o", run).exit_code == 0
+    assert any((run / "tensorboard").iterdir())
+
+
+def test_time_that_is_over_is_no_failure(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    outcome = srcli("train", photos, *TINY, "--steps", 100_000, "--max-time", "1s", "-o", tmp_path / "run")
+    assert outcome.exit_code == 0
+    assert f"as its time of 1s is over. Continue with: srcli train --resume {tmp_path / 'run'}" in words(outcome)
+
+
+# interruptions
+
+
+def command(photos: Path, run: Path, *options: object) -> list[str]:
+    return [sys.executable, "-m", "srcli", "train", *map(str, [photos, *TINY, "--val-split", 0, *options, "-o", run])]
+
+
+def same_state(one: dict[str, object], other: dict[str, object]) -> None:
+    """Equal to the bit: weights, averages, optimizer and counters."""
+    assert one.keys() == other.keys()
+    for name in ("generator", "average"):
+        mine, theirs = one[name], other[name]
+        assert isinstance(mine, dict)
+        assert isinstance(theirs, dict)
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert str(one["optimizer"]) == str(other["optimizer"])
+    assert one["steps"] == other["steps"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path, number: int) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(photos, run, "--steps", 100_000), stderr=subprocess.PIPE, text=True)
+    while not (run / "history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"srcli train --resume {run}" in " ".join(stderr.split())
+    assert torch.load(run / "checkpoint.pt")["steps"] >= 100
+    assert (run / "model.safetensors").exists()
+
+
+def test_a_run_that_is_going_on_is_left_alone(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(photos, run, "--steps", 100_000, "--save-every", 1), stderr=subprocess.PIPE, text=True)
+    while not (run / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    for words in (("--resume", run), (photos, *TINY, "--steps", 1, "-o", run, "--overwrite")):
+        outcome = srcli("train", *words)
+        assert outcome.exit_code == 1
+        assert f"Another process is training in {run}." in " ".join(outcome.stderr.split())
+    assert process.poll() is None
+    process.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert "Cannot" not in stderr
+    assert srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0  # killed, it let go of it
+
+
+def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments, and --resume each time: weights, averages and optimizer equal an uninterrupted run's."""
+    options = ["--steps", 600, "--save-every", 7, "--keep", 1, "--warmup", 20, "--degradation", "photo", "--patch", 16]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    # one thread, as sums in another order would not be equal to the bit
+    surroundings = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command(photos, calm, *options), check=True, capture_output=True, env=surroundings)
+    moments = random.Random(0)
+    resume = [sys.executable, "-m", "srcli", "train", "--resume", str(killed)]
+    kills = 0
+    while kills < 10:
+        going_on = (killed / "checkpoint.pt").exists()
+        if not going_on:
+            subprocess.run(["rm", "-rf", str(killed)], check=True)
+        words = resume if going_on else command(photos, killed, *options)
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=surroundings)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "photographs to train on" in line:
+                break
+        time.sleep(moments.uniform(0, 0.35))
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+        process.communicate()
+        kills += 1
+    assert 0 < torch.load(killed / "checkpoint.pt")["steps"] < 600
+    subprocess.run(resume, check=True, capture_output=True, env=surroundings)
+    same_state(torch.load(killed / "checkpoint.pt"), torch.load(calm / "checkpoint.pt"))
+    assert (killed / "model.safetensors").read_bytes()[-4000:] == (calm / "model.safetensors").read_bytes()[-4000:]
+    assert [row["step"] for row in rows(killed)] == sorted({row["step"] for row in rows(killed)}, key=int)
+    assert not list(killed.glob(".*"))
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(
+    srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    save = torch.save
+    calls: list[object] = []
+
+    def full(content: object, path: Path) -> None:
+        calls.append(content)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"the first bytes")
+            raise OSError(28, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    outcome = srcli("train", photos, *TINY, "--steps", 5, "--save-every", 1, "-o", run)
+    assert outcome.exit_code == 1
+    assert f"Cannot write {run / 'checkpoint.pt'}: No space left on device." in words(outcome)
+    assert torch.load(run / "checkpoint.pt")["steps"] == 2
+    assert not list(run.glob(".*"))
+    monkeypatch.undo()
+    assert srcli("train", "--resume", run, "--cache", "none").exit_code == 0
+
+
+def test_a_disk_with_too_little_room_is_found_first(
+    srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage(10**9, 10**9, 10**6))
+    outcome = srcli("train", photos, *TINY, "--steps", 5, "-o", tmp_path / "run")
+    assert outcome.exit_code == 1
+    assert "has 1 MB free and the run needs about 20 MB" in words(outcome)
+
+
+def test_a_loss_that_persists_in_not_being_finite_leaves_the_batch_and_advice(
+    srcli: Command, photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    wild = "--optimizer", "adam", "--lr", 1e38, "--clip", 1e30, "--warmup", 0
+    outcome = srcli("train", photos, *TINY, "--steps", 400, *wild, "-o", run)
+    assert outcome.exit_code == 1
+    assert "not finite in 10 steps in a row" in words(outcome)
+    assert "Begin again with --lr 1e+37" in words(outcome)
+    assert not (run / "checkpoint.pt").exists()
+    with np.load(run / "not-finite.npz") as batch:
+        assert batch["hr"].shape == (2, 40, 40, 3)
+
+
+def together(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Two processes of Python that `torchrun` starts with `words`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", port]
+    return subprocess.run(
+        [sys.executable, *map(str, torchrun), *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(photos: Path, tmp_path: Path) -> None:
+    options = ["--steps", 6, "--precision", "fp32", "--degradation", "photo", "--patch", 16, "--warmup", 0]
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = command(photos, one, *options, "--batch", 4)
+    subprocess.run(alone, check=True, capture_output=True)
+    done = together(*command(photos, two, *options, "--batch", 2)[1:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{two / 'model.safetensors'}\n"
+    mine, theirs = (torch.load(run / "checkpoint.pt")["generator"] for run in (one, two))
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=0)
+    assert float(rows(one)[-1]["loss"]) == pytest.approx(float(rows(two)[-1]["loss"]), rel=1e-4)
+
+
+LEAVING = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from srcli.config import LossConfig, TrainConfig
+from srcli.core.losses import WeightedLoss
+from srcli.training.dataset import TrainBatch
+from srcli.training.distributed import init_distributed
+from srcli.training.trainer import Trainer, crop_size
+
+config = TrainConfig(photos="photos", patch=16, batch=2)
+cpu = torch.device("cpu")
+world = init_distributed(cpu)
+trainer = Trainer(config, WeightedLoss(LossConfig(), None, 4), cpu, world)
+side = crop_size(config)
+trainer.step(TrainBatch(np.zeros((2, side, side, 3), np.uint8), None, np.zeros((2, 3), bool)))
+world.wait()
+trainer.leave()
+names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+sys.stdout.write(f"{sum('gloo' in name for name in names)} of {world.size}\\n")  # in one piece, as two processes write
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
+def test_no_thread_of_gloo_outlives_training_together(tmp_path: Path) -> None:
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    done = together(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0 of 2\n" * 2  # else they may abort the process as it ends
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--loss", "pixle=1"], 2, "Did you mean pixel"),
+        (["--loss", "pixel=-1"], 2, "at least 0"),
+        (["--layers", "relu4_9"], 2, "no layer called 'relu4_9'"),
+        (["--patch", "33"], 2, "use 32 or 34"),
+        (["--patch", "200"], 1, "training needs at least 208x208"),
+        (["--generator", "jonson"], 2, "Did you mean johnson"),
+        (["--precision", "fp8"], 2, "should be one of auto, fp32, bf16, fp16"),
+        (["--degradation", "foto"], 2, "should be one of bicubic, johnson, photo"),
+        (["--milestones", "1,x", "--schedule", "multistep"], 2, "write whole numbers, as in 5000,8000"),
+        (["--init", "missing.safetensors"], 2, "no model file"),
+        (["--init", "compact-x4"], 1, "compact with 48 channels and 9 blocks, and compact with 8 channels"),
+        (["--device", "cuda:x"], 2, "no device 'cuda:x'"),
+        (["-c", "missing.yaml"], 1, "Cannot read missing.yaml"),
+        (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
+        (["--val", "missing"], 1, "missing is no folder"),
+        (["--lr-data", "missing"], 1, "missing is no folder"),
+        (["--val", "missing", "--lr-data", "missing"], 2, "use --val-split in the place of --val"),
+    ],
+)
+def test_wrong_training_is_one_sentence(
+    srcli: Command, photos: Path, tmp_path: Path, options: list[str], code: int, sentence: str
+) -> None:
+    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "run", *options)
+    assert (outcome.exit_code, outcome.stdout) == (code, "")
+    assert sentence in words(outcome)
+    assert "Traceback" not in outcome.stderr
+    assert not (tmp_path / "run" / "settings.yaml").exists()
+
+
+def test_a_misspelt_key_in_the_file_is_refused(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("stpes: 5\n")
+    outcome = srcli("train", photos, "-c", tmp_path / "run.yaml", "-o", tmp_path / "run")
+    assert outcome.exit_code == 2
+    assert "unknown key 'stpes'. Did you mean steps" in words(outcome)
+
+
+def test_every_bad_picture_is_named_before_the_first_step(srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels) -> None:
+    (photos / "broken.png").write_text("no picture")
+    write_image(Image(pixels(20, 200)), photos / "low.png")
+    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "run")
+    assert outcome.exit_code == 1
+    assert "broken.png" in outcome.stderr
+    assert "low.png is 200x20 pixels; training needs at least 40x40" in outcome.stderr
+
+
+def test_a_folder_without_pictures_and_one_with_a_single_one(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "holds no picture" in srcli("train", tmp_path / "empty", *TINY, "-o", tmp_path / "run").stderr
+    write_image(Image(pixels(64, 64)), tmp_path / "one" / "only.png")
+    outcome = srcli("train", tmp_path / "one", *TINY, "-o", tmp_path / "run")
+    assert outcome.exit_code == 1
+    assert "train without with --val-split 0" in words(outcome)
+    alone = srcli("train", tmp_path / "one", *TINY, "-o", tmp_path / "run", "--val-split", 0, "--steps", 1)
+    assert alone.exit_code == 0
+
+
+def test_a_model_file_is_no_run(srcli: Command, model: Path) -> None:
+    outcome = srcli("train", "--resume", model)
+    assert outcome.exit_code == 2
+    assert "Give the run's folder, or use --init" in words(outcome)
+
+
+def test_a_run_folder_that_cannot_be_written_is_found_first(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "file" / "run")
+    assert outcome.exit_code == 1
+    assert "Cannot write" in outcome.stderr
+
+
+def test_what_is_trained_can_be_used_in_8_bits(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run, target = tmp_path / "run", tmp_path / "large.png"
+    assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
+    model = f"{run / 'model.safetensors'}:int8"
+    outcome = srcli("upscale", photos / "one.png", "-m", model, "-o", target, "--json", "--device", "cpu")
+    assert json.loads(outcome.stdout)["device"] == "cpu (OpenVINO, int8)"
+    assert read_image(target).width == 192

@@ -1,0 +1,405 @@
+"""Comparing: every figure beside an independent implementation, pieces beside the whole, and the command's every answer."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+
+import srcli.evaluation.compare as comparison
+from srcli.config import VGG_LAYERS, Distance, LossConfig
+from srcli.core.losses import WeightedLoss
+from srcli.core.vgg import VGG16Features
+from srcli.core.vgg_layers import LAYERS
+from srcli.errors import SrcliError
+from srcli.evaluation.compare import Comparer, Comparison, ComparisonImage, compare, worst_regions
+from srcli.evaluation.comparison_page import as_page
+from srcli.io.image import Image
+from srcli.io.read import read_image
+from srcli.io.tiles import tiles
+from srcli.io.write import write_image
+from srcli.models.checkpoint import load_feature_loss, load_vgg_weights
+from tests.conftest import EXAMPLES, CommandResult, dom_of, needs_browser
+
+Command = Callable[..., CommandResult]
+Pixels = Callable[..., np.ndarray]
+
+PHOTO = EXAMPLES / "photos" / "chelsea.png"
+ALL = LossConfig(pixel=1, feature=1, layers=dict.fromkeys(VGG_LAYERS, 1.0))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A photograph, 131x97, and a noisy copy."""
+    true = read_image(PHOTO).pixels[100:197, 150:281]
+    noise = np.random.default_rng(0).normal(0, 12, true.shape)
+    reference, candidate = tmp_path / "true.png", tmp_path / "noisy.png"
+    write_image(Image(true), reference)
+    write_image(Image(np.clip(true + noise, 0, 255).astype(np.uint8)), candidate)
+    return reference, candidate
+
+
+def floats(path: Path) -> np.ndarray:
+    with PILImage.open(path) as file:
+        return np.array(file.convert("RGB")).astype(np.float64) / 255
+
+
+def test_equal_pictures_differ_in_nothing(pair: tuple[Path, Path]) -> None:
+    result = compare(pair[0], pair[0], loss=ALL)
+    assert set(result.layers.values()) == {0.0}
+    assert (result.pixel, result.feature, result.total) == (0.0, 0.0, 0.0)
+    assert result.psnr == result.psnr_y == math.inf
+    assert result.ssim == pytest.approx(1, abs=1e-12)
+
+
+def test_pixel_figures_are_scikit_images(pair: tuple[Path, Path]) -> None:
+    result = compare(*pair)
+    hr, sr = (floats(path) for path in pair)
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    luma_hr, luma_sr = 16 / 255 + hr @ weights, 16 / 255 + sr @ weights
+    options = {"data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    assert result.pixel == pytest.approx(mean_squared_error(hr, sr), rel=1e-5)
+    assert result.psnr == pytest.approx(peak_signal_noise_ratio(hr, sr, data_range=1), abs=1e-4)
+    assert result.psnr_y == pytest.approx(peak_signal_noise_ratio(luma_hr, luma_sr, data_range=1), abs=1e-4)
+    assert result.ssim == pytest.approx(structural_similarity(hr, sr, channel_axis=2, **options), abs=1e-5)
+    assert result.ssim_y == pytest.approx(structural_similarity(luma_hr, luma_sr, **options), abs=1e-5)
+
+
+@torch.inference_mode()
+def test_layers_are_the_squared_distances_of_the_whole_pictures_features(pair: tuple[Path, Path]) -> None:
+    """The features themselves are torchvision's: test_vgg.py."""
+    result = compare(*pair, loss=ALL)
+    weights = load_vgg_weights()
+    vgg = VGG16Features(VGG_LAYERS, weights)
+    hr, sr = (vgg(torch.from_numpy(floats(path)).permute(2, 0, 1)[None].float()) for path in pair)
+    for layer in VGG_LAYERS:
+        expected = ((sr[layer] - hr[layer]) ** 2).mean().item() / weights.units[layer] ** 2
+        assert result.layers[layer] == pytest.approx(expected, rel=1e-4), layer
+    assert result.feature == pytest.approx(sum(result.layers.values()))
+    assert result.total == pytest.approx(result.pixel + result.feature)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("distance", ["squared", "absolute"])
+def test_the_total_is_what_training_minimises(pair: tuple[Path, Path], distance: Distance) -> None:
+    config = LossConfig(
+        pixel=2, l1=0.5, charbonnier=0.3, feature=0.1, tv=0.2, layers={"relu1_2": 3, "relu2_2": 1}, distance=distance
+    )
+    hr, sr = (torch.from_numpy(floats(path)).permute(2, 0, 1)[None].float() for path in pair)
+    trained = WeightedLoss(config, load_feature_loss(config.layers, distance=distance), scale=4)(sr, hr)
+    result = compare(*pair, loss=config)
+    assert result.total == pytest.approx(trained.total.item(), rel=1e-5)
+    assert result.terms == pytest.approx({name: trained.terms[name].item() for name in ("l1", "charbonnier", "tv")}, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (816, 1225), (4000, 6000), (10_000, 10_000), (3, 500_000), (70_000, 20)])
+def test_no_piece_is_larger_than_it_may_be_and_little_is_looked_at_twice(size: tuple[int, int]) -> None:
+    height, width = size
+    pieces = list(tiles(height, width, tile=comparison._piece(height, width, 64, 16), halo=64))
+    seen = [math.prod(part.stop - part.start for part in piece.outer) for piece in pieces]
+    assert max(seen) <= comparison.PIECE
+    assert sum(seen) <= 1.35 * height * width
+    for piece in pieces:
+        assert all(part.start % 16 == 0 for part in piece.outer)
+
+
+@pytest.mark.parametrize("size", [(211, 333), (95, 451)])
+def test_pieces_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    true = read_image(PHOTO).pixels[: size[0], : size[1]]
+    noisy = np.clip(true + np.random.default_rng(1).normal(0, 20, true.shape), 0, 255).astype(np.uint8)
+    stills = ComparisonImage("true", true), ComparisonImage("noisy", noisy)
+    comparer = Comparer(ALL)
+    whole = comparer.compare(stills[0], [stills[1]], maps=True)[0]
+    monkeypatch.setattr(comparison, "PIECE", 200 * 200)
+    monkeypatch.setattr(comparison, "STRIP", 16)
+    assert len(list(tiles(*size, tile=comparison._piece(*size, 80, 16), halo=80))) >= 2
+    pieces = comparer.compare(stills[0], [stills[1]], maps=True)[0]
+    for name in ("pixel", "psnr", "ssim", "psnr_y", "ssim_y", "total"):
+        assert getattr(pieces, name) == pytest.approx(getattr(whole, name), rel=1e-4), name
+    for layer in VGG_LAYERS:
+        assert pieces.layers[layer] == pytest.approx(whole.layers[layer], rel=1e-4), layer
+        np.testing.assert_allclose(pieces.maps[layer], whole.maps[layer], rtol=1e-2, atol=1e-4)
+
+
+def test_the_mean_of_a_map_is_the_figure_in_the_table(pair: tuple[Path, Path]) -> None:
+    result = compare(*pair, loss=ALL, maps=True)
+    assert set(result.maps) == {"pixel", *VGG_LAYERS}
+    assert result.maps["pixel"].shape == (97, 131)
+    assert result.maps["pixel"].mean(dtype=np.float64) == pytest.approx(result.pixel)
+    for layer, value in result.layers.items():
+        assert result.maps[layer].shape == (97 // LAYERS[layer].stride, 131 // LAYERS[layer].stride)
+        assert result.maps[layer].mean(dtype=np.float64) == pytest.approx(value)
+
+
+def test_the_worst_region_is_where_the_damage_is() -> None:
+    true = read_image(PHOTO).pixels[:256, :320]
+    hurt = true.copy()
+    hurt[130:180, 200:250] = 255 - hurt[130:180, 200:250]
+    result = Comparer(LossConfig(pixel=1, feature=0.01, layers={"relu2_2": 1.0})).compare(
+        ComparisonImage("true", true), [ComparisonImage("hurt", hurt)], maps=True
+    )[0]
+    regions = worst_regions(result)
+    assert len(regions) == 5
+    first = regions[0]
+    assert first.left <= 200 + 16
+    assert first.left + first.width >= 250 - 16
+    assert first.top <= 130 + 16
+    assert first.top + first.height >= 180 - 16
+    assert [region.total for region in regions] == sorted((region.total for region in regions), reverse=True)
+    for one in regions:
+        for other in regions:
+            apart = abs(one.left - other.left) >= 64 or abs(one.top - other.top) >= 64
+            assert one is other or apart
+
+
+def test_any_kind_of_picture_is_brought_to_srgb(tmp_path: Path) -> None:
+    colour = PILImage.fromarray(np.full((20, 24, 3), (200, 60, 40), dtype=np.uint8))
+    colour.save(tmp_path / "rgb.png")
+    colour.quantize(8).save(tmp_path / "palette.png")
+    write_image(Image(np.array(colour).astype(np.uint16) * 257), tmp_path / "deep.png")
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    colour.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    loss = LossConfig(pixel=1, feature=1, layers={"relu1_2": 1.0})
+    for name in ("palette.png", "deep.png", "turned.png"):
+        assert compare(tmp_path / "rgb.png", tmp_path / name, loss=loss).pixel < 1e-9, name
+    grey = PILImage.new("L", (20, 24), 99)
+    grey.save(tmp_path / "grey.png")
+    grey.convert("RGB").save(tmp_path / "grey_rgb.png")
+    assert compare(tmp_path / "grey.png", tmp_path / "grey_rgb.png", loss=loss).total == 0
+
+
+def test_sixteen_bits_are_compared_as_such(tmp_path: Path) -> None:
+    deep = np.full((16, 16, 3), 30_000, dtype=np.uint16)
+    write_image(Image(deep), tmp_path / "one.png")
+    write_image(Image(deep + 10), tmp_path / "other.png")
+    assert compare(tmp_path / "one.png", tmp_path / "other.png").pixel == pytest.approx((10 / 65_535) ** 2, rel=1e-2)
+
+
+def test_transparency_is_laid_over_the_background_and_compared_by_itself(tmp_path: Path) -> None:
+    clear = np.zeros((16, 16, 4), dtype=np.uint8)
+    clear[..., 0] = 255
+    write_image(Image(clear), tmp_path / "clear.png")
+    write_image(Image(np.full((16, 16, 3), 255, dtype=np.uint8)), tmp_path / "white.png")
+    over_white = compare(tmp_path / "clear.png", tmp_path / "white.png")
+    assert (over_white.pixel, over_white.alpha) == (0.0, 1.0)
+    assert compare(tmp_path / "clear.png", tmp_path / "white.png", background=(0, 0, 0)).pixel == 1.0
+    assert math.isnan(compare(tmp_path / "white.png", tmp_path / "white.png").alpha)
+
+
+def test_pictures_too_small_for_a_layer_or_of_other_sizes_are_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    write_image(Image(np.zeros((5, 7, 3), dtype=np.uint8)), tmp_path / "tiny.png")
+    with pytest.raises(SrcliError, match="7x5 pixels; relu4_3 needs at least 8x8"):
+        compare(tmp_path / "tiny.png", tmp_path / "tiny.png")
+    assert math.isnan(
+        compare(tmp_path / "tiny.png", tmp_path / "tiny.png", loss=LossConfig(feature=1, layers={"relu1_1": 1})).ssim
+    )
+    with pytest.raises(SrcliError, match=r"is 131x97 pixels and .* is 7x5; .*--resize-to reference"):
+        compare(pair[0], tmp_path / "tiny.png")
+
+
+# The command
+
+
+def test_one_candidate_gives_a_table_and_nothing_else(srcli: Command, pair: tuple[Path, Path]) -> None:
+    outcome = srcli("compare-loss", *pair, "--layers", "johnson")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert [line.split()[0] for line in outcome.stdout.splitlines()[:8]] == [
+        "pixel", "relu2_2", "feature", "total", "psnr", "ssim", "psnr_y", "ssim_y",
+    ]  # fmt: skip
+    assert "VGG16: oxford" in outcome.stdout
+    assert "no border cut" in outcome.stdout
+
+
+def test_json_is_one_document_at_full_precision(srcli: Command, pair: tuple[Path, Path]) -> None:
+    words = ["--loss", "pixel=2,feature=0.5", "--layers", "relu1_2=3,relu2_2"]
+    outcome = srcli("compare-loss", *pair, *words, "--json")
+    document = json.loads(outcome.stdout)
+    figures = document["pairs"][0]["figures"]
+    assert (outcome.exit_code, outcome.stderr, document["version"]) == (0, "", 1)
+    expected = compare(*pair, loss=LossConfig(pixel=2, feature=0.5, layers={"relu1_2": 3, "relu2_2": 1}))
+    assert figures["total"] == expected.total == 2 * figures["pixel"] + 0.5 * (3 * figures["relu1_2"] + figures["relu2_2"])
+    equal = json.loads(srcli("compare-loss", pair[0], pair[0], "--json").stdout)["pairs"][0]["figures"]
+    assert (equal["psnr"], equal["pixel"], equal["relu4_3"]) == ("inf", 0.0, 0.0)
+
+
+def test_csv_has_a_row_for_each_candidate(srcli: Command, pair: tuple[Path, Path]) -> None:
+    rows = list(csv.DictReader(io.StringIO(srcli("compare-loss", pair[0], pair[1], pair[0], "--csv").stdout)))
+    assert [row["candidate"] for row in rows] == [str(pair[1]), str(pair[0])]
+    assert float(rows[0]["pixel"]) == compare(*pair).pixel
+    assert rows[1]["psnr"] == "inf"
+
+
+def test_several_candidates_have_a_row_each_and_the_best_a_star(
+    srcli: Command, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    worse = tmp_path / "worse.png"
+    write_image(Image(255 - read_image(pair[0]).pixels), worse)
+    lines = srcli("compare-loss", pair[0], worse, pair[1]).stdout.splitlines()
+    assert "*" not in lines[1]
+    assert lines[2].count("*") == len(lines[0].split()) - 1
+
+
+def test_folders_are_paired_by_name_with_a_summary(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    true, other = tmp_path / "true", tmp_path / "other"
+    for number, quality in enumerate((30, 60, 90)):
+        picture = read_image(pair[0])
+        write_image(picture, true / f"{number}.png")
+        other.mkdir(exist_ok=True)
+        PILImage.fromarray(picture.pixels).save(other / f"{number}.jpg", quality=quality)
+    document = json.loads(srcli("compare-loss", true, other, "--json").stdout)
+    psnrs = [entry["figures"]["psnr"] for entry in document["pairs"]]
+    assert document["summary"]["mean"]["psnr"] == pytest.approx(sum(psnrs) / 3)
+    assert document["summary"]["median"]["psnr"] == sorted(psnrs)[1]
+    assert document["summary"]["worst"]["psnr"] == min(psnrs)
+    assert document["summary"]["worst"]["pixel"] == max(entry["figures"]["pixel"] for entry in document["pairs"])
+    (other / "0.jpg").unlink()
+    alone = srcli("compare-loss", true, other)
+    assert (alone.exit_code, alone.stdout) == (1, "")
+    assert f"{true / '0.png'} has no partner in {other}" in alone.stderr
+    allowed = srcli("compare-loss", true, other, "--allow-missing")
+    assert allowed.exit_code == 0
+    assert len([line for line in allowed.stdout.splitlines() if line.startswith(str(true))]) == 2
+
+
+def test_a_bad_picture_in_a_folder_is_named_and_the_others_are_compared(
+    srcli: Command, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for folder in ("true", "other"):
+        for name in ("good.png", "bad.png"):
+            write_image(read_image(pair[0]), tmp_path / folder / name)
+    (tmp_path / "other" / "bad.png").write_text("no picture")
+    outcome = srcli("compare-loss", tmp_path / "true", tmp_path / "other", "--csv")
+    assert outcome.exit_code == 1
+    assert len(outcome.stdout.splitlines()) == 2
+    assert f"{tmp_path / 'other' / 'bad.png'} cannot be read" in outcome.stderr
+
+
+def test_a_limit_that_is_missed_gives_3_and_says_which(srcli: Command, pair: tuple[Path, Path]) -> None:
+    assert srcli("compare-loss", *pair, "--min", "psnr=20", "--max", "pixel=0.1").exit_code == 0
+    missed = srcli("compare-loss", *pair, "--min", "psnr=90", "--max", "relu4_3=0")
+    assert missed.exit_code == 3
+    assert "psnr is" in missed.stderr
+    assert "should be at least 90" in missed.stderr
+    assert "relu4_3 is" in missed.stderr
+    assert srcli("compare-loss", *pair, "--min", "psnrr=90").exit_code == 2
+
+
+def test_bicubic_stands_beside_an_enlargement(srcli: Command, tmp_path: Path) -> None:
+    true = read_image(PHOTO).pixels[:96, :128]
+    small = np.array(PILImage.fromarray(true).resize((32, 24), PILImage.Resampling.BICUBIC))
+    write_image(Image(true), tmp_path / "true.png")
+    write_image(Image(small), tmp_path / "small.png")
+    PILImage.fromarray(small).resize((128, 96), PILImage.Resampling.BICUBIC).save(tmp_path / "pillow.png")
+    words = [tmp_path / "true.png", tmp_path / "pillow.png", "--baseline", "bicubic", "--lr", tmp_path / "small.png", "--json"]
+    ours, baseline = json.loads(srcli("compare-loss", *words).stdout)["pairs"]
+    assert baseline["candidate"] == "bicubic"
+    assert baseline["figures"]["psnr"] == pytest.approx(ours["figures"]["psnr"], abs=0.05)
+
+
+def test_other_sizes_can_be_resized_or_cropped(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    larger = np.pad(read_image(pair[0]).pixels, [(0, 3), (0, 5), (0, 0)])
+    write_image(Image(larger), tmp_path / "larger.png")
+    words = ["compare-loss", pair[0], tmp_path / "larger.png"]
+    refused = srcli(*words)
+    assert refused.exit_code == 1
+    assert "131x97" in refused.stderr
+    assert "136x100" in refused.stderr
+    cropped = json.loads(srcli(*words, "--crop-to-common", "--json").stdout)["pairs"][0]
+    assert (cropped["width"], cropped["height"], cropped["figures"]["pixel"]) == (131, 97, 0.0)
+    resized = json.loads(srcli(*words, "--resize-to", "candidate", "--json").stdout)["pairs"][0]
+    assert (resized["width"], resized["height"]) == (136, 100)
+    assert resized["figures"]["pixel"] > 0
+
+
+def test_map_and_page_are_written_whole_and_never_over_a_file(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["compare-loss", *pair, "--layers", "gatys", "--map", out / "map.png", "--html", out / "page.html"]
+    assert srcli(*words).exit_code == 0
+    with PILImage.open(out / "map.png") as file:
+        assert file.width >= 6 * 360
+    page = (out / "page.html").read_text()
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") >= 2 + 6 + 2
+    assert sorted(path.name for path in out.iterdir()) == ["map.png", "page.html"]
+    again = srcli(*words)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "is there already" in again.stderr
+    assert srcli(*words, "--overwrite").exit_code == 0
+
+
+@needs_browser
+def test_the_page_works_in_a_browser(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Moves the slider and chooses another map, as a reader would, and reads the page that comes of it."""
+    path = tmp_path / "page.html"
+    assert srcli("compare-loss", *pair, "--layers", "relu1_2,relu2_2", "--html", path).exit_code == 0
+    acts = """<script>
+      const act = (where, value, event) => {
+        const element = document.querySelector(where);
+        element.value = value;
+        element.dispatchEvent(new Event(event));
+      };
+      const before = document.getElementById("heat").src;
+      act(".cut", "25", "input");
+      act("#map", "relu2_2", "change");
+      const failed = [...document.images].filter(image => image.complete && image.naturalWidth === 0).length;
+      document.title = [
+        document.querySelector(".slider").style.getPropertyValue("--cut"),
+        document.getElementById("heat").src !== before,
+        document.getElementById("end").textContent === maps.relu2_2.end,
+        document.querySelectorAll("svg rect").length,
+        failed,
+        document.documentElement.scrollWidth <= window.innerWidth,
+      ].join(" ");
+    </script>"""
+    path.write_text(path.read_text().replace("</body>", acts + "</body>"))
+    dom = dom_of(path)
+    regions = len(worst_regions(compare(*pair, loss=LossConfig(feature=1, layers={"relu1_2": 1, "relu2_2": 1}), maps=True)))
+    assert f"<title>25% true true {regions} 0 true</title>" in dom
+
+
+def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:
+    stills = [ComparisonImage("<script>$x", read_image(path).pixels) for path in pair]
+    result: Comparison = Comparer().compare(stills[0], stills[1:], maps=True)[0]
+    assert "<script>$x" not in as_page(result, stills[0].pixels, stills[1].pixels)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["--layers", "relu4_4"], 2, "Did you mean relu4_"),
+        (["--loss", "pixel=-1"], 2, "at least 0"),
+        (["--loss", "texture=1"], 2, "leave out texture"),
+        (["--loss", "grid=1"], 2, "leave out grid"),
+        (["--loss", "frequency=1"], 2, "leave out frequency"),
+        (["--json", "--csv"], 2, "exclude each other"),
+        (["--resize-to", "both"], 2, "choose reference or candidate"),
+        (["--baseline", "bicubic"], 2, "belong together"),
+        (["--background", "blu"], 2, "no colour 'blu'"),
+        (["--max-pixels", "1000"], 1, "131x97 = 12707 pixels, more than --max-pixels 1000"),
+        (["--vgg", "missing.pth"], 1, "Cannot read missing.pth"),
+        (["missing.png"], 1, "Cannot read missing.png"),
+        (["--html", "page.html", "another.png"], 2, "draw one pair"),
+    ],
+)
+def test_wrong_comparing_is_one_sentence(
+    srcli: Command, pair: tuple[Path, Path], words: list[str], code: int, sentence: str
+) -> None:
+    outcome = srcli("compare-loss", *pair, *words)
+    assert (outcome.exit_code, outcome.stdout) == (code, "")
+    assert sentence in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_numbers_that_are_none_are_refused(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    PILImage.fromarray(np.full((97, 131), np.nan, dtype=np.float32)).save(tmp_path / "nan.tif")
+    outcome = srcli("compare-loss", pair[0], tmp_path / "nan.tif")
+    assert outcome.exit_code == 1
+    assert "holds numbers of type float; srcli takes 8 or 16 bits" in outcome.stderr

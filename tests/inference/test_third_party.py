@@ -1,0 +1,184 @@
+"""Other people's models: real architectures with random weights, saved as their authors save them."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from srcli.inference.backend import load_model
+from srcli.inference.third_party import import_spandrel
+from srcli.inference.upscale import upscale
+from srcli.io.image import Image
+from srcli.io.read import read_image
+from tests.conftest import CommandResult
+
+Command = Callable[..., CommandResult]
+Pixels = Callable[..., np.ndarray]
+
+import_spandrel()
+from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact  # noqa: E402
+from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet  # noqa: E402
+from spandrel.architectures.HAT.__arch.HAT import HAT  # noqa: E402
+from spandrel.architectures.RCAN.__arch.rcan_arch import RCAN  # noqa: E402
+from spandrel.architectures.SPAN.__arch.span import SPAN  # noqa: E402
+from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR  # noqa: E402
+
+
+def swinir() -> nn.Module:
+    return SwinIR(
+        img_size=16,
+        window_size=8,
+        embed_dim=12,
+        depths=[2, 2],
+        num_heads=[2, 2],
+        mlp_ratio=2,
+        upscale=2,
+        upsampler="pixelshuffle",
+    )
+
+
+def hat() -> nn.Module:
+    return HAT(
+        img_size=16, window_size=8, embed_dim=96, depths=[2], num_heads=[2], mlp_ratio=1, upscale=2, upsampler="pixelshuffle"
+    )
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "Compact": (lambda: SRVGGNetCompact(num_feat=8, num_conv=4, upscale=4), 4),
+    "ESRGAN": (lambda: RRDBNet(num_filters=8, num_blocks=1, scale=4), 4),
+    "Real-ESRGAN x2": (lambda: RRDBNet(in_nc=12, num_filters=8, num_blocks=1, scale=4, shuffle_factor=2), 2),
+    "SPAN": (lambda: SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2), 2),
+    "SwinIR": (swinir, 2),
+    "HAT": (hat, 2),
+    "RCAN": (lambda: RCAN(scale=2, n_resgroups=2, n_resblocks=2, n_feats=16, reduction=4), 2),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Such small networks are quicker on one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def save(path: Path, make: Callable[[], nn.Module]) -> Path:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = make().eval()
+    if path.suffix == ".safetensors":
+        save_file(network.state_dict(), path)
+    else:
+        torch.save({"params_ema": network.state_dict()}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_size_comes_out_enlarged_and_tiles_leave_no_seam(name: str, tmp_path: Path, pixels: Pixels) -> None:
+    make, scale = NETWORKS[name]
+    backend = load_model(save(tmp_path / "theirs.pth", make), "cpu")
+    for height, width in ((1, 1), (7, 30)):
+        sr = upscale(backend, Image(pixels(height, width)))
+        assert (sr.height, sr.width) == (height * scale, width * scale)
+    picture = Image(pixels(19, 202))
+    whole, tiled = (upscale(backend, picture, tile=tile).pixels.astype(int) for tile in (0, 32))
+    assert whole.std() > 2
+    assert np.abs(tiled - whole).max() <= (3 if name == "RCAN" else 1)  # RCAN pools over the whole picture
+
+
+def test_the_picture_is_what_the_network_itself_makes_of_it(tmp_path: Path, pixels: Pixels) -> None:
+    make = NETWORKS["Compact"][0]
+    path = save(tmp_path / "theirs.safetensors", make)
+    lr = pixels(20, 30).transpose(2, 0, 1).astype(np.float32) / 255
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        expected = make().eval()(torch.from_numpy(lr)[None])[0].clamp(0, 1)
+    np.testing.assert_allclose(load_model(path, "cpu")(lr), expected, atol=1e-5)
+
+
+def test_a_network_for_one_channel_takes_each_by_itself(tmp_path: Path, pixels: Pixels) -> None:
+    path = save(tmp_path / "grey.pth", lambda: SRVGGNetCompact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=2))
+    backend = load_model(path, "cpu")
+    lr = np.random.default_rng(0).random((3, 9, 8), dtype=np.float32)
+    sr = backend(lr)
+    for channel in range(3):
+        np.testing.assert_allclose(sr[channel], backend(np.repeat(lr[channel : channel + 1], 3, axis=0))[0], atol=1e-6)
+
+
+def test_the_command_enlarges_and_tells_of_the_licence(srcli: Command, photo: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "theirs.pth", NETWORKS["ESRGAN"][0])
+    outcome = srcli("upscale", photo, "-m", path, "--device", "cpu")
+    assert outcome.exit_code == 0
+    assert read_image(photo.with_name("photo_x4.png")).width == 160
+    assert "theirs.pth is a network of the architecture ESRGAN, run through spandrel (MIT)" in outcome.stderr
+    assert "their author's licence" in outcome.stderr
+    assert "--tile 0" not in outcome.stderr
+
+
+def test_a_network_that_pools_over_the_picture_says_what_tiles_do(srcli: Command, photo: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "theirs.pth", NETWORKS["RCAN"][0])
+    assert "tiles may differ in tone; --tile 0" in srcli("upscale", photo, "-m", path, "--device", "cpu").stderr
+
+
+def test_what_does_not_enlarge_single_pictures_is_refused(srcli: Command, photo: Path, tmp_path: Path) -> None:
+    denoiser = save(tmp_path / "denoiser.pth", lambda: RRDBNet(num_filters=8, num_blocks=1, scale=1))
+    layers = save(tmp_path / "layers.pth", lambda: SRVGGNetCompact(num_in_ch=4, num_out_ch=4, num_feat=8, num_conv=2))
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
+    save_file({"weight": torch.zeros(3)}, tmp_path / "unknown.safetensors")
+    torch.save({"params": weights_with_one_missing()}, tmp_path / "part.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"weight": Path("code")}, tmp_path / "code.pth")
+    for path, sentence in (
+        (denoiser, "does not enlarge pictures as such"),
+        (layers, "takes 4 channels and gives 4"),
+        (tmp_path / "unknown.pth", "holds no network that srcli or spandrel knows"),
+        (tmp_path / "unknown.safetensors", "holds no network that srcli or spandrel knows"),
+        (tmp_path / "part.pth", "is damaged or of an unknown kind"),
+        (tmp_path / "list.pth", "holds a list"),
+        (tmp_path / "code.pth", "holds more than weights"),
+    ):
+        outcome = srcli("upscale", photo, "-m", path)
+        assert outcome.exit_code == 1
+        assert str(path) in outcome.stderr
+        assert sentence in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1
+
+
+def weights_with_one_missing() -> dict[str, torch.Tensor]:
+    weights = NETWORKS["Compact"][0]().state_dict()
+    del weights["body.2.bias"]
+    return weights
+
+
+def test_without_spandrel_the_command_that_brings_it_is_named(
+    srcli: Command, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "theirs.pth", NETWORKS["Compact"][0])
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    outcome = srcli("upscale", photo, "-m", path)
+    assert outcome.exit_code == 1
+    assert "pip install spandrel" in outcome.stderr
+
+
+@pytest.mark.parametrize("torchvision", ["missing", "broken", "as it is"])
+def test_torchvision_need_not_be_there_nor_fit(torchvision: str, tmp_path: Path) -> None:
+    """In a process of its own, as spandrel is imported once."""
+    path = save(tmp_path / "theirs.pth", NETWORKS["SPAN"][0])
+    if torchvision == "broken":
+        (tmp_path / "torchvision").mkdir()
+        (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    code = "import sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[1])\n"
+    if torchvision == "missing":
+        code += "sys.modules['torchvision'] = None\n"
+    code += "from srcli.inference.third_party import load_third_party\nprint(load_third_party(Path(sys.argv[2])).architecture)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(path)], check=True, capture_output=True, text=True)
+    assert done.stdout == "SPAN\n"

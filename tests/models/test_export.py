@@ -1,0 +1,75 @@
+"""ONNX files compute what the generators do, at any size."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from srcli.config import JohnsonConfig
+from srcli.core.networks import build_generator
+from srcli.errors import SrcliError
+from srcli.models import export
+from srcli.models.checkpoint import load_generator, save_model
+from srcli.models.registry import shipped_models
+from tests.conftest import CommandResult
+
+Command = Callable[..., CommandResult]
+
+
+@pytest.fixture
+def johnson(tmp_path: Path) -> str:
+    config = JohnsonConfig(scale=3, channels=8, blocks=1)
+    torch.manual_seed(0)
+    save_model(tmp_path / "johnson.safetensors", build_generator(config), config, about={})
+    return str(tmp_path / "johnson.safetensors")
+
+
+@pytest.mark.parametrize("name", [*shipped_models(), "johnson"])
+def test_every_model_computes_the_same_in_onnx_at_any_size(srcli: Command, name: str, johnson: str, tmp_path: Path) -> None:
+    model = johnson if name == "johnson" else name
+    path = tmp_path / "model.onnx"
+    outcome = srcli("export", model, "-o", path)
+    assert (outcome.exit_code, outcome.stdout) == (0, f"{path}\n")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = load_generator(model)
+    about = session.get_modelmeta().custom_metadata_map
+    assert (about["scale"], about["halo"]) == (str(generator.scale), str(generator.halo))
+    for height, width in ((1, 1), (1, 17), (31, 2), (23, 45), (128, 64)):
+        lr = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
+        with torch.inference_mode():
+            expected = generator(torch.from_numpy(lr)).numpy()
+        sr = session.run(["sr"], {"lr": lr})[0]
+        assert sr.shape == (1, 3, height * generator.scale, width * generator.scale)
+        np.testing.assert_allclose(sr, expected, atol=1e-4)
+    assert [entry.name for entry in tmp_path.iterdir() if "onnx" in entry.name] == ["model.onnx"]
+
+
+def test_a_file_that_computes_something_else_gets_no_name(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "CLOSE", 0)
+    with pytest.raises(SrcliError, match="differs from the model by"):
+        export.export_onnx(load_generator(model), tmp_path / "model.onnx")
+    assert [entry.name for entry in tmp_path.iterdir()] == [model.name]
+
+
+def test_mistakes_are_one_sentence(srcli: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "there.onnx"
+    there.write_text("mine")
+    for words, code, sentence in (
+        ((model, "-o", there), 1, "is there already. Use --overwrite"),
+        ((model, "-o", tmp_path / "model.pb"), 2, "does not end in .onnx"),
+        (("compakt-x4",), 2, "Did you mean compact-x4"),
+        ((f"{model}+",), 1, f"{model.stem}+ is a way to run {model.stem}"),
+    ):
+        outcome = srcli("export", *words)
+        assert outcome.exit_code == code
+        assert sentence in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1
+    assert there.read_text() == "mine"
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    outcome = srcli("export", model, "-o", tmp_path / "new.onnx")
+    assert outcome.exit_code == 1
+    assert "pip install onnx onnxruntime onnxscript" in outcome.stderr

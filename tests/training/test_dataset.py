@@ -1,0 +1,211 @@
+"""Photographs: what is wrong is found and named, crops follow from the seed and the step alone, decoding happens once."""
+
+import os
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srcli.config import CompactConfig, TrainConfig
+from srcli.core.degradation import bicubic
+from srcli.errors import SrcliError
+from srcli.io.image import Image
+from srcli.io.write import write_image
+from srcli.training.cache import user_cache
+from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
+
+Pixels = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def crops(photos: Path) -> PhotoDataset:
+    return PhotoDataset.read(photos, smallest=40)
+
+
+def test_the_crops_do_not_depend_on_what_came_before(crops: PhotoDataset) -> None:
+    def batch(step: int, seed: int) -> np.ndarray:
+        return crops.batch(step, seed=seed, size=4, patch=40).hr
+
+    first = batch(5, 3)
+    batch(4, 3)
+    np.testing.assert_array_equal(batch(5, 3), first)
+    assert (batch(6, 3) != first).any()
+    assert (batch(5, 4) != first).any()
+
+
+def test_two_processes_share_the_batch_of_one(crops: PhotoDataset) -> None:
+    whole = crops.batch(7, seed=1, size=6, patch=40)
+    parts = [crops.batch(7, seed=1, size=6, patch=40, part=slice(start, start + 3)) for start in (0, 3)]
+    np.testing.assert_array_equal(np.concatenate([part.hr for part in parts]), whole.hr)
+    np.testing.assert_array_equal(np.concatenate([part.augmentations for part in parts]), whole.augmentations)
+
+
+def test_crops_are_turned_and_mirrored_every_way() -> None:
+    from tests.test_training import start, tiny
+
+    corner = np.zeros((40, 40, 3), dtype=np.uint8)
+    corner[:4, 4:8] = 255
+    batch = PhotoDataset(("corner.png",), (corner,)).batch(0, seed=0, size=200, patch=40)
+    _, hr = start(tiny(batch=200)).pair(batch)  # N x 3 x 32 x 32, the rim of 4 pixels cut off
+    assert hr.shape[-2:] == (32, 32)
+    corner[:] = 0
+    corner[4:8, 8:12] = 255
+    batch = PhotoDataset(("corner.png",), (corner,)).batch(0, seed=0, size=200, patch=40)
+    _, hr = start(tiny(batch=200)).pair(batch)
+    assert len({tuple(np.argwhere(crop[0].numpy() == 1)[0]) for crop in hr}) == 8
+
+
+def test_what_is_wrong_with_the_photographs_is_found_first_and_named(photos: Path) -> None:
+    (photos / "broken.png").write_text("no picture")
+    with pytest.raises(SrcliError, match=r"broken\.png cannot be read") as error:
+        PhotoDataset.read(photos, smallest=90)
+    assert "one.png is 96x80 pixels; training needs at least 90x90" in str(error.value)
+
+
+def test_pictures_of_every_kind_come_as_rgb(tmp_path: Path) -> None:
+    from PIL import Image as PILImage
+
+    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):
+        ending = "tif" if mode in ("CMYK", "I;16") else "png"
+        PILImage.new("RGB", (40, 48), (200, 60, 60)).convert("I" if mode == "I;16" else mode).convert(mode).save(
+            tmp_path / f"{mode.replace(';', '')}.{ending}"
+        )
+    photos = PhotoDataset.read(tmp_path, smallest=40)
+    assert {(picture.shape, picture.dtype.name) for picture in photos.pictures} == {((48, 40, 3), "uint8")}
+
+
+def test_some_are_held_out_and_none_is_in_both(tmp_path: Path, pixels: Pixels) -> None:
+    for number in range(10):
+        write_image(Image(pixels(48, 48, seed=number)), tmp_path / f"{number}.png")
+    photos = PhotoDataset.read(tmp_path, smallest=40)
+    trainer, held_out = photos.split(0.3, seed=0)
+    assert (len(trainer), len(held_out)) == (7, 3)
+    assert {*trainer.names, *held_out.names} == set(photos.names)
+    assert photos.split(0.3, seed=0)[1].names == held_out.names
+    assert photos.split(0.3, seed=1)[1].names != held_out.names
+    assert len(photos.split(0.001, seed=0)[1]) == 1
+
+
+def test_a_single_photograph_cannot_be_split(tmp_path: Path, pixels: Pixels) -> None:
+    write_image(Image(pixels(48, 48)), tmp_path / "only.png")
+    with pytest.raises(SrcliError, match="There are 1 photographs, and 1 of them would be held out"):
+        PhotoDataset.read(tmp_path, smallest=40).split(0.02, seed=0)
+
+
+def test_an_epoch_is_the_crops_side_by_side() -> None:
+    photos = PhotoDataset(("a", "b"), (np.zeros((100, 70, 3), np.uint8), np.zeros((33, 64, 3), np.uint8)))
+    assert photos.crops(32) == 3 * 2 + 1 * 2
+
+
+# the cache
+
+
+def counted(folder: Path, cache: str) -> tuple[PhotoDataset, int]:
+    """The photographs, and how many were decoded for them."""
+    decoded: list[None] = []
+    photos = PhotoDataset.read(folder, smallest=40, cache=cache, on_picture=lambda: decoded.append(None))
+    return photos, len(decoded)
+
+
+@pytest.mark.parametrize("where", ["auto", "folder"])
+def test_pictures_are_decoded_once_and_are_the_same(photos: Path, tmp_path: Path, where: str) -> None:
+    cache = "auto" if where == "auto" else str(tmp_path / "elsewhere")
+    first, decoded = counted(photos, cache)
+    second, again = counted(photos, cache)
+    plain, _ = counted(photos, "none")
+    assert (decoded, again) == (3, 0)
+    for mine, theirs, true in zip(first.pictures, second.pictures, plain.pictures, strict=True):
+        assert not theirs.flags.writeable  # nothing but the file's own pages
+        np.testing.assert_array_equal(mine, true)
+        np.testing.assert_array_equal(theirs, true)
+    assert any((user_cache() if where == "auto" else tmp_path / "elsewhere").glob("*.pixels"))
+
+
+def test_a_changed_a_new_and_a_missing_file_are_noticed(photos: Path, pixels: Pixels, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    counted(photos, cache)
+    write_image(Image(pixels(80, 96, seed=9)), photos / "one.png", overwrite=True)
+    changed, decoded = counted(photos, cache)
+    assert decoded == 3
+    np.testing.assert_array_equal(changed.pictures[changed.names.index("one.png")], pixels(80, 96, seed=9))
+    write_image(Image(pixels(80, 96, seed=10)), photos / "four.png")
+    assert counted(photos, cache)[1] == 4
+    (photos / "two.png").unlink()
+    assert counted(photos, cache)[1] == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # the older states are gone
+    os.utime(photos / "four.png", ns=(0, 0))
+    assert counted(photos, cache)[1] == 3
+
+
+def test_a_cache_that_was_cut_is_made_anew(photos: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    counted(photos, str(cache))
+    pixels = next(cache.glob("*.pixels"))
+    pixels.write_bytes(pixels.read_bytes()[:-1])
+    assert counted(photos, str(cache))[1] == 3
+    assert counted(photos, str(cache))[1] == 0
+
+
+def test_a_bad_picture_leaves_no_cache(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").write_text("no picture")
+    with pytest.raises(SrcliError, match="broken"):
+        counted(photos, str(tmp_path / "cache"))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_do(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SrcliError, match="choose another folder with --cache, or --cache none"):
+        counted(photos, str(tmp_path / "file"))
+
+
+# pairs
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, pixels: Pixels) -> tuple[Path, Path]:
+    """True pictures of 80x96, and small ones that are their own rows and columns, every second."""
+    for number, name in enumerate(("a", "b")):
+        hr = pixels(80, 96, seed=number)
+        write_image(Image(hr), tmp_path / "hr" / f"{name}.png")
+        write_image(Image(hr[::2, ::2]), tmp_path / "lr" / f"{name}{'x2' if number else ''}.png")
+    return tmp_path / "hr", tmp_path / "lr"
+
+
+def test_a_crop_of_a_pair_is_the_same_place_in_both(pairs: tuple[Path, Path]) -> None:
+    photos = PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
+    batch = photos.batch(0, seed=0, size=20, patch=32)
+    assert batch.lr is not None
+    np.testing.assert_array_equal(batch.lr, batch.hr[:, ::2, ::2])
+
+
+def test_pairs_take_the_place_of_the_degradation(pairs: tuple[Path, Path]) -> None:
+    from tests.test_training import start, tiny
+
+    photos = PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
+    lr, hr = start(tiny(lr_data=str(pairs[1]), batch=20)).pair(photos.batch(0, seed=0, size=20, patch=32))
+    assert (lr == hr[..., ::2, ::2]).flatten(1).all(dim=1).any()  # of those that are not mirrored
+    assert (lr - bicubic(hr, 2)).abs().max() > 0.01
+
+
+def test_pairs_that_do_not_fit_are_named(pairs: tuple[Path, Path], pixels: Pixels) -> None:
+    write_image(Image(pixels(40, 47)), pairs[1] / "a.png", overwrite=True)
+    with pytest.raises(SrcliError, match=r"a\.png is 47x40 pixels and its photograph 96x80; it must be exactly 2 times"):
+        PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
+    (pairs[1] / "a.png").unlink()
+    with pytest.raises(SrcliError, match=r"a\.png has no small picture: there is neither a nor ax2"):
+        PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
+
+
+def test_settings_know_what_a_pair_needs() -> None:
+    assert TrainConfig(generator=CompactConfig(scale=2), lr_data="small").portable().lr_data is None
+
+
+def test_batches_made_ahead_come_in_order(crops: PhotoDataset) -> None:
+    def make(step: int) -> TrainBatch:
+        return crops.batch(step, seed=0, size=2, patch=40)
+
+    for step, batch in enumerate(islice(prefetched(make, 5), 4), start=5):
+        np.testing.assert_array_equal(batch.hr, make(step).hr)
