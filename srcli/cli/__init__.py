@@ -10,6 +10,7 @@ import sys
 import typer
 
 from srcli.cli import compare_loss, export, losses, models, train, upscale
+from srcli.cli.messages import report
 from srcli.errors import ConfigError, SrcliError
 from srcli.version import __version__
 
@@ -50,8 +51,8 @@ def main(words: list[str] | None = None) -> None:
     try:
         app(words)
     except SrcliError as error:
-        print(f"srcli: {error}", file=sys.stderr)
+        report(str(error))
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        print("srcli: interrupted.", file=sys.stderr)
+        report("interrupted.")
         sys.exit(130)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srcli.cli.messages import report
 from srcli.cli.parsing import parse_colour
 from srcli.config import parse_loss
 from srcli.errors import ConfigError, SrcliError
@@ -149,7 +149,7 @@ def compare_loss(
         typer.echo(as_table(comparisons[0], background))
     sentences = [sentence for comparison in comparisons for sentence in missed(comparison, most, least)]
     for sentence in missing + failures + sentences:
-        print(f"srcli: {sentence}", file=sys.stderr)
+        report(sentence)
     if failures:
         raise typer.Exit(1)
     if sentences:

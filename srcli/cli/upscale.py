@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from json import dumps
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from srcli.cli.messages import report
 from srcli.cli.parsing import parse_colour
 from srcli.errors import ConfigError, SrcliError
 
@@ -199,7 +199,7 @@ def _models(name: str) -> Sequence[Model]:
     from srcli.inference.third_party import load_third_party  # here, as torch takes seconds to import
 
     foreign = load_third_party(Path(name))
-    print(f"srcli: {foreign.note}", file=sys.stderr)
+    report(f"{foreign.note}")
     return [foreign]
 
 
@@ -237,9 +237,9 @@ def _run(batch: BatchUpscaler, jobs: list[Job], *, json: bool, fail_fast: bool, 
     if page and shown and not interrupted:
         _write_page(page, shown, left_out=done - len(shown), overwrite=batch.order.overwrite)
     if skipped:
-        print(f"srcli: {skipped} {'was' if skipped == 1 else 'were'} there already.", file=sys.stderr)
+        report(f"{skipped} {'was' if skipped == 1 else 'were'} there already.")
     for failure in failures:
-        print(f"srcli: {failure}", file=sys.stderr)
+        report(failure)
     if interrupted:
         raise typer.Exit(130)
     if failures:
@@ -265,7 +265,7 @@ def _write_page(path: Path, outcomes: Sequence[UpscaleResult], *, left_out: int,
     ]
     with atomic_write(path, overwrite=overwrite) as part:
         part.write_text(as_page(upscaled_images, left_out=left_out), encoding="utf-8")
-    print(f"srcli: {path} shows {len(outcomes)} before and after.", file=sys.stderr)
+    report(f"{path} shows {len(outcomes)} before and after.")
 
 
 def _record(outcome: UpscaleResult) -> dict[str, Any]:
@@ -328,7 +328,7 @@ class _Screen:
             self._bars.remove_task(self._tasks.pop(job))
 
     def note(self, sentence: str) -> None:
-        self._say(lambda: print(f"srcli: {sentence}", file=sys.stderr))
+        self._say(lambda: report(sentence))
 
     def result(self, line: str) -> None:
         self._say(lambda: typer.echo(line))
