@@ -41,7 +41,7 @@ class Detail:
     top: int
     side: int
 
-    def panels(self, models: Sequence[str], *, spoilt: bool = False) -> dict[str, PILImage.PILImage]:
+    def panels(self, models: Sequence[str], *, spoilt: bool = False) -> dict[str, PILImage.Image]:
         """By what it was enlarged, and the true one. spoilt: the small picture has noise and JPEG blocks."""
         scale = describe_model(models[0]).scale
         hr = truth(self.photo, scale)
@@ -66,7 +66,7 @@ def to_pixels(image: Tensor) -> Image:
     return Image((image[0] * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def sheet(rows: Sequence[dict[str, PILImage.PILImage]], side: int) -> PILImage.PILImage:
+def sheet(rows: Sequence[dict[str, PILImage.Image]], side: int) -> PILImage.Image:
     """The panels of each row beside each other, `side` pixels wide, under their labels."""
     labels = list(rows[0])
     step = side + GAP

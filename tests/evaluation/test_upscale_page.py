@@ -23,7 +23,7 @@ Command = Callable[..., CommandResult]
 Pixels = Callable[..., np.ndarray]
 
 
-def pictures_of(page: Path) -> list[PILImage.PILImage]:
+def pictures_of(page: Path) -> list[PILImage.Image]:
     """Those in the page, in order: bicubic, result, and so on."""
     return [
         PILImage.open(io.BytesIO(base64.b64decode(data)))
