@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from srcli.errors import ConfigError, SrcliError, did_you_mean
 
@@ -43,34 +43,36 @@ LAYER_PRESETS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CompactConfig:
-    """Plain 3x3 convolutions on the small image: `blocks` of them, `channels` wide, between a head and a tail."""
+    """Plain 3x3 convolutions at the input's resolution: `blocks` of them, `channels` wide, between a head and a tail."""
 
     architecture: Literal["compact"] = "compact"
     scale: int = 4
     channels: int = 48
     blocks: int = 8
 
+    slope: ClassVar[float] = 0.1
+    """Slope of the leaky ReLU below zero."""
+
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4))
 
-    def can_initialize_from(self, other: GeneratorConfig) -> bool:
-        """Whether the weights of `other` can begin this one: of any scale, as deep, and no wider."""
-        fitting = isinstance(other, CompactConfig) and other.blocks == self.blocks
-        return fitting and other.channels <= self.channels
 
-    @property
-    def halo(self) -> int:
-        """How many lr pixels beyond a place can change it: one for each 3x3 convolution; bilinear needs no more than one."""
-        return 2 + self.blocks
+@dataclass(frozen=True, kw_only=True)
+class ResidualConfig:
+    """Residual blocks of two 3x3 convolutions at the input's resolution: `blocks` of them, `channels` wide.
 
-    @property
-    def bytes_per_pixel(self) -> int:
-        """Memory that it needs for each lr pixel: ten numbers for each channel where it has most of them."""
-        return 40 * max(self.channels, 3 * self.scale**2)
+    slope: of the leaky ReLU below zero; 0 is ReLU, which OpenVINO fuses into int8 convolutions.
+    """
 
+    architecture: Literal["residual"] = "residual"
+    scale: int = 4
+    channels: int = 64
+    blocks: int = 8
+    slope: float = 0.0
 
-SLOPE = 0.1
-"""Slope of the compact generator's leaky ReLU below zero."""
+    def __post_init__(self) -> None:
+        _check_sizes(self, scales=(2, 3, 4))
+        _check_at_least(0, "slope", self.slope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +87,11 @@ class JohnsonConfig:
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4, 8))
 
-    def can_initialize_from(self, other: GeneratorConfig) -> bool:
-        """Whether the weights of `other` can begin this one: of any scale, of the same sizes."""
-        return isinstance(other, JohnsonConfig) and replace(other, scale=self.scale) == self
 
-    @property
-    def bytes_per_pixel(self) -> int:
-        """Memory that it needs for each lr pixel: four numbers for each channel of the enlarged picture."""
-        return 16 * self.channels * self.scale**2
-
-
-GeneratorConfig = CompactConfig | JohnsonConfig
-GENERATORS: dict[str, type[CompactConfig] | type[JohnsonConfig]] = {
+GeneratorConfig = CompactConfig | ResidualConfig | JohnsonConfig
+GENERATORS: dict[str, type[CompactConfig] | type[ResidualConfig] | type[JohnsonConfig]] = {
     "compact": CompactConfig,
+    "residual": ResidualConfig,
     "johnson": JohnsonConfig,
 }
 
@@ -105,7 +99,7 @@ GENERATORS: dict[str, type[CompactConfig] | type[JohnsonConfig]] = {
 def _check_sizes(generator: GeneratorConfig, *, scales: tuple[int, ...]) -> None:
     if generator.scale not in scales:
         names = ", ".join(str(scale) for scale in scales)
-        raise ConfigError(f"{generator.architecture} has no scale {generator.scale}; choose one of {names}.")
+        raise ConfigError(f"{generator.architecture} does not support scale {generator.scale}; choose one of {names}.")
     for name in ("channels", "blocks"):
         _check_at_least(1, name, getattr(generator, name))
 

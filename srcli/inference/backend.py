@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from srcli.config import CompactConfig
 from srcli.core.device import has_gpu_driver, pick_device, takes_cpu
+from srcli.core.graph import BODIES
 from srcli.models.registry import ModelSpec, describe_model, is_third_party, read_weights
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
     note = "; there is a GPU's driver, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
     if found.int8 and not cpu:
         note = f"{note}; 8 bits are for CPUs"
-    if isinstance(found.config, CompactConfig) and cpu:
+    if type(found.config) in BODIES and cpu:
         try:
             from srcli.inference.openvino_backend import OpenVINOBackend
         except (ImportError, OSError) as error:  # there is no OpenVINO for some platforms; torch gives the same picture
@@ -101,7 +101,7 @@ def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
         pick_device(device),
         scale=generator.scale,
         halo=generator.halo,
-        bytes_per_pixel=found.config.bytes_per_pixel,
+        bytes_per_pixel=generator.bytes_per_pixel,
         note=note,
     )
 

@@ -1,6 +1,6 @@
-"""A folded `Compact` as an OpenVINO graph, behind the seam that `srcli.upscaling` calls: arrays in, arrays out, no torch.
+"""The backend that runs network bodies with OpenVINO on the CPU: arrays in, arrays out, without torch.
 
-The graph is put together from the weights themselves, so that there is no second form of a model to ship or to convert to.
+The graph is built from the weights in the model file, so there is no second form of a model to ship or to convert to.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from srcli.config import SLOPE, CompactConfig
+from srcli.config import GeneratorConfig
+from srcli.core.graph import BODIES, shapes_of
 from srcli.errors import NonFiniteOutputError, SrcliError
 
 # OpenVINO's tools for converting models send a message over the network as soon as they are imported. Nothing here needs
@@ -47,20 +49,21 @@ class OpenVINOBackend:
     them busier than one after the other, as all cores of a tile wait for the slowest, and for what only one can do.
     """
 
-    def __init__(self, config: CompactConfig, weights: Mapping[str, np.ndarray], *, note: str = "") -> None:
+    def __init__(self, config: GeneratorConfig, weights: Mapping[str, np.ndarray], *, note: str = "") -> None:
         """weights: those of the folded generator by name; with `int8.channels` and `int8.ranges` among them (see
         `srcli.core.quantising`) it runs in 8 bits. note: what else to say of the device.
 
         Raises SrcliError where the weights do not fit the settings.
         """
-        self.runs_on = f"cpu (OpenVINO, {'int8' if 'int8.ranges' in weights else 'fp32'}{note})"
+        self.runs_on = f"cpu (OpenVINO, {'int8' if any(name.startswith('int8.') for name in weights) else 'fp32'}{note})"
         self.scale = config.scale
-        self.halo = config.halo
+        shapes = shapes_of(config)
+        self.halo = shapes.halo
         self.grid = 1
-        self.bytes_per_pixel = config.bytes_per_pixel * (1 + MAX_STREAMS)  # requests keep what they took
+        self.bytes_per_pixel = shapes.bytes_per_pixel * (1 + MAX_STREAMS)  # requests keep what they took
         self.device_free_bytes = None
         self._core = Core()
-        self._graph = compact_graph(config, weights)
+        self._graph = build_graph(config, weights)
         self._free: dict[int, SimpleQueue[InferRequest]] = {}  # requests that are not at work, by how many share the cores
         self.at_work = 0  # how many calls are
         self._lock = Lock()  # of these two
@@ -111,70 +114,94 @@ class OpenVINOBackend:
         return requests
 
 
-def compact_graph(config: CompactConfig, weights: Mapping[str, np.ndarray]) -> Model:
-    """What `srcli.core.generators.Compact` computes, for pictures of any size; in 8 bits where the weights say how.
+@dataclass
+class _Value:
+    """A feature map in the graph, and the same rounded to 8 bits, once a convolution has asked for that."""
 
-    The bilinear enlargement is written as a convolution to the s x s places of each pixel: its sum with the tail is taken
-    before the pixel shuffle, at a sixteenth of the cost for x4, and OpenVINO fuses it into the tail.
+    node: Node
+    rounded: Node | None = None
 
-    In 8 bits the head stays in float32, as it takes in the picture itself and costs little. Every other convolution takes in
-    activations rounded to 256 levels and has kernels rounded to 255, of which OpenVINO makes a convolution of integers.
+
+class OpenVINOOps:
+    """Interprets a body as an OpenVINO graph, in float32, or in int8 if the weights have the tensors for that.
+
+    In int8, each quantized convolution takes activations rounded to 256 levels and kernels rounded to 255, of which OpenVINO
+    makes a convolution of integers. Channels are divided by the scales of their group, and kernels make up for that.
     """
-    inner = config.channels
-    outer = 3 * config.scale**2
-    sizes = {"head": (3, inner), **{f"body.{i}": (inner, inner) for i in range(config.blocks)}, "tail": (inner, outer)}
-    shapes: dict[str, tuple[int, ...]]
-    shapes = {f"{name}.weight": (outside, inside, 3, 3) for name, (inside, outside) in sizes.items()}
-    shapes |= {f"{name}.bias": (outside,) for name, (_, outside) in sizes.items()}
-    in_8_bits = any(name.startswith("int8.") for name in weights)
-    if in_8_bits:
-        shapes |= {"int8.channels": (config.blocks, inner), "int8.ranges": (config.blocks + 1, 2)}
-    if {name: tensor.shape for name, tensor in weights.items()} != shapes:
-        raise SrcliError("The model file is damaged: its weights do not fit its own settings. Get it again.")
 
-    if in_8_bits:
-        weights = _in_units(weights, config.blocks)
+    def __init__(self, config: GeneratorConfig, weights: Mapping[str, np.ndarray]) -> None:
+        """Raises SrcliError if the weights do not fit the config."""
+        self.weights = weights
+        self.shapes = shapes_of(config)
+        self.int8 = any(name.startswith("int8.") for name in weights)
+        expected: dict[str, tuple[int, ...]] = {}
+        for name, conv in self.shapes.convs.items():
+            expected[f"{name}.weight"] = (conv.outputs, conv.inputs, conv.size, conv.size)
+            expected[f"{name}.bias"] = (conv.outputs,)
+            if self.int8 and conv.quantize:
+                expected[f"int8.{name}.range"] = (2,)
+        if self.int8:
+            expected |= {f"int8.{group}.scale": (channels,) for group, channels in self.shapes.scale_groups.items()}
+        if {name: tensor.shape for name, tensor in weights.items()} != expected:
+            raise SrcliError("The model file is damaged: its weights do not fit its own settings. Get it again.")
 
-    def conv(x: Node, name: str, place: int | None = None) -> Node:
-        """place: of the range of what it takes in; None for none."""
-        kernels = weights[f"{name}.weight"]
-        if in_8_bits and place is not None:
-            ends = [np.float32(end) for end in weights["int8.ranges"][place]]
-            x = ops.fake_quantize(x, *ends, *ends, 256)
+    def conv(
+        self,
+        name: str,
+        x: _Value,
+        out: int,  # noqa: ARG002
+        *,
+        size: int = 3,
+        quantize: bool = True,
+        identity: bool = False,  # noqa: ARG002
+    ) -> _Value:
+        kernels, bias = self._scaled(name) if self.int8 else (self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+        node = x.node
+        if self.int8 and quantize:
+            ends = [np.float32(end) for end in self.weights[f"int8.{name}.range"]]
+            x.rounded = node = ops.fake_quantize(node, *ends, *ends, 256)
             largest = np.maximum(np.abs(kernels).max(axis=(1, 2, 3), keepdims=True), 1e-12)
             kernels = ops.fake_quantize(ops.constant(kernels), -largest, largest, -largest, largest, 255)
-        y = ops.convolution(x, kernels, [1, 1], [1, 1], [1, 1], [1, 1])
-        return ops.add(y, weights[f"{name}.bias"].reshape(1, -1, 1, 1))
+        padding = [size // 2] * 2
+        y = ops.convolution(node, kernels, [1, 1], padding, padding, [1, 1])
+        return _Value(ops.add(y, bias.reshape(1, -1, 1, 1)))
 
-    def leaky_relu(x: Node) -> Node:
-        return ops.prelu(x, np.array([SLOPE], np.float32))
+    def _scaled(self, conv: str) -> tuple[np.ndarray, np.ndarray]:
+        """The kernels and the bias of a convolution for scaled inputs and outputs."""
+        kernels, bias = self.weights[f"{conv}.weight"], self.weights[f"{conv}.bias"]
+        for group, exponent in self.shapes.input_groups(conv).items():
+            kernels = kernels * self.weights[f"int8.{group}.scale"][None, :, None, None] ** exponent
+        group = self.shapes.group(conv)
+        if group in self.shapes.scale_groups:
+            scale = self.weights[f"int8.{group}.scale"]
+            kernels, bias = kernels / scale[:, None, None, None], bias / scale
+        return kernels, bias
 
+    def act(self, x: _Value, slope: float) -> _Value:
+        return _Value(ops.prelu(x.node, np.array([slope], np.float32)) if slope else ops.relu(x.node))
+
+    def add(self, x: _Value, y: _Value, *, quantize: bool = False) -> _Value:
+        return _Value(ops.add(x.rounded if quantize and x.rounded else x.node, y.node))
+
+    def mul(self, x: _Value, y: _Value) -> _Value:
+        return _Value(ops.multiply(x.node, y.node))
+
+    def upsample(self, detail: _Value, lr: _Value, scale: int) -> _Value:
+        # bilinear upsampling as a convolution to scale^2 places: the sum is taken before the pixel shuffle, at a sixteenth of
+        # the cost for x4, and OpenVINO fuses it into the tail
+        padded = ops.pad(lr.node, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), "edge")
+        bilinear = ops.convolution(padded, bilinear_kernels(scale), [1, 1], [0, 0], [0, 0], [1, 1])  # 1 x 3 s^2 x H x W
+        return _Value(ops.depth_to_space(ops.add(detail.node, bilinear), "depth_first", scale))
+
+
+def build_graph(config: GeneratorConfig, weights: Mapping[str, np.ndarray]) -> Model:
+    """The network as an OpenVINO graph for images of any size: lr, 1 x 3 x H x W, to sr, 1 x 3 x sH x sW.
+
+    weights: of the fused generator by name, with the `int8.*` tensors of `srcli.models.quantization` for int8.
+    """
     lr = ops.parameter([1, 3, -1, -1], np.float32, name="lr")
-    shallow = leaky_relu(conv(lr, "head"))  # 1 x C x H x W
-    deep = shallow
-    for block in range(config.blocks):
-        deep = leaky_relu(conv(deep, f"body.{block}", block))  # 1 x C x H x W
-    detail = conv(ops.add(deep, shallow), "tail", config.blocks)  # 1 x 3 s^2 x H x W
-    padded = ops.pad(lr, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), "edge")
-    bilinear = ops.convolution(padded, bilinear_kernels(config.scale), [1, 1], [0, 0], [0, 0], [1, 1])  # 1 x 3 s^2 x H x W
-    return Model([ops.depth_to_space(ops.add(detail, bilinear), "depth_first", config.scale)], [lr], "compact")
-
-
-def _in_units(weights: Mapping[str, np.ndarray], blocks: int) -> dict[str, np.ndarray]:
-    """The same function with the channels between convolutions in units of their own, which leaky ReLU leaves alone."""
-    units = weights["int8.channels"]
-    scaled = dict(weights)
-    for name, before, after in (
-        ("head", None, units[0]),
-        *((f"body.{i}", units[i], units[(i + 1) % blocks]) for i in range(blocks)),
-        ("tail", units[0], None),
-    ):
-        if before is not None:
-            scaled[f"{name}.weight"] = scaled[f"{name}.weight"] * before[None, :, None, None]
-        if after is not None:
-            scaled[f"{name}.weight"] = scaled[f"{name}.weight"] / after[:, None, None, None]
-            scaled[f"{name}.bias"] = scaled[f"{name}.bias"] / after
-    return scaled
+    sr = BODIES[type(config)](OpenVINOOps(config, weights), config, _Value(lr))
+    return Model([sr.node], [lr], config.architecture)
 
 
 def bilinear_kernels(scale: int) -> np.ndarray:

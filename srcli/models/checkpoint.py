@@ -20,7 +20,7 @@ from srcli.core.vgg import OXFORD_INPUT, TORCHVISION_INPUT, VGG16Features, VGGWe
 from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write
 from srcli.models.quantization import calibrate
-from srcli.models.registry import FORMAT, WEIGHTS, ModelSpec, describe_model, read_weights
+from srcli.models.registry import CHECKPOINT_VERSION, WEIGHTS, ModelSpec, describe_model, read_weights
 from srcli.version import __version__
 
 
@@ -35,7 +35,7 @@ def save_model(
 
     lr: small pictures, N x 3 x H x W, from which to learn how to run it in 8 bits; without them it cannot be.
     """
-    description = {"format": FORMAT, "srcli": __version__, "generator": to_mapping(config), "about": dict(about)}
+    description = {"format": CHECKPOINT_VERSION, "srcli": __version__, "generator": to_mapping(config), "about": dict(about)}
     known = generator.fused().state_dict() | (calibrate(generator, lr) if lr is not None else {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in known.items()}
     with atomic_write(path) as part:

@@ -1,4 +1,4 @@
-"""Which models there are and what their files say about themselves, read without torch."""
+"""The shipped models, and what model files say about themselves. Reads files without torch."""
 
 from __future__ import annotations
 
@@ -10,52 +10,54 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from srcli.config import GeneratorConfig, generator_from_mapping
+from srcli.config import CompactConfig, GeneratorConfig, generator_from_mapping
+from srcli.core.graph import shapes_of
 from srcli.errors import ConfigError, SrcliError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
 
 WEIGHTS = Path(__file__).parent / "weights"
-FORMAT = 2
-"""Version of the description inside a model file."""
-
+CHECKPOINT_VERSION = 3
+"""Version of the description in a model file. Version 2 kept the int8 data of all layers in two tensors."""
 
 PURPOSES = {
-    "faithful": "true to the picture, invents nothing: for documents, science, restoration and further work",
-    "natural": "sharper and less smooth, may invent detail: for pictures to look at",
-    "photo": "takes away noise, JPEG blocks and slight blur: for small pictures from cameras and the web",
+    "faithful": "true to the input, adds no detail: for documents, science, restoration and further processing",
+    "perceptual": "sharper, may add detail that is not in the input: for images to look at",
+    "photo": "removes noise, JPEG artifacts and slight blur: for small images from cameras and the web",
 }
 """What each kind of model is for."""
 
 INT8 = ":int8"
-"""At the end of a model's name: in 8 bits. What its file knows of that is in tensors whose names begin with int8."""
+"""Suffix of a model's name: run it in int8. The data for that is in tensors whose names begin with `int8.`."""
 
-ENSEMBLE = "+"
-"""At the end of a model's name: the mean over eight positions of the picture."""
+SELF_ENSEMBLE = "+"
+"""Suffix of a model's name: average the outputs for all eight flips and rotations."""
 
-QUALITIES = {"fast": INT8, "balanced": "", "best": INT8 + ENSEMBLE}
-"""What stands behind a model's name, by how much time one has: each takes about three times as long as the one before on the
-same model."""
+BLEND = "@"
+"""Before a weight in 0..1 in a model's name, as in compact-x4-perceptual@0.5: weights between the faithful model and it."""
+
+QUALITIES = {"fast": INT8, "balanced": "", "best": INT8 + SELF_ENSEMBLE}
+"""Suffixes by quality. Each takes about three times as long as the one before, with the same model."""
 
 SCALES = (2, 3, 4)
-"""For which a faithful model ships."""
+"""Scales of the shipped faithful models."""
 
 FAITHFUL, PERCEPTUAL, PHOTO = "compact-x{}", "compact-x{}-perceptual", "compact-x{}-photo"
-"""Names of the models of each kind. The natural one was trained on from the faithful one, so that weights between the two are
-of use."""
+"""Names of the models of each kind. The perceptual model was fine-tuned from the faithful one, so their weights can be
+interpolated."""
 
 LARGE = "-large"
-"""At the end of such a name: the model of the same kind for those who have most time, where there is one."""
+"""Suffix of the name of the larger model of a kind, if there is one."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model file: where it is, the settings that rebuild its generator, and what there is to know `about` it.
+    """A model file and how to run it.
 
-    towards, share: another file of the same sizes, and how far from this one to it the weights lie, in 0..1.
-    int8: whether its inner activations and kernels are rounded to 8 bits where that is quicker.
-    ensemble: whether what it makes of a picture in all eight positions is averaged.
+    config: rebuilds the generator. about: what the file says about its training. blend_with, blend_weight: another file with
+    the same config, and the weight of its tensors in the interpolation, in 0..1. int8: whether to run in int8 where supported.
+    ensemble: whether to average the outputs for all eight flips and rotations.
     """
 
     path: Path
@@ -68,8 +70,9 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        name = f"{self.blend_with.stem}@{self.blend_weight:g}" if self.blend_with else self.path.stem
-        return f"{name}{INT8 if self.int8 else ''}{ENSEMBLE if self.ensemble else ''}"
+        """The name that `describe_model` accepts."""
+        name = f"{self.blend_with.stem}{BLEND}{self.blend_weight:g}" if self.blend_with else self.path.stem
+        return f"{name}{INT8 if self.int8 else ''}{SELF_ENSEMBLE if self.ensemble else ''}"
 
     @property
     def scale(self) -> int:
@@ -77,19 +80,20 @@ class ModelSpec:
 
     @property
     def kind(self) -> str:
-        """`photo` where small pictures were spoilt in training; `faithful` where only pixels were compared; else `natural`."""
-        if self.about["settings"].get("degradation") == "photo":
+        """`photo` if it was trained on degraded images, `faithful` if on pixel losses alone, else `perceptual`."""
+        settings: dict[str, Any] = self.about.get("settings", {})
+        if settings.get("degradation") == "photo":
             return "photo"
-        loss: dict[str, Any] = self.about["settings"]["loss"]
-        pixels = ("pixel", "l1", "charbonnier", "frequency")
-        others = [weight for term, weight in loss.items() if term not in pixels and isinstance(weight, int | float)]
-        return "natural" if any(others) else "faithful"
+        pixel_losses = ("pixel", "l1", "charbonnier", "frequency")
+        loss: dict[str, Any] = settings.get("loss", {})
+        others = [weight for term, weight in loss.items() if term not in pixel_losses and isinstance(weight, int | float)]
+        return "perceptual" if any(others) else "faithful"
 
     @property
     def parameters(self) -> int:
-        """How many weights the folded generator has."""
+        """The number of weights of the fused generator."""
         with safe_open(self.path, "numpy") as file:
-            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys() if not _of_int8(name))  # noqa: SIM118
+            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys() if not _is_int8(name))  # noqa: SIM118
 
 
 def shipped_models() -> list[str]:
@@ -98,18 +102,18 @@ def shipped_models() -> list[str]:
 
 
 SPEED = "speed"
-"""Stands among the sets of pictures in the figures, for `t`: the time for 320x180 pixels on a CPU, in units of sixteen 3x3
-convolutions, 64 to 64 channels, at that size in torch."""
+"""Key next to the test sets in the benchmark results, for `t`: the time for 320x180 pixels on a CPU, in units of sixteen 3x3
+convolutions of 64 to 64 channels at that size in torch."""
 
 
 def read_benchmarks() -> dict[str, dict[str, dict[str, float]]]:
-    """What benchmarks/quality.py measured: by model, then by set of pictures (or SPEED), then by figure."""
-    figures: dict[str, dict[str, dict[str, float]]] = json.loads((WEIGHTS / "figures.json").read_text(encoding="utf-8"))
-    return figures
+    """The results of benchmarks/quality.py: by model, then by test set (or SPEED), then by metric."""
+    results: dict[str, dict[str, dict[str, float]]] = json.loads((WEIGHTS / "figures.json").read_text(encoding="utf-8"))
+    return results
 
 
 def is_third_party(model: str | Path) -> bool:
-    """Whether it is a file of weights that other programs made."""
+    """Whether it is a file of weights that another program wrote."""
     path = Path(model)
     if str(model) in shipped_models() or not path.is_file():
         return False
@@ -123,89 +127,114 @@ def is_third_party(model: str | Path) -> bool:
 
 
 def describe_model(model: str | Path) -> ModelSpec:
-    """A model that ships, by name, or one from a file that `srcli train` wrote.
+    """A shipped model by name, or a file that `srcli train` wrote.
 
-    With :int8 behind it, the same in 8 bits; with + at its end, the ensemble of it.
-    Raises SrcliError: no such model or file, or a file that srcli train did not write.
+    Suffixes of the name: `@W` for weights between the faithful model (0) and this perceptual one (1), `:int8` to run it in
+    int8, `+` for the self-ensemble.
+    Raises ConfigError if there is no such model, and SrcliError for a file that `srcli train` did not write.
     """
+    name = str(model)
     if not Path(model).is_file():
-        if str(model).endswith(ENSEMBLE):
-            return replace(describe_model(str(model).removesuffix(ENSEMBLE)), ensemble=True)
-        if str(model).endswith(INT8):
-            return replace(describe_model(str(model).removesuffix(INT8)), int8=True)
+        if name.endswith(SELF_ENSEMBLE):
+            return replace(describe_model(name.removesuffix(SELF_ENSEMBLE)), ensemble=True)
+        if name.endswith(INT8):
+            return replace(describe_model(name.removesuffix(INT8)), int8=True)
+        perceptual, _, weight = name.rpartition(BLEND)
+        if perceptual in shipped_models() and describe_model(perceptual).kind == "perceptual":
+            return _blend(perceptual, weight)
     path = _find(model)
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise SrcliError(f"{path} is no model file ({error}). Give one that srcli train wrote.") from None
+        raise SrcliError(f"{path} is not a model file ({error}). Give a file that srcli train wrote.") from None
     try:
         description = json.loads(metadata["srcli"])
-        if description["format"] > FORMAT:
-            raise SrcliError(f"{path} was written by srcli {description['srcli']}, which is newer. Update srcli.")
+        if description["format"] > CHECKPOINT_VERSION:
+            raise SrcliError(f"{path} was written by a newer version of srcli, {description['srcli']}. Update srcli.")
         config = generator_from_mapping(description["generator"], str(path))
         return ModelSpec(path, config, dict(description["about"]))
     except (KeyError, TypeError, ValueError, ConfigError):
-        raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give one that it wrote.") from None
+        raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give a file that it wrote.") from None
+
+
+def _blend(perceptual: str, weight: str | float) -> ModelSpec:
+    """Weights between a perceptual model and the faithful model that it was fine-tuned from."""
+    try:
+        value = float(weight)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise ConfigError(f"The weight of {perceptual} is {weight!r}; it must be a number from 0 to 1.")
+    other = describe_model(perceptual)
+    return replace(describe_model(FAITHFUL.format(other.scale)), blend_with=other.path, blend_weight=value)
 
 
 def select_models(*, quality: str = "balanced", perceptual: float = 0.0, photo: bool = False) -> list[ModelSpec]:
-    """The shipped models to enlarge with, one for each scale there is of their kind.
+    """The shipped models to upscale with, one per scale.
 
-    quality: of QUALITIES, how much time one has. naturalness: 0..1, from the faithful model to the natural one, where the
-    weights are interpolated (after Wang et al. 2019, "Deep Network Interpolation"). photo: for spoilt pictures.
-    Raises ConfigError for what there is not.
+    quality: a key of QUALITIES. perceptual: 0..1, from the faithful model to the perceptual one; values in between interpolate
+    their weights (after Wang et al. 2019, "Deep Network Interpolation"). photo: models for degraded images.
+    Raises ConfigError for combinations that have no model.
     """
     if quality not in QUALITIES:
         raise ConfigError(f"There is no quality {quality!r}. {did_you_mean(quality, QUALITIES)}")
     if not 0 <= perceptual <= 1:
-        raise ConfigError(f"The naturalness is {perceptual:g}; it must be at least 0 and at most 1.")
+        raise ConfigError(f"`perceptual` is {perceptual:g}; it must be at least 0 and at most 1.")
     if photo and perceptual:
-        raise ConfigError("There is no more natural model for spoilt photographs. Leave out --photo or --naturalness.")
+        raise ConfigError("There is no perceptual model for degraded photos. Leave out `photo` or `perceptual`.")
     between = 0 < perceptual < 1
-    if between and quality == "fast":
-        raise ConfigError("Fast there is only what is faithful or natural and nothing between. Use --naturalness 0 or 1.")
-    kind = PHOTO if photo else PERCEPTUAL if perceptual == 1 else FAITHFUL
+    if between and quality == "fast":  # each of the two models has activation ranges of its own
+        raise ConfigError("`quality=fast` supports only the values 0 and 1 of `perceptual`. Choose one, or another `quality`.")
     shipped = shipped_models()
-    names = [kind.format(scale) for scale in SCALES if not between or PERCEPTUAL.format(scale) in shipped]
-    if quality == "best" and not between:  # weights can be interpolated between networks of one size alone
+    if between:
+        names = [PERCEPTUAL.format(scale) for scale in SCALES]
+        models = [_blend(name, perceptual) for name in names if name in shipped]
+        return [replace(model, ensemble=SELF_ENSEMBLE in QUALITIES[quality]) for model in models]
+    kind = PHOTO if photo else PERCEPTUAL if perceptual else FAITHFUL
+    names = [kind.format(scale) for scale in SCALES]
+    if quality == "best":
         names = [name + LARGE if name + LARGE in shipped else name for name in names]
-    models = [describe_model(name + QUALITIES[quality]) for name in names if name in shipped]
-    return [_blend_with_perceptual(model, perceptual) for model in models] if between else models
-
-
-def _blend_with_perceptual(faithful: ModelSpec, perceptual: float) -> ModelSpec:
-    """In full, as each has ranges for 8 bits of its own."""
-    natural = describe_model(PERCEPTUAL.format(faithful.scale))
-    return replace(faithful, int8=False, blend_with=natural.path, blend_weight=perceptual)
+    return [describe_model(name + QUALITIES[quality]) for name in names if name in shipped]
 
 
 def read_weights(model: ModelSpec) -> dict[str, np.ndarray]:
-    """The weights of the folded generator by name, float32, with what it takes to run them in 8 bits if that is wanted.
+    """The weights of the fused generator by name, float32, with the `int8.*` tensors if the model is to run in int8.
 
-    Raises SrcliError where a file is damaged, or has nothing for 8 bits.
+    Raises SrcliError if a file is damaged, or has no data for int8.
     """
     weights = _read_file(model.path)
     if not model.int8:
-        weights = {name: weight for name, weight in weights.items() if not _of_int8(name)}
-    elif not any(map(_of_int8, weights)):
-        one = replace(model, int8=False).name
-        raise SrcliError(f"{one} was not prepared for 8 bits, as every compact model is that is trained now. Leave out {INT8}.")
+        weights = {name: weight for name, weight in weights.items() if not _is_int8(name)}
+    elif not any(map(_is_int8, weights)):
+        name = replace(model, int8=False).name
+        raise SrcliError(f"{name} has no int8 calibration data. Train it again with this version, or leave out {INT8}.")
+    elif "int8.channels" in weights:
+        weights = _from_version_2(weights, model.config)
     if model.blend_with is None:
         return weights
     other = _read_file(model.blend_with)
     return {name: (1 - model.blend_weight) * weight + model.blend_weight * other[name] for name, weight in weights.items()}
 
 
+def _from_version_2(weights: dict[str, np.ndarray], config: GeneratorConfig) -> dict[str, np.ndarray]:
+    """A compact model's int8 data by convolution. Row i belonged to the input of the i-th convolution after the head."""
+    assert isinstance(config, CompactConfig)
+    channels, ranges = weights.pop("int8.channels"), weights.pop("int8.ranges")
+    groups, convs = shapes_of(config).scale_groups, [name for name, conv in shapes_of(config).convs.items() if conv.quantize]
+    scales = {f"int8.{group}.scale": scale for group, scale in zip(groups, channels, strict=False)}
+    return weights | scales | {f"int8.{conv}.range": ends for conv, ends in zip(convs, ranges, strict=False)}
+
+
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name).astype("float32") for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: numbers of a kind that numpy has not
+            return {name: file.get_tensor(name).astype("float32") for name in file.keys()}  # noqa: SIM118, it is not a dict
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a number format that numpy does not have
         raise SrcliError(f"{path} is damaged ({error}). Get it again.") from None
 
 
-def _of_int8(name: str) -> bool:
+def _is_int8(name: str) -> bool:
     return name.startswith("int8.")
 
 

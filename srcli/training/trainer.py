@@ -126,7 +126,7 @@ class Trainer:
         Raises SrcliError where the sizes do not fit.
         """
         wanted, given = self.config.generator, source.config
-        if not wanted.can_initialize_from(given):
+        if not self.generator.can_initialize_from(source):
             raise SrcliError(
                 f"The first weights are those of {_sizes(given)}, and {_sizes(wanted)} is to be trained. "
                 "Give a model of the same sizes, or its sizes as options."
