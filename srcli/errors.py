@@ -23,4 +23,6 @@ class NonFiniteOutputError(SrcliError):
     """A generator made numbers that are none (infinite or NaN), in float32 too."""
 
     def __init__(self) -> None:
-        super().__init__("The model makes infinite or undefined numbers of this picture, so it is damaged. Use another model.")
+        super().__init__(
+            "The model produced NaN or infinite values for this image, so its file is probably damaged. Use another model."
+        )

@@ -113,6 +113,11 @@ class Shapes:
         self._pinned: set[str] = set()
         self._most_channels = 0
 
+    @staticmethod
+    def input() -> _Value:
+        """The LR image."""
+        return _Value(3, 0, Counter())
+
     @property
     def parameters(self) -> int:
         return sum(conv.parameters for conv in self.convs.values())
@@ -178,5 +183,5 @@ class Shapes:
 def shapes_of(config: GeneratorConfig) -> Shapes:
     """The shapes of a config's body. Raises KeyError for a generator that has none in `BODIES`."""
     shapes = Shapes()
-    shapes.halo = BODIES[type(config)](shapes, config, _Value(3, 0, Counter())).radius
+    shapes.halo = BODIES[type(config)](shapes, config, shapes.input()).radius
     return shapes

@@ -82,9 +82,9 @@ def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
     if found.ensemble:
         return SelfEnsemble(load_model(replace(found, ensemble=False), device))
     cpu = takes_cpu(device)
-    note = "; there is a GPU's driver, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
+    note = "; a GPU driver is installed, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
     if found.int8 and not cpu:
-        note = f"{note}; 8 bits are for CPUs"
+        note = f"{note}; int8 runs on CPUs only"
     if type(found.config) in BODIES and cpu:
         try:
             from srcli.inference.openvino_backend import OpenVINOBackend

@@ -19,8 +19,8 @@ from srcli.config import GeneratorConfig
 from srcli.core.graph import BODIES, shapes_of
 from srcli.errors import NonFiniteOutputError, SrcliError
 
-# OpenVINO's tools for converting models send a message over the network as soon as they are imported. Nothing here needs
-# them, and `openvino` does without them where they cannot be imported, and starts earlier.
+# OpenVINO's model conversion tools send telemetry as soon as they are imported. They are not needed here, and `openvino`
+# works without them, and imports faster.
 _tools: dict[str, Any] = {} if "openvino" in sys.modules else {"openvino.tools.ovc": None}
 sys.modules.update(_tools)
 try:
@@ -30,48 +30,47 @@ finally:
     for name in _tools:
         del sys.modules[name]
 
-# Without the hint OpenVINO would take bfloat16 where the processor has instructions for it, which moves pixels by several
-# grey levels. Kernels of past shapes are not kept: they come back in 5 ms, and with thousands of differently sized pictures
-# they would fill the memory.
+# Without the hint, OpenVINO uses bfloat16 on processors that support it, which changes pixels by several gray levels.
+# Compiled kernels are not cached: compiling takes 5 ms, and kernels for thousands of image sizes would fill the memory.
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0}
 
 LATENCY_CONFIG = {"PERFORMANCE_HINT": "LATENCY"}
-"""All cores for one tile; which, and how many threads, is OpenVINO's own choice."""
+"""All cores for one tile. OpenVINO chooses the number of threads."""
 
 MAX_STREAMS = min(2, os.cpu_count() or 1)
-"""How many tiles share the cores where there are several at a time."""
+"""How many tiles share the cores if several are processed at a time."""
 
 
 class OpenVINOBackend:
-    """Runs a folded compact generator on the CPU, in float32 or 8 bits, on all cores.
+    """Runs a network body on the CPU, in float32 or int8, on all cores.
 
-    A call that finds no other at work has all cores to itself. One that does has half of them: two tiles side by side keep
-    them busier than one after the other, as all cores of a tile wait for the slowest, and for what only one can do.
+    A single call uses all cores. Two concurrent calls use half of them each, which keeps the cores busier than one call after
+    the other: within a call, all cores wait for the slowest, and for the parts that run on one core.
     """
 
     def __init__(self, config: GeneratorConfig, weights: Mapping[str, np.ndarray], *, note: str = "") -> None:
-        """weights: those of the folded generator by name; with `int8.channels` and `int8.ranges` among them (see
-        `srcli.core.quantising`) it runs in 8 bits. note: what else to say of the device.
+        """weights: of the fused generator by name. It runs in int8 if they include the `int8.*` tensors of
+        `srcli.models.quantization`. note: appended to the description of the device.
 
-        Raises SrcliError where the weights do not fit the settings.
+        Raises SrcliError if the weights do not fit the config.
         """
         self.runs_on = f"cpu (OpenVINO, {'int8' if any(name.startswith('int8.') for name in weights) else 'fp32'}{note})"
         self.scale = config.scale
         shapes = shapes_of(config)
         self.halo = shapes.halo
         self.grid = 1
-        self.bytes_per_pixel = shapes.bytes_per_pixel * (1 + MAX_STREAMS)  # requests keep what they took
+        self.bytes_per_pixel = shapes.bytes_per_pixel * (1 + MAX_STREAMS)  # requests keep their memory
         self.device_free_bytes = None
         self._core = Core()
         self._graph = build_graph(config, weights)
-        self._free: dict[int, SimpleQueue[InferRequest]] = {}  # requests that are not at work, by how many share the cores
-        self.at_work = 0  # how many calls are
-        self._lock = Lock()  # of these two
+        self._free: dict[int, SimpleQueue[InferRequest]] = {}  # idle requests, by how many share the cores
+        self.at_work = 0  # calls in progress
+        self._lock = Lock()  # guards the two above
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """3 x H x W to 3 x sH x sW, float32, RGB in and around [0, 1].
 
-        Raises MemoryError, and NonFiniteOutputError where the weights make numbers that are none.
+        Raises MemoryError, and NonFiniteOutputError if the output has NaN or infinite values.
         """
         batch = np.ascontiguousarray(lr, dtype=np.float32)[None]
         with self._lock:
@@ -82,7 +81,7 @@ class OpenVINOBackend:
         except RuntimeError as error:
             if "allocate" in str(error) or "bad_alloc" in str(error):
                 with self._lock:
-                    self._free.pop(sharing, None)  # they would ask for as much again, whatever the picture
+                    self._free.pop(sharing, None)  # they would ask for as much again for any image
                 raise MemoryError(str(error)) from None
             raise
         finally:
@@ -105,7 +104,7 @@ class OpenVINOBackend:
         return sr
 
     def _requests(self, sharing: int) -> SimpleQueue[InferRequest]:
-        """New ones, as many as share the cores."""
+        """New requests, as many as share the cores."""
         cores = LATENCY_CONFIG if sharing == 1 else {"NUM_STREAMS": sharing}
         compiled = self._core.compile_model(self._graph, "CPU", CONFIG | cores)
         requests: SimpleQueue[InferRequest] = SimpleQueue()
@@ -205,10 +204,10 @@ def build_graph(config: GeneratorConfig, weights: Mapping[str, np.ndarray]) -> M
 
 
 def bilinear_kernels(scale: int) -> np.ndarray:
-    """Kernels, 3 s^2 x 3 x 3 x 3, that give the s x s pixels in the place of each one as bilinear enlargement does."""
-    line = np.zeros((scale, 3), np.float32)  # for each place between two pixels, the shares of those before, here and after
+    """Kernels, 3 s^2 x 3 x 3 x 3, that compute the s x s pixels of bilinear upsampling for each input pixel."""
+    line = np.zeros((scale, 3), np.float32)  # for each output position, the weights of the pixels before, at and after it
     for place in range(scale):
-        position = (place + 0.5) / scale + 0.5  # of its centre, from the centre of the pixel before
+        position = (place + 0.5) / scale + 0.5  # of its center, from the center of the pixel before
         left = int(position)
         line[place, left : left + 2] += (1 - position + left, position - left)
     kernels = np.zeros((3, scale, scale, 3, 3, 3), np.float32)

@@ -1,4 +1,4 @@
-"""Model files: a generator and its settings in one safetensors file that rebuilds itself; and the weights of VGG16."""
+"""Model files, which hold a generator and the config that rebuilds it; and the weights of VGG16."""
 
 from __future__ import annotations
 
@@ -31,39 +31,42 @@ def save_model(
     about: Mapping[str, Any],
     lr: Tensor | None = None,
 ) -> None:
-    """Write the generator in its folded form, with its settings and what there is to know `about` it.
+    """Write the fused generator with its config.
 
-    lr: small pictures, N x 3 x H x W, from which to learn how to run it in 8 bits; without them it cannot be.
+    about: plain values on how it was trained. lr: N x 3 x H x W, for int8 calibration; without it the file has no int8 data.
     """
     description = {"format": CHECKPOINT_VERSION, "srcli": __version__, "generator": to_mapping(config), "about": dict(about)}
-    known = generator.fused().state_dict() | (calibrate(generator, lr) if lr is not None else {})
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in known.items()}
+    weights = generator.fused().state_dict() | (calibrate(generator, lr) if lr is not None else {})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_write(path) as part:
-        # not save_file: it makes a temporary file of its own, which a killed process leaves behind
+        # not save_file: it makes a temporary file of its own, which a killed process would leave behind
         part.write_bytes(save(tensors, metadata={"srcli": json.dumps(description)}))
 
 
 def load_generator(model: str | Path | ModelSpec) -> Generator:
-    """The generator of a shipped model or a model file, folded, frozen and ready for use. Runs no code from the file.
+    """The fused and frozen generator of a shipped model or a model file. Runs no code from the file.
 
-    Raises SrcliError: no such model or file, no model file, weights that do not fit its own settings, or a way to run one.
+    Raises SrcliError if there is no such model, if the file is damaged, or if the name has a suffix such as `:int8`, which says
+    how to run a model.
     """
-    description = model if isinstance(model, ModelSpec) else describe_model(model)
-    if description.int8 or description.ensemble:
-        network = replace(description, int8=False, ensemble=False).name
-        raise SrcliError(f"{description.name} is a way to run {network}, and no network of its own. Give {network}.")
-    generator = build_generator(description.config).fused()
+    spec = model if isinstance(model, ModelSpec) else describe_model(model)
+    if spec.int8 or spec.ensemble:
+        network = replace(spec, int8=False, ensemble=False).name
+        raise SrcliError(f"{spec.name} names a way to run {network}. Give {network} itself.")
+    generator = build_generator(spec.config).fused()
     try:
-        generator.load_state_dict({name: torch.from_numpy(weight) for name, weight in read_weights(description).items()})
+        generator.load_state_dict({name: torch.from_numpy(weight) for name, weight in read_weights(spec).items()})
     except RuntimeError:
-        raise SrcliError(f"{description.path} is damaged: its weights do not fit its own settings. Get it again.") from None
+        raise SrcliError(f"{spec.path} is damaged: its weights do not fit its own settings. Get it again.") from None
     return generator.eval().requires_grad_(False)
 
 
 def load_vgg_weights(source: str = "oxford") -> VGGWeights:
-    """VGG16's weights: `oxford`, which ship; `imagenet1k-v1`, downloaded by torchvision; or a .safetensors or .pth file.
+    """The weights of VGG16.
 
-    A file has torchvision's key names and wants torchvision's normalisation, unless its weights are Oxford's.
+    source: `oxford`, which are in the package; `imagenet1k-v1`, which torchvision downloads; or a .safetensors or .pth file
+    with torchvision's key names. A file is assumed to need torchvision's input normalization unless its weights are Oxford's.
+    Raises SrcliError if they cannot be read or downloaded.
     """
     if source == "oxford":
         tensors, metadata = read_safetensors(WEIGHTS / "vgg16.safetensors")
@@ -74,7 +77,7 @@ def load_vgg_weights(source: str = "oxford") -> VGGWeights:
 
             tensors = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
         except (ImportError, RuntimeError, OSError) as error:
-            raise SrcliError(f"torchvision cannot give its VGG16 ({error}). Leave out --vgg, or give a file.") from None
+            raise SrcliError(f"torchvision cannot provide its VGG16 ({error}). Leave out `vgg`, or set it to a file.") from None
         return VGGWeights(source, tensors, TORCHVISION_INPUT)
     path = Path(source)
     tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
@@ -85,14 +88,14 @@ def load_vgg_weights(source: str = "oxford") -> VGGWeights:
 
 
 def load_feature_loss(layers: Mapping[str, float], vgg: str = "oxford", distance: Distance = "squared") -> FeatureLoss:
-    """The feature loss at `layers`, with the weights of VGG16 that `vgg` names (see `load_vgg_weights`)."""
+    """The feature loss at `layers`, by name with weights. vgg: see `load_vgg_weights`."""
     return FeatureLoss(VGG16Features(layers, load_vgg_weights(vgg)), layers, distance)
 
 
 def read_torch(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote, if it is a dict of tensors and plain values: nothing else is unpickled.
+    """A dict of tensors and plain values that `torch.save` wrote. Nothing else is unpickled.
 
-    Raises SrcliError: missing, damaged, or holding anything else.
+    Raises SrcliError if the file is missing, damaged, or holds anything else.
     """
     try:
         with path.open("rb"):
@@ -100,7 +103,7 @@ def read_torch(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SrcliError(f"Cannot read {path}: {error.strerror}.") from None
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # torch.load raises errors of many types for damaged files
         raise SrcliError(f"{path} is damaged or holds more than weights ({type(error).__name__}). Get it again.") from None
     if not isinstance(content, dict):
         raise SrcliError(f"{path} holds a {type(content).__name__} where weights by name were expected. Give another file.")
@@ -108,9 +111,9 @@ def read_torch(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file by name, and its metadata. Raises SrcliError where it cannot be read."""
+    """The tensors of a safetensors file by name, and its metadata. Raises SrcliError if it cannot be read."""
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118, it is no dict
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118, it is not a dict
     except (SafetensorError, OSError) as error:
         raise SrcliError(f"{path} cannot be read as safetensors ({error}). Check the path, or get the file again.") from None

@@ -1,4 +1,4 @@
-"""A generator in, an ONNX file out that was seen to compute the same."""
+"""ONNX export, verified against torch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write
 from srcli.version import __version__
 
-CLOSE = 1e-4
-"""How far the ONNX file's pixels, in [0, 1], may be from torch's."""
+TOLERANCE = 1e-4
+"""The largest difference between pixels of the ONNX file and of torch, in [0, 1]."""
 
 SIZES = ((1, 1), (5, 9), (64, 31))
-"""Heights and widths at which the file is compared with torch."""
+"""Heights and widths for which the file is compared with torch."""
 
 
 def export_onnx(generator: Generator, path: Path, *, overwrite: bool = False) -> None:
     """Write the generator as ONNX: input `lr`, 1 x 3 x H x W, output `sr`, 1 x 3 x sH x sW, RGB float32 in [0, 1], any H and W.
 
-    The metadata say `scale` and `halo`, for those who cut pictures into tiles. The file gets its name only after ONNX Runtime
-    has computed the same with it as torch.
-    Raises SrcliError: onnx is missing, the file differs from torch, it is there already, or cannot be written.
+    The metadata hold `scale` and `halo`, for programs that cut images into tiles. The file is kept only if ONNX Runtime
+    computes the same with it as torch.
+    Raises SrcliError if onnx is missing, if the output differs from torch's, or if the file exists or cannot be written.
     """
     try:
         import onnx  # noqa: F401
@@ -33,13 +33,13 @@ def export_onnx(generator: Generator, path: Path, *, overwrite: bool = False) ->
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise SrcliError(
-            f"Exporting needs more libraries ({error}). Get them: pip install onnx onnxruntime onnxscript"
+            f"ONNX export needs more packages ({error}). Install them: pip install onnx onnxruntime onnxscript"
         ) from None
     generator = generator.fused().eval()
     random = torch.Generator().manual_seed(0)
     with atomic_write(path, overwrite=overwrite) as part:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch has to say to those who keep its exporter
+            warnings.simplefilter("ignore")  # deprecation warnings inside torch's exporter
             program = torch.onnx.export(
                 generator,
                 (torch.rand(1, 3, 16, 24, generator=random),),
@@ -59,8 +59,8 @@ def export_onnx(generator: Generator, path: Path, *, overwrite: bool = False) ->
             with torch.inference_mode():
                 expected = generator(lr).numpy()
             difference = np.abs(session.run(["sr"], {"lr": lr.numpy()})[0] - expected).max()
-            if not difference < CLOSE:
+            if not difference < TOLERANCE:
                 raise SrcliError(
-                    f"The ONNX file differs from the model by {difference:.1g} at {width}x{height} pixels, so it was not kept. "
+                    f"The ONNX file differs from the model by {difference:.1g} at {width}x{height} pixels, so it was deleted. "
                     "Try other versions of torch and onnxscript."
                 )

@@ -1,21 +1,22 @@
-"""Generators: the sizes, the folding and the reach that the rest relies on."""
+"""Generators as torch modules: sizes, fusing, initialization and receptive fields."""
 
 import pytest
 import torch
 from torch import nn
 
-from srcli.config import GENERATORS, CompactConfig, GeneratorConfig, JohnsonConfig
+from srcli.config import GENERATORS, CompactConfig, GeneratorConfig, JohnsonConfig, ResidualConfig
 from srcli.core.networks import Generator, ReparamConv2d, build_generator
 from srcli.errors import ConfigError
 
 SMALL = [
     *(CompactConfig(scale=scale, channels=8, blocks=2) for scale in (2, 3, 4)),
+    *(ResidualConfig(scale=scale, channels=8, blocks=2, slope=slope) for scale, slope in ((2, 0.0), (3, 0.1), (4, 0.0))),
     *(JohnsonConfig(scale=scale, channels=8, blocks=1) for scale in (2, 3, 4, 8)),
 ]
 
 
 def lively(config: GeneratorConfig) -> Generator:
-    """A generator whose every weight matters: the compact one starts with an empty tail."""
+    """A generator in which every weight matters: the tail usually starts at zero."""
     torch.manual_seed(0)
     generator = build_generator(config)
     nn.init.normal_(generator.tail.weight, std=0.1)
@@ -28,7 +29,7 @@ def test_every_generator_is_tested() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (16, 3)])
 @pytest.mark.parametrize("config", SMALL, ids=str)
-def test_every_generator_enlarges_by_its_scale(config: GeneratorConfig, size: tuple[int, int]) -> None:
+def test_every_generator_upscales_by_its_scale(config: GeneratorConfig, size: tuple[int, int]) -> None:
     generator = build_generator(config).eval()
     sr = generator(torch.rand(2, 3, *size))
     assert sr.shape == (2, 3, size[0] * config.scale, size[1] * config.scale)
@@ -45,19 +46,19 @@ def test_gradient_reaches_every_weight(config: GeneratorConfig) -> None:
 
 
 @pytest.mark.parametrize("config", SMALL, ids=str)
-def test_folded_and_unfolded_give_the_same_picture(config: GeneratorConfig) -> None:
+def test_fused_and_training_form_give_the_same_image(config: GeneratorConfig) -> None:
     generator = lively(config).eval()
     lr = torch.rand(1, 3, 13, 11)
     torch.testing.assert_close(generator.fused()(lr), generator(lr), atol=1e-6, rtol=0)
 
 
-def test_folding_leaves_one_convolution_for_each_sum_of_branches() -> None:
+def test_fusing_leaves_plain_convolutions_only() -> None:
     fused = lively(CompactConfig(channels=8, blocks=3)).fused()
     assert not any(isinstance(module, ReparamConv2d) for module in fused.modules())
     assert sum(isinstance(module, nn.Conv2d) for module in fused.modules()) == 5
 
 
-def test_the_kernel_of_a_branched_convolution_is_the_sum_of_its_branches() -> None:
+def test_a_reparameterized_convolution_is_the_sum_of_its_branches() -> None:
     torch.manual_seed(1)
     conv = ReparamConv2d(4)
     nn.init.normal_(conv.bias)
@@ -66,41 +67,81 @@ def test_the_kernel_of_a_branched_convolution_is_the_sum_of_its_branches() -> No
 
 
 @pytest.mark.parametrize("config", SMALL, ids=str)
-def test_a_fresh_generator_takes_over_a_folded_one(config: GeneratorConfig) -> None:
+def test_a_generator_can_be_initialized_from_a_fused_one(config: GeneratorConfig) -> None:
     source = lively(config).eval()
     torch.manual_seed(7)
     other = build_generator(config).eval()
+    assert other.can_initialize_from(source)
     other.load_fused(source.fused())
     lr = torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(other(lr), source(lr), atol=1e-5, rtol=0)
 
 
-def test_a_wider_generator_takes_over_what_a_narrower_one_computes() -> None:
-    source = lively(CompactConfig(scale=3, channels=8, blocks=2)).eval()
-    wider = build_generator(CompactConfig(scale=3, channels=12, blocks=2))
+@pytest.mark.parametrize("kind", [CompactConfig, ResidualConfig])
+def test_a_wider_generator_computes_the_same_as_the_one_it_was_initialized_from(
+    kind: type[CompactConfig] | type[ResidualConfig],
+) -> None:
+    source = lively(kind(scale=3, channels=8, blocks=2)).eval()
+    wider = build_generator(kind(scale=3, channels=12, blocks=2))
+    assert wider.can_initialize_from(source)
+    assert not source.can_initialize_from(wider)
     wider.load_fused(source.fused())
     lr = torch.rand(1, 3, 9, 8)
     torch.testing.assert_close(wider(lr), source(lr), atol=1e-6, rtol=0)
     wider(lr).square().sum().backward()
-    assert wider.tail.weight.grad[:, 8:].abs().sum() > 0  # what is new can be learnt
+    assert wider.tail.weight.grad[:, 8:].abs().sum() > 0  # the new channels can be trained
 
 
-def test_weights_of_another_scale_are_taken_over_but_for_the_tail() -> None:
+def test_a_generator_with_relu_can_start_from_one_with_leaky_relu() -> None:
+    source = lively(ResidualConfig(channels=8, blocks=2, slope=0.1))
+    other = build_generator(ResidualConfig(channels=8, blocks=2, slope=0.0))
+    assert other.can_initialize_from(source)
+    other.load_fused(source)
+    torch.testing.assert_close(other.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [CompactConfig(channels=8, blocks=3), ResidualConfig(channels=8, blocks=2), JohnsonConfig(channels=8, blocks=2)],
+    ids=str,
+)
+def test_a_generator_with_other_layers_is_no_source_of_weights(other: GeneratorConfig) -> None:
+    assert not build_generator(CompactConfig(channels=8, blocks=2)).can_initialize_from(build_generator(other))
+
+
+def test_an_independent_implementation_of_the_residual_body_gives_the_same() -> None:
+    generator = lively(ResidualConfig(scale=2, channels=8, blocks=2, slope=0.1))
+    w = generator.state_dict()
+
+    def conv(x: torch.Tensor, name: str) -> torch.Tensor:
+        return nn.functional.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], padding=1)
+
+    lr = torch.rand(1, 3, 9, 7)
+    x = head = nn.functional.leaky_relu(conv(lr, "head"), 0.1)
+    for block in ("body.0", "body.1"):
+        x = x + conv(nn.functional.leaky_relu(conv(x, f"{block}.conv1"), 0.1), f"{block}.conv2")
+    expected = nn.functional.pixel_shuffle(conv(x + head, "tail"), 2)
+    expected = expected + nn.functional.interpolate(lr, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(generator(lr), expected)
+
+
+def test_weights_of_another_scale_are_copied_except_the_tail() -> None:
     source = lively(CompactConfig(scale=4, channels=8, blocks=2))
     other = build_generator(CompactConfig(scale=2, channels=8, blocks=2))
     other.load_fused(source.fused())
-    torch.testing.assert_close(other.body[1].kernel(), source.body[1].kernel())
+    torch.testing.assert_close(other.get_submodule("body.1").kernel(), source.get_submodule("body.1").kernel())
     assert other.tail.weight.abs().sum() == 0
 
 
-def test_an_untrained_compact_gives_the_bilinear_enlargement() -> None:
+@pytest.mark.parametrize("kind", [CompactConfig, ResidualConfig])
+def test_an_untrained_body_gives_bilinear_upsampling(kind: type[CompactConfig] | type[ResidualConfig]) -> None:
     lr = torch.rand(1, 3, 6, 7)
-    sr = build_generator(CompactConfig(scale=3, channels=8, blocks=1))(lr)
+    sr = build_generator(kind(scale=3, channels=8, blocks=1))(lr)
     torch.testing.assert_close(sr, nn.functional.interpolate(lr, scale_factor=3, mode="bilinear"))
 
 
 @pytest.mark.parametrize("config", SMALL, ids=str)
-def test_nothing_beyond_the_halo_changes_the_picture(config: GeneratorConfig) -> None:
+def test_no_pixel_beyond_the_halo_changes_the_output(config: GeneratorConfig) -> None:
     generator = lively(config).eval().double()
     halo, scale = generator.halo, config.scale
     lr = torch.rand(1, 3, 1, 2 * halo + 3, dtype=torch.float64)
@@ -110,8 +151,8 @@ def test_nothing_beyond_the_halo_changes_the_picture(config: GeneratorConfig) ->
     assert difference[(halo + 1) * scale :].max() == 0
 
 
-def test_sizes_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no scale 8; choose one of 2, 3, 4"):
+def test_invalid_sizes_are_rejected() -> None:
+    with pytest.raises(ConfigError, match="does not support scale 8; choose one of 2, 3, 4"):
         CompactConfig(scale=8)
     with pytest.raises(ConfigError, match="channels is 0"):
         JohnsonConfig(channels=0)

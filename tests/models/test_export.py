@@ -1,4 +1,4 @@
-"""ONNX files compute what the generators do, at any size."""
+"""ONNX files compute the same as the generators, at any size."""
 
 import sys
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def johnson(tmp_path: Path) -> str:
 def test_every_model_computes_the_same_in_onnx_at_any_size(srcli: Command, name: str, johnson: str, tmp_path: Path) -> None:
     model = johnson if name == "johnson" else name
     path = tmp_path / "model.onnx"
-    outcome = srcli("export", model, "-o", path)
-    assert (outcome.exit_code, outcome.stdout) == (0, f"{path}\n")
+    result = srcli("export", model, "-o", path)
+    assert (result.exit_code, result.stdout) == (0, f"{path}\n")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = load_generator(model)
     about = session.get_modelmeta().custom_metadata_map
@@ -48,28 +48,28 @@ def test_every_model_computes_the_same_in_onnx_at_any_size(srcli: Command, name:
     assert [entry.name for entry in tmp_path.iterdir() if "onnx" in entry.name] == ["model.onnx"]
 
 
-def test_a_file_that_computes_something_else_gets_no_name(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "CLOSE", 0)
+def test_a_file_with_different_output_is_deleted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", 0)
     with pytest.raises(SrcliError, match="differs from the model by"):
         export.export_onnx(load_generator(model), tmp_path / "model.onnx")
     assert [entry.name for entry in tmp_path.iterdir()] == [model.name]
 
 
-def test_mistakes_are_one_sentence(srcli: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_line(srcli: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = tmp_path / "there.onnx"
     there.write_text("mine")
-    for words, code, sentence in (
+    for arguments, code, message in (
         ((model, "-o", there), 1, "is there already. Use --overwrite"),
         ((model, "-o", tmp_path / "model.pb"), 2, "does not end in .onnx"),
         (("compakt-x4",), 2, "Did you mean compact-x4"),
-        ((f"{model}+",), 1, f"{model.stem}+ is a way to run {model.stem}"),
+        ((f"{model}+",), 1, f"{model.stem}+ names a way to run {model.stem}"),
     ):
-        outcome = srcli("export", *words)
-        assert outcome.exit_code == code
-        assert sentence in outcome.stderr
-        assert len(outcome.stderr.splitlines()) == 1
+        result = srcli("export", *arguments)
+        assert result.exit_code == code
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
     assert there.read_text() == "mine"
     monkeypatch.setitem(sys.modules, "onnx", None)
-    outcome = srcli("export", model, "-o", tmp_path / "new.onnx")
-    assert outcome.exit_code == 1
-    assert "pip install onnx onnxruntime onnxscript" in outcome.stderr
+    result = srcli("export", model, "-o", tmp_path / "new.onnx")
+    assert result.exit_code == 1
+    assert "pip install onnx onnxruntime onnxscript" in result.stderr

@@ -1,6 +1,4 @@
-"""The models that ship: they load, run offline, and do better than bicubic on a photograph that no one trained on."""
-
-from pathlib import Path
+"""The shipped models and their names: they load offline and beat bicubic on a photograph that was not used in training."""
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from srcli.inference.backend import load_model
 from srcli.io.read import read_srgb
 from srcli.models.checkpoint import load_generator
 from srcli.models.registry import QUALITIES, WEIGHTS, describe_model, select_models, shipped_models
-from tests.conftest import EXAMPLES, make_model
+from tests.conftest import EXAMPLES
 
 
 def test_there_is_a_faithful_model_for_every_scale_and_a_perceptual_one() -> None:
@@ -35,35 +33,22 @@ def test_a_faithful_model_beats_bicubic_on_an_unseen_photograph(name: str) -> No
 
 @pytest.mark.parametrize("name", shipped_models())
 @torch.inference_mode()
-def test_no_model_shifts_colours_or_leaves_a_pattern_on_flat_areas(name: str) -> None:
+def test_no_model_shifts_colors_or_leaves_a_pattern_on_flat_areas(name: str) -> None:
     generator = load_generator(name)
-    for colour in ((0.2, 0.2, 0.2), (0.9, 0.9, 0.9), (0.8, 0.3, 0.2), (0.2, 0.6, 0.3), (0.3, 0.4, 0.8)):
-        flat = torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 48, 48)
+    for color in ((0.2, 0.2, 0.2), (0.9, 0.9, 0.9), (0.8, 0.3, 0.2), (0.2, 0.6, 0.3), (0.3, 0.4, 0.8)):
+        flat = torch.tensor(color).view(1, 3, 1, 1).expand(1, 3, 48, 48)
         halo = generator.halo * generator.scale
         sr = generator(flat)[..., halo:-halo, halo:-halo]
-        assert (sr.mean(dim=(0, 2, 3)) - torch.tensor(colour)).abs().max() < 2 / 255
+        assert (sr.mean(dim=(0, 2, 3)) - torch.tensor(color)).abs().max() < 2 / 255
         assert sr.std(dim=(2, 3)).max() < 1 / 255
 
 
-def test_a_model_file_rebuilds_its_own_generator(tmp_path: Path) -> None:
-    generator = load_generator(make_model(tmp_path / "tiny.safetensors", scale=3))
-    assert (generator.scale, generator.config.channels, generator.config.blocks) == (3, 8, 2)
-    assert not any(weight.requires_grad for weight in generator.parameters())
-
-
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    path = make_model(tmp_path / "tiny.safetensors", scale=3)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SrcliError, match=str(path)):
-        load_generator(path)
-
-
-def test_names_that_no_model_has_are_refused_with_the_nearest() -> None:
+def test_an_unknown_name_is_rejected_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean compact-x4"):
         describe_model("compact-x44")
 
 
-def test_a_quality_is_a_model_for_each_scale() -> None:
+def test_a_quality_selects_a_model_for_each_scale() -> None:
     names = {quality: [model.name for model in select_models(quality=quality)] for quality in QUALITIES}
     assert names == {
         "fast": ["compact-x2:int8", "compact-x3:int8", "compact-x4:int8"],
@@ -73,28 +58,28 @@ def test_a_quality_is_a_model_for_each_scale() -> None:
     assert {model.kind for quality in QUALITIES for model in select_models(quality=quality)} == {"faithful"}
 
 
-def test_naturalness_is_how_far_the_weights_lie_from_the_faithful_to_the_natural() -> None:
-    faithful, natural = (load_generator(name).state_dict() for name in ("compact-x4", "compact-x4-perceptual"))
+def test_perceptual_interpolates_between_the_faithful_and_the_perceptual_model() -> None:
+    faithful, perceptual = (load_generator(name).state_dict() for name in ("compact-x4", "compact-x4-perceptual"))
     [half], [all_the_way] = select_models(perceptual=0.5), select_models(perceptual=1)
     assert (half.name, all_the_way.name) == ("compact-x4-perceptual@0.5", "compact-x4-perceptual")
     for name, weight in load_generator(half).state_dict().items():
-        torch.testing.assert_close(weight, (faithful[name] + natural[name]) / 2)
+        torch.testing.assert_close(weight, (faithful[name] + perceptual[name]) / 2)
 
 
 @torch.inference_mode()
-def test_half_way_to_natural_is_no_worse_than_the_mean_of_both_ends() -> None:
-    """That weights may be interpolated at all is no matter of course: two networks trained apart give nonsense half way."""
+def test_interpolated_weights_are_better_than_the_mean_of_both_models() -> None:
+    """Weights can be interpolated only because one model was fine-tuned from the other."""
     hr = torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255
     lr = bicubic(hr, 4)
-    faithful, half, natural = (
-        psnr(*on_luma(load_generator(select_models(perceptual=share)[-1])(lr).clamp(0, 1), hr, border=4)).item()
-        for share in (0, 0.5, 1)
+    faithful, half, perceptual = (
+        psnr(*on_luma(load_generator(select_models(perceptual=weight)[-1])(lr).clamp(0, 1), hr, border=4)).item()
+        for weight in (0, 0.5, 1)
     )
-    assert faithful > half > (faithful + natural) / 2
+    assert faithful > half > (faithful + perceptual) / 2
 
 
 @torch.inference_mode()
-def test_the_ensemble_is_nearer_to_the_truth() -> None:
+def test_the_self_ensemble_has_a_higher_psnr() -> None:
     hr = torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255
     lr = bicubic(hr, 4)[0].numpy()
     one, all_ways = (
@@ -106,7 +91,7 @@ def test_the_ensemble_is_nearer_to_the_truth() -> None:
 
 @pytest.mark.parametrize("name", [name for name in shipped_models() if describe_model(name).kind == "faithful"])
 @torch.inference_mode()
-def test_8_bits_cost_less_than_anyone_sees(name: str) -> None:
+def test_int8_costs_less_than_is_visible(name: str) -> None:
     scale = describe_model(name).scale
     hr = torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255
     hr = hr[..., : 512 - 512 % scale, : 512 - 512 % scale]
@@ -117,17 +102,36 @@ def test_8_bits_cost_less_than_anyone_sees(name: str) -> None:
     assert -0.02 < cost.item() < 0.06  # dB
 
 
-def test_what_is_a_way_to_run_a_model_is_no_network() -> None:
-    with pytest.raises(SrcliError, match=r"compact-x4:int8 is a way to run compact-x4"):
+def test_a_name_with_suffixes_is_no_network_to_load() -> None:
+    with pytest.raises(SrcliError, match=r"compact-x4:int8 names a way to run compact-x4"):
         load_generator("compact-x4:int8")
-    with pytest.raises(SrcliError, match=r"compact-x4\+ is a way to run compact-x4"):
+    with pytest.raises(SrcliError, match=r"compact-x4\+ names a way to run compact-x4"):
         load_generator("compact-x4+")
 
 
-def test_names_tell_how_a_model_is_run() -> None:
+def test_suffixes_of_a_name_say_how_a_model_is_run() -> None:
     model = describe_model("compact-x4:int8+")
     assert (model.int8, model.ensemble, model.name) == (True, True, "compact-x4:int8+")
     assert model.parameters == describe_model("compact-x4").parameters
+
+
+@pytest.mark.parametrize("name", ["compact-x4-perceptual@0.25", "compact-x4:int8+", "compact-x4-perceptual@0.5+"])
+def test_the_name_of_a_model_describes_it_again(name: str) -> None:
+    assert describe_model(name).name == name
+    assert describe_model(describe_model(name).name) == describe_model(name)
+
+
+@pytest.mark.parametrize("weight", ["2", "-0.1", "half", "nan"])
+def test_a_blend_weight_that_is_no_share_is_rejected(weight: str) -> None:
+    with pytest.raises(ConfigError, match="must be a number from 0 to 1"):
+        describe_model(f"compact-x4-perceptual@{weight}")
+
+
+def test_combinations_without_a_model_are_rejected() -> None:
+    with pytest.raises(ConfigError, match="no perceptual model for degraded photos"):
+        select_models(photo=True, perceptual=0.5)
+    with pytest.raises(ConfigError, match="only the values 0 and 1"):
+        select_models(quality="fast", perceptual=0.5)
 
 
 def test_the_package_stays_small() -> None:
