@@ -1,7 +1,7 @@
-"""Every choice that a user can make, as frozen dataclasses of plain values, and YAML to and from them.
+"""Configuration as frozen dataclasses of plain values, and conversion to and from YAML.
 
-A settings object is checked when it is made, so that whoever holds one need not check again. It travels inside the model
-file, where it says how to rebuild the generator. Nothing here imports torch: the command line reads its defaults here.
+A config is validated when it is created, so code that receives one does not check it again. The generator's config is stored
+in the model file and rebuilds the generator. Nothing here imports torch, as the command line reads its defaults from here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VGG_LAYERS = tuple(
     for number in range(1, depth + 1)
     for kind in ("conv", "relu")
 )[:-5]  # the shipped weights end with conv5_1
-"""The layers of VGG16 that can be chosen by name, in the order in which an image meets them: conv1_1 ... conv5_1."""
+"""The layers of VGG16 that can be selected by name, from input to output: conv1_1 ... conv5_1."""
 
 LAYER_PRESETS: dict[str, tuple[str, ...]] = {
     "first23": ("relu4_3",),
@@ -111,9 +111,9 @@ def _check_at_least(least: float, name: str, value: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The weights of the terms of the loss, and the VGG16 layers (with weights) that make the feature and the texture loss.
+    """The weights of the loss terms. A term with weight 0 is not computed.
 
-    distance: of the feature loss. A term of weight 0 is not computed.
+    layers: the VGG16 layers of the feature and the texture loss, with weights. distance: of the feature loss.
     """
 
     pixel: float = 1.0
@@ -131,7 +131,7 @@ class LossConfig:
         for name in LOSS_TERMS:
             _check_at_least(0, f"The weight of the {name} loss", getattr(self, name))
         if not any(getattr(self, name) for name in LOSS_TERMS):
-            raise ConfigError("Every weight of the loss is 0, so nothing would be learnt; give one, as in pixel=1.")
+            raise ConfigError("All weights of the loss are 0, so there is nothing to train; set one, as in pixel=1.")
         if not self.layers:
             raise ConfigError("The feature loss has no layers; give at least one, as in relu4_3.")
         if self.distance not in get_args(Distance):
@@ -142,13 +142,13 @@ class LossConfig:
             _check_at_least(0, f"The weight of layer {layer}", weight)
 
     @property
-    def sees_features(self) -> bool:
+    def needs_vgg(self) -> bool:
         """Whether VGG16 is needed."""
         return bool(self.feature or self.texture)
 
 
 LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "texture", "tv", "grid", "frequency")
-"""The parts of a loss; `srcli.core.losses` says what each is."""
+"""The terms of a loss; `srcli.core.losses` defines them."""
 
 GRID_WINDOW = 8
 """Side of the windows of the grid loss, in squares of scale x scale pixels."""
@@ -156,8 +156,8 @@ GRID_WINDOW = 8
 TEXTURE_WINDOW = 32
 """Side of the windows of the texture loss, in pixels."""
 
-SHIFTS = 8
-"""By fewer than so many rows and columns training cuts the pictures for VGG16: its stride after three poolings, at relu4_3."""
+VGG_CROP_OFFSETS = 8
+"""Training crops images at random offsets below this many pixels before VGG16: its stride after three poolings, at relu4_3."""
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -228,7 +228,7 @@ class TrainConfig:
             )
         if self.max_time is not None:
             seconds(self.max_time)
-        smallest = {"grid": (GRID_WINDOW + 4) * self.generator.scale, "texture": TEXTURE_WINDOW + SHIFTS}
+        smallest = {"grid": (GRID_WINDOW + 4) * self.generator.scale, "texture": TEXTURE_WINDOW + VGG_CROP_OFFSETS}
         for term, least in smallest.items():
             if getattr(self.loss, term) and self.patch < least:
                 raise ConfigError(f"A patch of {self.patch} pixels is too small for the {term} loss; use at least {least}.")

@@ -42,7 +42,7 @@ class TrainingRun:
         self.world = init_distributed(device)
         self.claim = ExitStack()  # on the run's folder, from the first change in it until training ends
         loss = config.loss
-        feature = load_feature_loss(loss.layers, config.vgg, loss.distance) if loss.sees_features else None
+        feature = load_feature_loss(loss.layers, config.vgg, loss.distance) if loss.needs_vgg else None
         self.trainer = Trainer(config, WeightedLoss(loss, feature, config.generator.scale), device, self.world)
         if state is not None:
             self.trainer.restore(state)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srcli.config import SHIFTS, GeneratorConfig, TrainConfig
+from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig
 from srcli.core.degradation import degraded_pair, margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
@@ -245,10 +245,10 @@ class Trainer:
         VGG's poolings and the generator's pixel shuffle both repeat every few pixels. If one always meets the other in the
         same place, the gradient does too, and a grid comes out that fits the poolings; in random places it averages away.
         """
-        if not self.config.loss.sees_features:
+        if not self.config.loss.needs_vgg:
             return sr, hr
-        random = np.random.default_rng([self.config.seed, self.steps, SHIFTS])
-        rows, columns = (int(random.integers(SHIFTS)) for _ in range(2))
+        random = np.random.default_rng([self.config.seed, self.steps, VGG_CROP_OFFSETS])
+        rows, columns = (int(random.integers(VGG_CROP_OFFSETS)) for _ in range(2))
         return sr[..., rows:, columns:], hr[..., rows:, columns:]
 
     @torch.no_grad()
