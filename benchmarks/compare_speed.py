@@ -33,7 +33,7 @@ from srcli.io.write import write_image
 
 
 def pair(megapixels: float) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth picture, 3:2, and a noisy copy."""
+    """A smooth image, 3:2, and a noisy copy."""
     height = int((megapixels * 1e6 / 1.5) ** 0.5)
     width = int(height * 1.5)
     random = np.random.default_rng(0)

@@ -50,8 +50,8 @@ def brightness(photo: np.ndarray, strength: float) -> np.ndarray:
     return photo + strength
 
 
-def enlargement(photo: np.ndarray, strength: float) -> np.ndarray:
-    """Reduced bicubically by so many times and enlarged again."""
+def bicubic_upscaled(photo: np.ndarray, strength: float) -> np.ndarray:
+    """Reduced bicubically by so many times and upscaled again."""
     image = Image.fromarray(photo)
     small = image.resize([max(1, round(side / (1 + strength))) for side in image.size], Image.Resampling.BICUBIC)
     return np.array(small.resize(image.size, Image.Resampling.BICUBIC))
@@ -63,7 +63,7 @@ DISTORTIONS: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], float]] 
     "JPEG": (jpeg, 94),
     "shift": (shift, 8),
     "brightness": (brightness, 100),
-    "bicubic enlargement": (enlargement, 15),
+    "bicubic upscaled image": (bicubic_upscaled, 15),
 }
 """Each with a strength that is certainly too much."""
 

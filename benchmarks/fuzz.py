@@ -51,9 +51,9 @@ def originals() -> dict[str, bytes]:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     made: dict[str, bytes] = {}
 
-    def save(name: str, picture: Image.Image, **options: object) -> None:
+    def save(name: str, image: Image.Image, **options: object) -> None:
         stream = io.BytesIO()
-        picture.save(stream, name.rpartition(".")[2], **options)
+        image.save(stream, name.rpartition(".")[2], **options)
         made[name] = stream.getvalue()
 
     others = [rgb.rotate(90 * turn).resize(rgb.size) for turn in (1, 2)]
@@ -66,7 +66,7 @@ def originals() -> dict[str, bytes]:
     save("rgb.jpeg", rgb, exif=exif, icc_profile=profile, quality=90)
     save("progressive.jpeg", rgb, progressive=True)
     save("ink.jpeg", rgb.convert("CMYK"))
-    save("grey.jpeg", rgb.convert("L"))
+    save("gray.jpeg", rgb.convert("L"))
     save("rgb.webp", rgb, exif=exif, icc_profile=profile)
     save("lossless.webp", rgba, lossless=True)
     save("moving.webp", rgb, save_all=True, append_images=others)
@@ -145,7 +145,7 @@ def mended(content: bytes) -> bytes:
 
 
 def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
-    """Enlarge one file after another, and say what became of each and how much memory the process has ever had."""
+    """Upscale one file after another, and say what became of each and how much memory the process has ever had."""
     # the address space is larger than what is used: threads reserve stacks, and the loaded libraries count
     resource.setrlimit(resource.RLIMIT_AS, (bytes_at_most + 6 * 2**30,) * 2)
     descriptor = os.open(folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -221,17 +221,17 @@ class Worker:
             return f"left {sorted(left)}", said, peak, spent
         if code not in (0, 1) or (code == 1) != bool(lines):
             return f"exit code {code} and {len(lines)} sentences", said, peak, spent
-        return "enlarged" if code == 0 else "refused", said, peak, spent
+        return "upscaled" if code == 0 else "refused", said, peak, spent
 
 
 def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most: int, keep: Path | None = None) -> Counter[str]:
-    """How many of each verdict: `enlarged` and `refused` are right."""
+    """How many of each verdict: `upscaled` and `refused` are right."""
     real = originals()
     verdicts: Counter[str] = Counter()
     largest, longest = 0, (0.0, 0)
     worker = Worker(scratch, bytes_at_most)
     try:
-        # the first picture pays for what is loaded once
+        # the first image pays for what is loaded once
         for name, content in real.items():
             path = scratch / name
             path.write_bytes(content)
@@ -244,7 +244,7 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
             verdict, said, peak, spent = worker.judge(path, seconds)
             largest, longest = max(largest, peak), max(longest, (spent, number))
             verdicts[verdict] += 1
-            if verdict not in ("enlarged", "refused"):
+            if verdict not in ("upscaled", "refused"):
                 print(f"seed {number}, {name}: {verdict}\n{said}", file=sys.stderr)
                 if keep:
                     keep.mkdir(parents=True, exist_ok=True)
@@ -282,4 +282,4 @@ if __name__ == "__main__":
         f"{options.files} files in {time.perf_counter() - begin:.0f} s: "
         + ", ".join(f"{n} {what}" for what, n in counts.items())
     )
-    sys.exit(bool(set(counts) - {"enlarged", "refused"}))
+    sys.exit(bool(set(counts) - {"upscaled", "refused"}))

@@ -1,10 +1,10 @@
-"""The paper's own network beside ours: figures and a picture.
+"""The paper's own network beside ours: figures and an image.
 
     python benchmarks/johnson.py BENCH OUT.png LABEL=MODEL [LABEL=MODEL ...]
 
 BENCH holds the folders Set5 and Set14. MODEL is a shipped name or a file, of scale 4 or 8. `srcli upscale --scale 4` or 8
-enlarges by it from file to file; beside it stand bicubic and what the same command takes by itself, with --naturalness 0 and 1.
-Small pictures are made as in the paper, by a blur of sigma 1 and then the bicubic kernel. Prints PSNR and SSIM on luma, `scale`
+upscales by it from file to file; beside it stand bicubic and what the same command takes by itself, with --naturalness 0 and 1.
+Small images are made as in the paper, by a blur of sigma 1 and then the bicubic kernel. Prints PSNR and SSIM on luma, `scale`
 pixels cut from each border, and ST-LPIPS, means over images; OUT.png shows a detail of a photograph, a row for each scale.
 """
 
@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from picture import sheet, to_pixels
+from image_panels import sheet, to_pixels
 from PIL import Image
-from quality import EXAMPLES, Pairs, Table, enlarge, print_table, quantised, score, stlpips_metric, truth
+from quality import EXAMPLES, Pairs, Table, print_table, quantized, score, stlpips_metric, truth, upscale_files
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -47,7 +47,7 @@ def main() -> None:
         table: Table = {}
         for name in SETS:
             hrs = {path.stem: truth(path, scale) for path in find_images(options.bench / name)}
-            for label, pairs in enlarged(hrs, its, scale).items():
+            for label, pairs in upscaled(hrs, its, scale).items():
                 table.setdefault(label, {})[name] = score(pairs, scale, [stlpips])
         print_table(table, ("psnr", "ssim", "stlpips"), sets=SETS)
         print(flush=True)
@@ -59,11 +59,11 @@ def main() -> None:
 
 
 def reduced(hr: Tensor, scale: int) -> Tensor:
-    return quantised(degrade("johnson", hr, scale))
+    return quantized(degrade("johnson", hr, scale))
 
 
-def enlarged(hrs: dict[str, Tensor], ways: dict[str, list[str]], scale: int) -> dict[str, Pairs]:
-    return enlarge(hrs, {stem: reduced(hr, scale) for stem, hr in hrs.items()}, ways, scale)
+def upscaled(hrs: dict[str, Tensor], ways: dict[str, list[str]], scale: int) -> dict[str, Pairs]:
+    return upscale_files(hrs, {stem: reduced(hr, scale) for stem, hr in hrs.items()}, ways, scale)
 
 
 def detail(ways: dict[str, list[str]], scale: int) -> Image.Image:
@@ -71,7 +71,7 @@ def detail(ways: dict[str, list[str]], scale: int) -> Image.Image:
     photo, left, top, side = DETAIL
     hr = truth(photo, scale)
     wholes = {"small": interpolate(reduced(hr, scale), scale_factor=scale, mode="nearest")}
-    wholes |= {label: sr for label, [(sr, _)] in enlarged({photo.stem: hr}, ways, scale).items()} | {"true": hr}
+    wholes |= {label: sr for label, [(sr, _)] in upscaled({photo.stem: hr}, ways, scale).items()} | {"true": hr}
     place = (..., slice(top, top + side), slice(left, left + side))
     return sheet([{label: Image.fromarray(to_pixels(whole[place]).pixels) for label, whole in wholes.items()}], 2 * side)
 

@@ -1,10 +1,10 @@
-"""Does a batch survive being killed? Good and broken pictures, SIGKILL on the way, started again with --skip-existing.
+"""Does a batch survive being killed? Good and broken images, SIGKILL on the way, started again with --skip-existing.
 
-    python benchmarks/killed_batch.py [--pictures 500] [--broken 20] [--kills 5] [--seed 0]
+    python benchmarks/killed_batch.py [--images 500] [--broken 20] [--kills 5] [--seed 0]
 
-Broken ones are of every kind: cut at random bytes in every format, empty, text and noise under a picture's name, a bomb, links
+Broken ones are of every kind: cut at random bytes in every format, empty, text and noise under an image's name, a bomb, links
 to nowhere and to themselves (as permissions do not bind root), a pipe, a file without permission, a folder named so.
-At the end every good picture must have its result, equal to that of a run that nobody killed, every broken one a sentence of
+At the end every good image must have its result, equal to that of a run that nobody killed, every broken one a sentence of
 its own, the exit code must be 1, and there may be no other file anywhere. Exits with 1 where anything differs.
 """
 
@@ -31,13 +31,13 @@ from PIL import Image
 ENDINGS = (".png", ".jpg", ".webp", ".tif", ".avif")
 
 
-def make_pictures(folder: Path, count: int, seed: int) -> list[Path]:
-    """Small smooth pictures in all formats, some in folders below, some turned."""
+def make_images(folder: Path, count: int, seed: int) -> list[Path]:
+    """Small smooth images in all formats, some in folders below, some turned."""
     numbers = np.random.default_rng(seed)
     made = []
     for number in range(count):
         ending = ENDINGS[number % len(ENDINGS)]
-        path = folder / ("" if number % 3 else f"below {number % 7}") / f"picture {number:04}{ending}"
+        path = folder / ("" if number % 3 else f"below {number % 7}") / f"image {number:04}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = numbers.integers(20, 60, 2)
         shades = numbers.integers(-9, 10, (height, width, 3)).cumsum(axis=0).cumsum(axis=1) % 256
@@ -77,7 +77,7 @@ def make_broken(folder: Path, count: int, good: list[Path], seed: int) -> list[P
     kinds: list[tuple[str, Callable[[Path], object]]] = [
         *((ending, cut) for ending in ENDINGS),
         (".jpg", lambda path: path.write_bytes(b"")),
-        (".png", lambda path: path.write_text("a letter, not a picture")),
+        (".png", lambda path: path.write_text("a letter, not an image")),
         (".png", lambda path: path.write_bytes(bomb())),
         (".jpg", forbidden),
         (".png", lambda path: path.mkdir()),
@@ -103,10 +103,10 @@ def files_below(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
 
 
-def trial(scratch: Path, *, pictures: int, broken: int, kills: int, seed: int, words: tuple[str, ...] = ()) -> list[str]:
-    """What is wrong after all; the first `broken` of the pictures' number are broken ones."""
+def trial(scratch: Path, *, images: int, broken: int, kills: int, seed: int, words: tuple[str, ...] = ()) -> list[str]:
+    """What is wrong after all; the first `broken` of the images' number are broken ones."""
     source, target = scratch / "in", scratch / "out"
-    good = make_pictures(source, pictures - broken, seed)
+    good = make_images(source, images - broken, seed)
     bad = make_broken(source, broken, good, seed)
     given = files_below(source)
     wait = random.Random(seed)
@@ -141,7 +141,7 @@ def trial(scratch: Path, *, pictures: int, broken: int, kills: int, seed: int, w
         wrong.append(f"errors for {sorted(failed ^ set(map(str, bad)))} or not")
     lines = [line for line in err.splitlines() if "broken" in line]
     if len(lines) != len(bad) or any(sum(str(path) in line for line in lines) != 1 for path in bad):
-        wrong.append("\n".join(["not a sentence for each broken picture:", *lines]))
+        wrong.append("\n".join(["not a sentence for each broken image:", *lines]))
     for path in bad:  # so that the same batch can be done in one go
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     whole = start(source, scratch / "whole", *words)
@@ -155,14 +155,14 @@ def trial(scratch: Path, *, pictures: int, broken: int, kills: int, seed: int, w
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--broken", type=int, default=20)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        wrong = trial(Path(folder), pictures=options.pictures, broken=options.broken, kills=options.kills, seed=options.seed)
-    print("\n".join(wrong) or f"{options.pictures - options.broken} right results, {options.broken} named errors, exit code 1")
+        wrong = trial(Path(folder), images=options.images, broken=options.broken, kills=options.kills, seed=options.seed)
+    print("\n".join(wrong) or f"{options.images - options.broken} right results, {options.broken} named errors, exit code 1")
     print(f"{time.perf_counter() - begin:.0f} s")
     sys.exit(bool(wrong))

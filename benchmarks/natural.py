@@ -1,4 +1,4 @@
-"""Measures of how natural a picture looks that no model here was trained on: ST-LPIPS, and the grid of a pixel shuffle."""
+"""Measures of how natural an image looks that no model here was trained on: ST-LPIPS, and the grid of a pixel shuffle."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def grid(pairs: list[tuple[Tensor, Tensor]], scale: int) -> dict[str, float]:
     """Amplitude of sr over that of hr at the frequencies that repeat every `scale` pixels, on flat and on textured windows.
 
     Luma, in windows of 48 pixels under a Hann window, their mean taken out; the geometric mean over windows, so that none
-    counts for more than another. Of all pictures' windows the quarter where hr varies least is flat, that where it varies
-    most is textured. 1 is the true picture's level; a smooth picture is below it, and a grid far above.
+    counts for more than another. Of all images' windows the quarter where hr varies least is flat, that where it varies
+    most is textured. 1 is the true image's level; a smooth image is below it, and a grid far above.
     """
     energies: list[Tensor] = []
     for sr, hr in pairs:
@@ -64,7 +64,7 @@ def _windows(image: Tensor) -> Tensor:
 
 def _grid_energy(windows: Tensor, scale: int) -> Tensor:
     hann = torch.hann_window(WINDOW)
-    centred = (windows - windows.mean(dim=(2, 3), keepdim=True)) * hann * hann[:, None]
-    power = torch.fft.fft2(centred).abs().square()[..., :: WINDOW // scale, :: WINDOW // scale].clone()
+    centered = (windows - windows.mean(dim=(2, 3), keepdim=True)) * hann * hann[:, None]
+    power = torch.fft.fft2(centered).abs().square()[..., :: WINDOW // scale, :: WINDOW // scale].clone()
     power[..., 0, 0] = 0
     return power.sum(dim=(2, 3))

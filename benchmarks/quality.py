@@ -3,14 +3,14 @@
     python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE]
 
 BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a file; all shipped ones, and what `--quality best`
-takes, are taken if none is named. Each true picture is cut to a multiple of the scale and reduced with the antialiased
+takes, are taken if none is named. Each true image is cut to a multiple of the scale and reduced with the antialiased
 bicubic kernel to 8 bits; what `srcli upscale` makes of it is read back from disk. PSNR and SSIM are of luma (BT.601), `scale`
 pixels cut from each border; ST-LPIPS is lower where it is nearer; means over images. t is the time for 320x180 pixels in
 units of a fixed piece of work (see upscale_speed.py).
 --json FILE writes the figures; those of models that were not measured stay, so that a new model need not wait for the others.
 --features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images, lower is
-nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true pictures' level; and one of PSNR
-and ST-LPIPS for each way of SPOILT to spoil the small pictures, of Set5, Set14 and the example photographs.
+nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true images' level; and one of PSNR
+and ST-LPIPS for each way of DEGRADED to degrade the small images, of Set5, Set14 and the example photographs.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ SETS = ("Set5", "Set14", "BSD100")
 LAYERS = ("relu2_2", "relu4_3")
 PERCEPTUAL = (*LAYERS, "grid_flat", "grid_textured")
 Pairs = list[tuple[Tensor, Tensor]]
-"""(sr, hr) of each picture."""
+"""(sr, hr) of each image."""
 Table = dict[str, dict[str, dict[str, float]]]
-"""By model, then by set of pictures, then by figure."""
-SPOILT_SETS = ("Set5", "photos", "Set14")
+"""By model, then by set of images, then by figure."""
+DEGRADED_SETS = ("Set5", "photos", "Set14")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
 DIGITS = {"ssim": 4, "stlpips": 3}
@@ -64,7 +64,7 @@ def truth(path: Path, scale: int) -> Tensor:
     return hr[..., :height, :width]
 
 
-def quantised(image: Tensor) -> Tensor:
+def quantized(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255) / 255
 
 
@@ -101,14 +101,14 @@ def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False, 
         print(f"| {model} | " + " | ".join([*t, *cells]) + " |")
 
 
-def spoil(lr: Tensor) -> Tensor:
+def degrade(lr: Tensor) -> Tensor:
     """What a cheap camera and a web site leave: noise of a standard deviation of 3 levels, then JPEG at quality 75 (Pillow)."""
     random = np.random.default_rng(0)
     return saved(lr + torch.from_numpy(random.normal(0, 3 / 255, lr.shape)).float(), "JPEG", quality=75)
 
 
-def spoil_otherwise(lr: Tensor) -> Tensor:
-    """What `photo` has not: blur by a disc of 1.2 pixels, coarse noise in colour as denoised pictures have it, and WebP."""
+def degrade_otherwise(lr: Tensor) -> Tensor:
+    """What `photo` has not: blur by a disc of 1.2 pixels, coarse noise in color as denoised images have it, and WebP."""
     places = torch.linspace(-2, 2, 41)
     fine = (places[:, None].square() + places[None].square() <= 1.2**2).float()
     disc = F.pad(fine, (2, 2, 2, 2))[None, None]
@@ -122,30 +122,30 @@ def spoil_otherwise(lr: Tensor) -> Tensor:
 def saved(lr: Tensor, kind: str, **options: int) -> Tensor:
     """Through a file of that kind, in Pillow."""
     file = io.BytesIO()
-    PILImage.fromarray((quantised(lr)[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(file, kind, **options)
+    PILImage.fromarray((quantized(lr)[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(file, kind, **options)
     with PILImage.open(file) as image:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
-SPOILT = {
-    "noise of 3 levels and JPEG at quality 75": spoil,
-    "blur by a disc, coarse noise in colour and WebP at quality 60, none of which training had": spoil_otherwise,
+DEGRADED = {
+    "noise of 3 levels and JPEG at quality 75": degrade,
+    "blur by a disc, coarse noise in color and WebP at quality 60, none of which training had": degrade_otherwise,
 }
 
 
-def enlarge(hrs: dict[str, Tensor], lrs: dict[str, Tensor], ways: dict[str, list[str]], scale: int) -> dict[str, Pairs]:
-    """What bicubic and each way make of the pictures: options of `srcli upscale`, which goes from file to file."""
+def upscale_files(hrs: dict[str, Tensor], lrs: dict[str, Tensor], ways: dict[str, list[str]], scale: int) -> dict[str, Pairs]:
+    """What bicubic and each way make of the images: options of `srcli upscale`, which goes from file to file."""
     with tempfile.TemporaryDirectory() as scratch:
         small, out = Path(scratch) / "lr", Path(scratch) / "sr"
         for stem, lr in lrs.items():
             write_image(Image((lr[0] * 255).round().byte().permute(1, 2, 0).numpy()), small / f"{stem}.png")
         large = {stem: F.interpolate(lr, size=hrs[stem].shape[-2:], mode="bicubic", antialias=True) for stem, lr in lrs.items()}
-        enlarged = {f"bicubic-x{scale}": [(quantised(large[stem]), hr) for stem, hr in hrs.items()]}
+        upscaled = {f"bicubic-x{scale}": [(quantized(large[stem]), hr) for stem, hr in hrs.items()]}
         for way, words in ways.items():
             command = [sys.executable, "-m", "srcli", "upscale", str(small), *words, "-o", str(out), "--overwrite"]
             subprocess.run(command, check=True, capture_output=True)
-            enlarged[way] = [(read(out / f"{stem}_x{scale}.png"), hr) for stem, hr in hrs.items()]
-    return enlarged
+            upscaled[way] = [(read(out / f"{stem}_x{scale}.png"), hr) for stem, hr in hrs.items()]
+    return upscaled
 
 
 def usual_models() -> list[str]:
@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     models = {name: describe_model(name).scale for name in options.models or usual_models()}
     table: Table = {}
-    spoilt: dict[str, Table] = {way: {} for way in SPOILT}
+    degraded: dict[str, Table] = {way: {} for way in DEGRADED}
     stlpips = stlpips_metric()
     t = measure_t(list(models))
     for scale in sorted(set(models.values())):
@@ -174,25 +174,25 @@ def main() -> None:
         for name in SETS:
             hrs = {path.stem: truth(path, scale) for path in find_images(options.bench / name)}
             lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
-            for model, pairs in enlarge(hrs, lrs, its, scale).items():
+            for model, pairs in upscale_files(hrs, lrs, its, scale).items():
                 figures = score(pairs, scale, metrics)
                 table.setdefault(model, {})[name] = figures | grid(pairs, scale) if closely else figures
-        for name in SPOILT_SETS if closely else ():
+        for name in DEGRADED_SETS if closely else ():
             folder = options.bench / name if name in SETS else EXAMPLES / name
             hrs = {path.stem: truth(path, scale) for path in find_images(folder)}
-            for way, change in SPOILT.items():
+            for way, change in DEGRADED.items():
                 lrs = {stem: change(bicubic(hr, scale)) for stem, hr in hrs.items()}
-                for model, pairs in enlarge(hrs, lrs, its, scale).items():
-                    spoilt[way].setdefault(model, {})[name] = score(pairs, scale, [stlpips])
+                for model, pairs in upscale_files(hrs, lrs, its, scale).items():
+                    degraded[way].setdefault(model, {})[name] = score(pairs, scale, [stlpips])
     for model in models:
         table[model][SPEED] = {"t": t[model]}
     print_table(table, ("psnr", "ssim", "stlpips"), timed=True)
     if options.features:
         print()
         print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, PERCEPTUAL)
-        for way, rows in spoilt.items():
-            print(f"\nSmall pictures with {way}:\n")
-            print_table(rows, ("psnr", "stlpips"), sets=SPOILT_SETS)
+        for way, rows in degraded.items():
+            print(f"\nSmall images with {way}:\n")
+            print_table(rows, ("psnr", "stlpips"), sets=DEGRADED_SETS)
     if options.json:
         known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
         options.json.write_text(json.dumps(known | table, indent=1) + "\n", encoding="utf-8")

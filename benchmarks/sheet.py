@@ -1,9 +1,9 @@
-"""Draw sheets of enlarged details: a face, fabric, fur, foliage, brick, lettering, a drawing and night.
+"""Draw sheets of upscaled details: a face, fabric, fur, foliage, brick, lettering, a drawing and night.
 
-    python benchmarks/sheet.py OUT.jpg MODEL [MODEL ...] [--spoilt]
+    python benchmarks/sheet.py OUT.jpg MODEL [MODEL ...] [--degraded]
 
 The photographs are those inside the package scikit-image that are public domain or CC0. Each is reduced with the antialiased
-bicubic kernel by the models' scale; --spoilt adds noise of 3 levels and then JPEG at quality 75.
+bicubic kernel by the models' scale; --degraded adds noise of 3 levels and then JPEG at quality 75.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import skimage
-from picture import Detail, sheet
+from image_panels import Detail, sheet
 
 SIDE = 96
 """Of a detail, in pixels of the photograph; each is drawn twice as large."""
@@ -36,11 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--spoilt", action="store_true")
+    parser.add_argument("--degraded", action="store_true")
     options = parser.parse_args()
     folder = Path(skimage.__file__).parent / "data"
     details = [Detail(folder / name, left, top, SIDE) for name, left, top in SUBJECTS.values()]
-    rows = [detail.panels(options.models, spoilt=options.spoilt) for detail in details]
+    rows = [detail.panels(options.models, degraded=options.degraded) for detail in details]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows, 2 * SIDE).save(options.out, quality=92, subsampling=0)
     print(options.out)

@@ -11,7 +11,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from quantise import small_pictures
+from quantize import lr_images
 
 from srcli.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from srcli.models.checkpoint import load_generator, save_model
@@ -49,7 +49,7 @@ def main() -> None:
         "settings": to_mapping(config),
         **{name: description.about[name] for name in ("steps", "torch")},
     }
-    lr = small_pictures(options.photos, description)
+    lr = lr_images(options.photos, description)
     save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.config, about, lr)
 
 

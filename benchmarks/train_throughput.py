@@ -5,9 +5,9 @@
 In turn, some steps each, in one process: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's
 loop in float32; and the loop that most programs have: a DataLoader with two workers that opens and decodes a photograph with
 Pillow for each crop, the same network, losses, batch and patch, float32, the default memory format. Prints the median of
-each and the median ratios; then what the generator and the loss take by themselves, forward and back, what the pictures do
+each and the median ratios; then what the generator and the loss take by themselves, forward and back, what the images do
 (here before the step; training makes them while the optimizer works), and what the rest; then time and memory of the feature
-loss at relu4_3, forward and back, beside VGG16 as it is mostly called: float32, both pictures in the graph, no ReLU in place.
+loss at relu4_3, forward and back, beside VGG16 as it is mostly called: float32, both images in the graph, no ReLU in place.
 The default is `compact` as it ships, with the pixel loss; the first round warms up and is not counted.
 """
 
@@ -49,7 +49,7 @@ def make_loss(config: TrainConfig) -> WeightedLoss:
 
 
 class Ready(Trainer):
-    """A training whose pictures are ready."""
+    """A training whose images are ready."""
 
     def pair(self, crops: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "ready"):
@@ -170,7 +170,7 @@ def shares(trainer: Trainer, photos: PhotoDataset, rounds: int) -> None:
             total = trainer.loss(sr, hr).total
         total.backward()
 
-    parts = {"generator": generator, "loss": loss, "pictures": lambda: trainer.pair(crops)}
+    parts = {"generator": generator, "loss": loss, "images": lambda: trainer.pair(crops)}
     times: dict[str, list[float]] = {name: [] for name in (*parts, "step")}
     for _ in range(4 * rounds):
         for name, part in parts.items():

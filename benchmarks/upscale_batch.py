@@ -1,9 +1,9 @@
-"""How busy does a folder of pictures keep the processor?
+"""How busy does a folder of images keep the processor?
 
-    python benchmarks/upscale_batch.py [--pictures 200] [--model compact-x4] [--format png]
+    python benchmarks/upscale_batch.py [--images 200] [--model compact-x4] [--format png]
 
-Cuts so many pieces of 320x240 pixels out of the example photographs, enlarges the folder with one `srcli upscale`, and prints
-the time of the whole process, pictures a second, and the share of all cores that it used, from start to end.
+Cuts so many pieces of 320x240 pixels out of the example photographs, upscales the folder with one `srcli upscale`, and prints
+the time of the whole process, images a second, and the share of all cores that it used, from start to end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 320, 240
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--model", default="compact-x4")
     parser.add_argument("--format", default="png")
     options = parser.parse_args()
@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "lr"
         folder.mkdir()
-        for number in range(options.pictures):
+        for number in range(options.images):
             photo = photos[number % len(photos)]
             left, top = (int(random.integers(side - part + 1)) for side, part in zip(photo.size, (WIDTH, HEIGHT), strict=True))
             photo.crop((left, top, left + WIDTH, top + HEIGHT)).save(folder / f"{number:04d}.{options.format}")
@@ -46,8 +46,8 @@ def main() -> None:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     cores = len(os.sched_getaffinity(0))
     busy = (usage.ru_utime + usage.ru_stime) / wall / cores
-    print(f"{options.pictures} pictures of {WIDTH}x{HEIGHT}, {options.model}, {options.format}: {wall:.1f} s,", end=" ")
-    print(f"{options.pictures / wall:.1f} a second, {busy:.0%} of {cores} cores")
+    print(f"{options.images} images of {WIDTH}x{HEIGHT}, {options.model}, {options.format}: {wall:.1f} s,", end=" ")
+    print(f"{options.images / wall:.1f} a second, {busy:.0%} of {cores} cores")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/upscale_memory.py [--megapixels 1,4,16,64,250,1000] [--format png] [--model compact-x4] [--folder DIR]
 
-Each size is a process of its own on a picture made here, smooth with noise, 8:5; its peak is the largest resident set that the
-kernel saw. The results of the smaller sizes are compared with those of the same picture taken whole (--tile 0).
+Each size is a process of its own on an image made here, smooth with noise, 8:5; its peak is the largest resident set that the
+kernel saw. The results of the smaller sizes are compared with those of the same image taken whole (--tile 0).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNTILED = 20
 
 @dataclass
 class Made:
-    """The rows of a picture that nobody took."""
+    """The rows of an image that nobody took."""
 
     width: int
     height: int
@@ -73,11 +73,11 @@ if __name__ == "__main__":
     parser.add_argument("--megapixels", default="1,4,16,64,250,1000")
     parser.add_argument("--format", default="png")
     parser.add_argument("--model", default="compact-x4")
-    parser.add_argument("--folder", type=Path, help="where the pictures are made, and removed")
+    parser.add_argument("--folder", type=Path, help="where the images are made, and removed")
     options = parser.parse_args()
     scale = describe_model(options.model).scale
     print(f"{options.model}, {options.format}, {os.cpu_count()} cores")
-    print("| result, megapixels | result | peak memory, MiB | seconds | from the untiled, grey levels |")
+    print("| result, megapixels | result | peak memory, MiB | seconds | from the untiled, gray levels |")
     print("|---|---|---|---|---|")
     for megapixels in map(float, options.megapixels.split(",")):
         height = round((megapixels * 1e6 / 1.6) ** 0.5 / scale)

@@ -1,4 +1,4 @@
-"""How long does an enlargement of 320x180 pixels take: the whole process, and the network alone?
+"""How long does an upscaled image of 320x180 pixels take: the whole process, and the network alone?
 
     python benchmarks/upscale_speed.py [MODEL ...] [--rounds 9]
 
@@ -109,7 +109,7 @@ def measure_t(models: list[str], rounds: int = 9) -> dict[str, float]:
 @torch.inference_mode()
 def networks(models: list[str], rounds: int) -> None:
     lr = np.random.default_rng(0).random((3, HEIGHT, WIDTH), dtype=np.float32)
-    picture = Image.fromarray(np.rint(lr.transpose(1, 2, 0) * 255).astype(np.uint8))
+    image = Image.fromarray(np.rint(lr.transpose(1, 2, 0) * 255).astype(np.uint8))
     matrix = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
     tensor = torch.from_numpy(matrix)
     pixels = torch.rand(1, SIDE, SIDE // 64, 64).contiguous(memory_format=torch.channels_last)
@@ -121,7 +121,7 @@ def networks(models: list[str], rounds: int) -> None:
     contenders = {
         **multiplications,
         "t": unit(),
-        "bicubic": partial(picture.resize, (4 * WIDTH, 4 * HEIGHT), Image.Resampling.BICUBIC),
+        "bicubic": partial(image.resize, (4 * WIDTH, 4 * HEIGHT), Image.Resampling.BICUBIC),
     }
     for model in models:
         generator = load_generator(model)

@@ -2,7 +2,7 @@
 
     python benchmarks/vgg_file.py WEIGHTS.safetensors PHOTOS
 
-WEIGHTS: Oxford's VGG16 in torchvision's key names, its licence in the metadata. The unit of a layer is the mean magnitude of
+WEIGHTS: Oxford's VGG16 in torchvision's key names, its license in the metadata. The unit of a layer is the mean magnitude of
 its activations over every eighth photograph, to three digits.
 """
 
@@ -30,8 +30,8 @@ def main(source: Path, photos: Path) -> None:
     sums = dict.fromkeys(VGG_LAYERS, 0.0)
     paths = find_images(photos)[::8]
     for path in paths:
-        picture = torch.from_numpy(read_srgb(path)).permute(2, 0, 1)[None].float() / 255
-        for layer, features in vgg(picture).items():
+        image = torch.from_numpy(read_srgb(path)).permute(2, 0, 1)[None].float() / 255
+        for layer, features in vgg(image).items():
             sums[layer] += features.abs().mean().item() / len(paths)
     units = {layer: float(f"{total:.3g}") for layer, total in sums.items()}
     print(json.dumps(units, indent=1))

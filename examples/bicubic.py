@@ -1,4 +1,4 @@
-"""Enlarge a picture with plain bicubic interpolation, to lay beside what a trained generator makes of it.
+"""Upscale an image with plain bicubic interpolation, to lay beside what a trained generator makes of it.
 
     python examples/bicubic.py INPUT OUTPUT [SCALE]
 
@@ -35,5 +35,5 @@ class Bicubic:
 
 if __name__ == "__main__":
     source, target, scale = (*sys.argv[1:], "4")[:3]
-    picture = srcli.read_image(source)
-    srcli.write_image(srcli.upscale(Bicubic(int(scale)), picture), target, overwrite=True)
+    image = srcli.read_image(source)
+    srcli.write_image(srcli.upscale(Bicubic(int(scale)), image), target, overwrite=True)

@@ -174,14 +174,14 @@ class TrainConfig:
 
     photos: str | None = _setting(None, "Folder of photographs, with its subfolders.")
     output: str | None = _setting(None, "Folder for the model, the checkpoints and the history.")
-    lr_data: str | None = _setting(None, "Folder of small pictures with the photographs' names, instead of a degradation.")
+    lr_data: str | None = _setting(None, "Folder of small images with the photographs' names, instead of a degradation.")
     val: str | None = _setting(None, "Folder of photographs for validation, instead of some of those for training.")
     val_split: float = _setting(0.02, "Share of the photographs that is held out for validation; 0 validates on none.")
     val_every: int = _setting(1000, "Steps between two validations; the first comes before step 1.")
     cache: str = _setting("auto", "Folder for the decoded photographs; auto is the user's cache folder, none is memory.")
 
     generator: GeneratorConfig = field(default_factory=CompactConfig)
-    degradation: Degradation = _setting("bicubic", "How small pictures are made: bicubic, johnson (blurred first) or photo.")
+    degradation: Degradation = _setting("bicubic", "How small images are made: bicubic, johnson (blurred first) or photo.")
     loss: LossConfig = field(default_factory=LossConfig)
     vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
     init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")

@@ -1,4 +1,4 @@
-"""Small pictures and small networks, made here from fixed seeds."""
+"""Small images and small networks, made here from fixed seeds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pixels() -> Callable[..., np.ndarray]:
-    """A smooth picture with an edge, H x W x C, of any type."""
+    """A smooth image with an edge, H x W x C, of any type."""
 
     def make(height: int, width: int, channels: int = 3, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
         random = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def photos(tmp_path: Path, pixels: Callable[..., np.ndarray]) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model file: a small random compact x2, whose output differs visibly from the enlarged input."""
+    """A model file: a small random compact x2, whose output differs visibly from the upscaled input."""
     return make_model(tmp_path / "tiny.safetensors", scale=2)
 
 

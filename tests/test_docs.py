@@ -48,7 +48,7 @@ def test_every_command_of_the_readme_runs(fresh_folder: Path) -> None:
         run = [sys.executable, "-m", "srcli", *words[1:], *SHORT.get(words[1], [])]
         done = subprocess.run(run, check=False, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        if words[1] == "upscale" and takes_cpu("auto"):  # what several pictures have said of them may come in another order
+        if words[1] == "upscale" and takes_cpu("auto"):  # what several images have said of them may come in another order
             assert sorted((done.stderr + done.stdout).splitlines()) == sorted(SHOWN[command]), command
 
 
@@ -66,7 +66,7 @@ def test_the_python_of_the_readme_runs(fresh_folder: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_the_example_that_make_demo_runs_enlarges(tmp_path: Path) -> None:
+def test_the_example_that_make_demo_runs_upscales(tmp_path: Path) -> None:
     target = tmp_path / "bicubic.png"
     words = [str(EXAMPLES / "bicubic.py"), str(EXAMPLES / "small" / "astronaut.png"), str(target)]
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
@@ -123,9 +123,9 @@ def test_every_example_configuration_is_sound(path: Path) -> None:
 def test_the_models_are_visibly_better_than_bicubic_on_every_set() -> None:
     for name in shipped_models():
         if describe_model(name).kind == "faithful":
-            for pictures, bicubic in FIGURES[f"bicubic-x{describe_model(name).scale}"].items():
-                assert FIGURES[name][pictures]["psnr"] > bicubic["psnr"] + 1
-                assert FIGURES[name][pictures]["ssim"] > bicubic["ssim"]
+            for images, bicubic in FIGURES[f"bicubic-x{describe_model(name).scale}"].items():
+                assert FIGURES[name][images]["psnr"] > bicubic["psnr"] + 1
+                assert FIGURES[name][images]["ssim"] > bicubic["ssim"]
 
 
 def test_more_time_gives_more_on_every_set() -> None:
@@ -134,4 +134,4 @@ def test_more_time_gives_more_on_every_set() -> None:
         ladder = [FIGURES[model.name] for model in models]
         for less, more in pairwise(ladder):
             assert less["speed"]["t"] < more["speed"]["t"]
-            assert all(less[pictures]["psnr"] < more[pictures]["psnr"] for pictures in ("Set5", "Set14", "BSD100"))
+            assert all(less[images]["psnr"] < more[images]["psnr"] for images in ("Set5", "Set14", "BSD100"))

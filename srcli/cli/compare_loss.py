@@ -1,4 +1,4 @@
-"""`srcli compare-loss`: a true picture and others in, figures, maps and a page out."""
+"""`srcli compare-loss`: a true image and others in, figures, maps and a page out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srcli.cli.messages import report
-from srcli.cli.parsing import parse_colour
+from srcli.cli.parsing import parse_color
 from srcli.config import parse_loss
 from srcli.errors import ConfigError, SrcliError
 from srcli.io.atomic import atomic_write
@@ -21,9 +21,9 @@ MISSED = 3
 
 
 def compare_loss(
-    reference: Annotated[Path, typer.Argument(help="The true picture, or a folder of them.", show_default=False)],
+    reference: Annotated[Path, typer.Argument(help="The true image, or a folder of them.", show_default=False)],
     candidates: Annotated[
-        list[Path], typer.Argument(metavar="CANDIDATE", help="Pictures to judge, or one folder.", show_default=False)
+        list[Path], typer.Argument(metavar="CANDIDATE", help="Images to judge, or one folder.", show_default=False)
     ],
     layers: Annotated[
         str, typer.Option("--layers", metavar="LAYERS", help="As in relu2_2=0.5,relu4_3; or first23, johnson, gatys, all.")
@@ -37,9 +37,9 @@ def compare_loss(
         str, typer.Option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors.")
     ] = "oxford",
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="bicubic", help="Add what bicubic makes of the picture given with --lr.")
+        str | None, typer.Option("--baseline", metavar="bicubic", help="Add what bicubic makes of the image given with --lr.")
     ] = None,
-    lr: Annotated[Path | None, typer.Option("--lr", metavar="FILE", help="The small picture that was enlarged.")] = None,
+    lr: Annotated[Path | None, typer.Option("--lr", metavar="FILE", help="The small image that was upscaled.")] = None,
     resize_to: Annotated[
         str | None, typer.Option("--resize-to", metavar="WHICH", help="Resize to the size of the reference or the candidate.")
     ] = None,
@@ -47,12 +47,12 @@ def compare_loss(
         bool, typer.Option("--crop-to-common", help="Cut what is wider or higher at the right and below.")
     ] = False,
     background: Annotated[
-        str, typer.Option("--background", metavar="COLOUR", help="Under transparency: white, black, grey or #rrggbb.")
+        str, typer.Option("--background", metavar="COLOR", help="Under transparency: white, black, gray or #rrggbb.")
     ] = "white",
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out what has no partner in the other folder.")
     ] = False,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Refuse pictures with more pixels.")] = 500_000_000,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Refuse images with more pixels.")] = 500_000_000,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV at full precision.")] = False,
     map_file: Annotated[
@@ -71,7 +71,7 @@ def compare_loss(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace map and page files that are there already.")] = False,
 ) -> None:
-    """Say how far pictures are from the true one under the losses that srcli trains on.
+    """Say how far images are from the true one under the losses that srcli trains on.
 
     Two folders are paired by file name. Docs: docs/compare-loss.md.
     """
@@ -84,8 +84,8 @@ def compare_loss(
         ("frequency", "spans the whole of a crop"),
     ):
         if getattr(config, term):
-            raise ConfigError(f"The {term} loss {why}, so pictures are not compared by it; leave out {term}.")
-    colour = parse_colour(background)
+            raise ConfigError(f"The {term} loss {why}, so images are not compared by it; leave out {term}.")
+    color = parse_color(background)
     most, least = parse_limits(at_most or [], config), parse_limits(at_least or [], config)
     folders = reference.is_dir()
     files = [path for path in (map_file, html_file) if path]
@@ -99,7 +99,7 @@ def compare_loss(
         raise ConfigError(f"There is no baseline {baseline!r}; the one there is, is bicubic.")
     if (baseline is None) != (lr is None):
         raise ConfigError(
-            "--baseline bicubic and --lr FILE belong together: the small picture, enlarged to the reference's size."
+            "--baseline bicubic and --lr FILE belong together: the small image, upscaled to the reference's size."
         )
     if folders and (len(candidates) > 1 or not candidates[0].is_dir()):
         raise ConfigError(f"{reference} is a folder, so there must be one candidate, and it a folder too.")
@@ -125,13 +125,13 @@ def compare_loss(
         except SrcliError as error:
             if not folders:
                 raise
-            failures.append(str(error))  # one bad picture does not stop a folder
+            failures.append(str(error))  # one bad image does not stop a folder
             continue
         if lr:
             others.append(bicubic_to(read_comparison_image(lr, max_pixels), truth))
         if resize_to or crop_to_common:
             truth, others = fitted(truth, others, resize_to)
-        comparisons += comparer.compare(truth, others, background=colour, maps=bool(files))
+        comparisons += comparer.compare(truth, others, background=color, maps=bool(files))
         if files:
             _draw(comparisons[0], truth, others[0], background, map_file, html_file)
     if not comparisons:
@@ -157,7 +157,7 @@ def compare_loss(
 
 
 def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Pictures of two folders with the same name, whatever the ending; and a sentence for each without partner."""
+    """Images of two folders with the same name, whatever the ending; and a sentence for each without partner."""
     from srcli.io.discover import find_images
 
     def named(folder: Path) -> dict[Path, Path]:
@@ -174,7 +174,7 @@ def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], l
     missing += [f"{path} has no partner in {reference}." for name, path in theirs.items() if name not in ours]
     pairs = [(path, theirs[name]) for name, path in ours.items() if name in theirs]
     if not pairs:
-        raise SrcliError(f"No picture in {reference} has the name of one in {candidate}. Give two folders with the same names.")
+        raise SrcliError(f"No image in {reference} has the name of one in {candidate}. Give two folders with the same names.")
     return pairs, missing
 
 
@@ -187,8 +187,8 @@ def _draw(
     html_file: Path | None,
 ) -> None:
     """Write the heat maps and the page of one comparison, each whole or not at all."""
-    colour = parse_colour(background)
-    truth, other = reference.flat(colour), candidate.flat(colour)
+    color = parse_color(background)
+    truth, other = reference.flat(color), candidate.flat(color)
     if map_file:
         from srcli.evaluation.heatmap import sheet
 

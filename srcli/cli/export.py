@@ -17,7 +17,7 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
 ) -> None:
-    """Write a model as ONNX, checked against torch, for pictures of any height and width. Prints the file's name.
+    """Write a model as ONNX, checked against torch, for images of any height and width. Prints the file's name.
 
     Input lr and output sr: 1 x 3 x height x width, RGB in 0..1, float32.
     """

@@ -17,7 +17,7 @@ def losses() -> None:
     typer.echo("  feature      mean distance of VGG16 features at the layers of --layers, in units of each layer, --distance")
     typer.echo("               squared or absolute")
     typer.echo("  texture      mean squared difference of the features' strength in windows of 32 pixels (training only)")
-    typer.echo("  tv           mean absolute difference of neighbouring pixels of the result")
+    typer.echo("  tv           mean absolute difference of neighboring pixels of the result")
     typer.echo("  grid         mean squared local error of each place in a scale x scale square (training only)")
     typer.echo("  frequency    mean absolute difference of the Fourier transforms (training only)")
     typer.echo("")
@@ -26,7 +26,7 @@ def losses() -> None:
         typer.echo(f"  {name:<8} {'every layer below' if layers == VGG_LAYERS else ', '.join(layers)}")
     typer.echo("")
     typer.echo("Layers, in the order of the network; an activation sees a square of so many pixels, and computing the layer")
-    typer.echo("takes so many thousand multiply-adds for each pixel of the picture, with all layers before it:")
+    typer.echo("takes so many thousand multiply-adds for each pixel of the image, with all layers before it:")
     typer.echo(f"  {'layer':<8} {'index':>5} {'channels':>8} {'stride':>6} {'sees':>5} {'cost':>6}")
     for name in VGG_LAYERS:
         layer = LAYERS[name]

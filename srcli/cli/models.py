@@ -44,6 +44,6 @@ def models(
     typer.echo("")
     for kind in sorted({row["kind"] for row in rows}):
         typer.echo(f"{kind:<8}  {PURPOSES[kind]}")
-    typer.echo("NAME+     any of them on the picture in eight positions, averaged: nearer to the truth in eight times the time")
-    typer.echo("NAME:int8 any of them in 8 bits: a third of the time, a few grey levels apart here and there")
+    typer.echo("NAME+     any of them on the image in eight positions, averaged: nearer to the truth in eight times the time")
+    typer.echo("NAME:int8 any of them in 8 bits: a third of the time, a few gray levels apart here and there")
     typer.echo("t         time on a CPU, in units of a fixed piece of work: twice the t is twice the time")

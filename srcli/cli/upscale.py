@@ -1,4 +1,4 @@
-"""`srcli upscale`: pictures in, larger pictures out."""
+"""`srcli upscale`: images in, larger images out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcli.cli.messages import report
-from srcli.cli.parsing import parse_colour
+from srcli.cli.parsing import parse_color
 from srcli.errors import ConfigError, SrcliError
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ MAX_PIXELS = 1_000_000_000
 """More in one file is nearly always a file that was made to fill the disk, or a day's work by mistake."""
 LARGEST_SCALE = 64
 MOST_COMPARED = 50
-"""Pictures on one page, which holds them all and is to be opened at once: 2 MB a large picture."""
+"""Images on one page, which holds them all and is to be opened at once: 2 MB a large image."""
 
 
 def upscale(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT", help="Pictures, folders, globs such as 'a/**/*.jpg', or - for stdin.", show_default=False
+            metavar="INPUT", help="Images, folders, globs such as 'a/**/*.jpg', or - for stdin.", show_default=False
         ),
     ],
     output: Annotated[
@@ -42,7 +42,7 @@ def upscale(
             "-o",
             "--output",
             metavar="OUT",
-            help="File for one picture, else a folder; - for stdout. [default: NAME_x4.EXT beside the input]",
+            help="File for one image, else a folder; - for stdout. [default: NAME_x4.EXT beside the input]",
         ),
     ] = None,
     scale: Annotated[
@@ -71,12 +71,12 @@ def upscale(
         typer.Option(
             "--naturalness",
             metavar="0..1",
-            help="From true to the picture to sharper, may invent detail. [default: 0]",
+            help="From true to the image to sharper, may invent detail. [default: 0]",
             show_default=False,
         ),
     ] = None,
     photo: Annotated[
-        bool, typer.Option("--photo", help="Take noise, JPEG blocks and slight blur away: for pictures that have them.")
+        bool, typer.Option("--photo", help="Take noise, JPEG blocks and slight blur away: for images that have them.")
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Take the folders below a folder, too.")] = False,
@@ -88,9 +88,9 @@ def upscale(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave results that are there, whole and of the right size.")
     ] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first picture that fails.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first image that fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each picture.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image.")] = False,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -103,26 +103,26 @@ def upscale(
             "--memory", metavar="SIZE", help="Memory to plan with, as in 800M. [default: half of what is free, at most 2G]"
         ),
     ] = None,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Refuse pictures with more pixels than this.")] = MAX_PIXELS,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Refuse images with more pixels than this.")] = MAX_PIXELS,
     frame: Annotated[
         int | None, typer.Option("--frame", metavar="K", help="Which frame of an animation or page of a file, from 1.")
     ] = None,
     background: Annotated[
-        str, typer.Option("--background", help="What shows through in JPEG: white, black, grey or #rrggbb.")
+        str, typer.Option("--background", help="What shows through in JPEG: white, black, gray or #rrggbb.")
     ] = "white",
     strip_metadata: Annotated[
-        bool, typer.Option("--strip-metadata", help="Drop EXIF, XMP and profile; colours become sRGB.")
+        bool, typer.Option("--strip-metadata", help="Drop EXIF, XMP and profile; colors become sRGB.")
     ] = False,
     compare: Annotated[
         Path | None,
         typer.Option(
-            "--compare", metavar="PAGE", help="Write an HTML page: each picture by bicubic and by srcli, under a slider."
+            "--compare", metavar="PAGE", help="Write an HTML page: each image by bicubic and by srcli, under a slider."
         ),
     ] = None,
 ) -> None:
-    """Enlarge pictures. Prints the name of each result.
+    """Upscale images. Prints the name of each result.
 
-    PNG, JPEG, WebP, TIFF and AVIF in and out; 16 bits, grey, transparency, colour profile and EXIF stay.
+    PNG, JPEG, WebP, TIFF and AVIF in and out; 16 bits, gray, transparency, color profile and EXIF stay.
     """
     if scale is not None and not 1 < scale <= LARGEST_SCALE:
         raise ConfigError(f"There is no scale {scale:g}; choose more than 1, at most {LARGEST_SCALE}.")
@@ -133,7 +133,7 @@ def upscale(
     if fit and size is None:
         raise ConfigError("--fit needs a --size to fit into.")
     if tile is not None and tile != 0 and tile < 16:
-        raise ConfigError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole picture at once.")
+        raise ConfigError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole image at once.")
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing contradict each other. Choose one.")
     if ending is not None and ending.lower().lstrip(".") not in FORMATS:
@@ -142,7 +142,7 @@ def upscale(
         raise ConfigError(f"--max-pixels is {max_pixels}; it must be at least 1.")
     if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--compare writes a page, and {compare} is no name of one; let it end in .html.")
-    colour = tuple(round(part * 255) for part in parse_colour(background))
+    color = tuple(round(part * 255) for part in parse_color(background))
 
     from srcli.inference.batch import BatchUpscaler, UpscaleOptions
     from srcli.inference.memory import bytes_of
@@ -155,7 +155,7 @@ def upscale(
         if model is not None
         else select_models(quality=quality or "balanced", perceptual=perceptual or 0, photo=photo)
     )
-    # what a natural model makes is not what it was trained to enlarge
+    # what a natural model makes is not what it was trained to upscale
     before = select_models(quality=quality or "balanced") if perceptual else ()
     wanted = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
     result_ending = f".{ending.lower().lstrip('.')}" if ending else None
@@ -172,7 +172,7 @@ def upscale(
         frame=frame,
         max_pixels=max_pixels,
         strip_metadata=strip_metadata,
-        background=(colour[0], colour[1], colour[2]),
+        background=(color[0], color[1], color[2]),
         views=MOST_COMPARED if compare else 0,
     )
     jobs = plan(inputs, output, wanted, ending=result_ending, recursive=recursive)
@@ -186,7 +186,7 @@ def _check_page(page: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:
     from srcli.io.atomic import check_writable, remove_stale_temp_files
 
     if page.resolve() in {path.resolve() for job in jobs for path in (job.source, job.target)}:
-        raise SrcliError(f"{page} is one of the pictures. Give the page another name.")
+        raise SrcliError(f"{page} is one of the images. Give the page another name.")
     check_writable(page, overwrite=overwrite)
     remove_stale_temp_files([page])
 
@@ -231,7 +231,7 @@ def _run(batch: BatchUpscaler, jobs: list[Job], *, json: bool, fail_fast: bool, 
                     break
         except KeyboardInterrupt:
             interrupted = True
-            screen.note("interrupted; the pictures at work are left as they were. Go on with --skip-existing.")
+            screen.note("interrupted; the images at work are left as they were. Go on with --skip-existing.")
         finally:
             outcomes.close()  # type: ignore[attr-defined]
     if page and shown and not interrupted:
@@ -284,7 +284,7 @@ def _record(outcome: UpscaleResult) -> dict[str, Any]:
 
 
 class _Screen:
-    """Lines on stdout and stderr, and on a terminal a bar for the files and one for each picture at work."""
+    """Lines on stdout and stderr, and on a terminal a bar for the files and one for each image at work."""
 
     def __init__(self, files: int) -> None:
         from rich.console import Console
@@ -303,7 +303,7 @@ class _Screen:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._files = self._bars.add_task(f"{files} pictures", total=files, visible=files > 1)
+        self._files = self._bars.add_task(f"{files} images", total=files, visible=files > 1)
         self._tasks: dict[Job, Any] = {}
         self._turn = Lock()  # notes come from several threads
 

@@ -1,7 +1,7 @@
-"""Degradation: hr in, the lr that a generator is to enlarge out.
+"""Degradation: hr in, the lr that a generator is to upscale out.
 
-`hr` is N x 3 x sH x sW and `lr` N x 3 x H x W, RGB in [0, 1], rounded to 256 levels as the small pictures that people have
-are. Everything random is drawn from a seed, for each picture by itself, so that it does not matter who else is in a batch.
+`hr` is N x 3 x sH x sW and `lr` N x 3 x H x W, RGB in [0, 1], rounded to 256 levels as the small images that people have
+are. Everything random is drawn from a seed, for each image by itself, so that it does not matter who else is in a batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JOHNSON_SIGMA = 1.0
 
 
 def margin(degradation: Degradation, scale: int) -> int:
-    """lr pixels at the rim of a reduced picture that feel its border, and that a crop for training has too many.
+    """lr pixels at the rim of a reduced image that feel its border, and that a crop for training has too many.
 
     Two are half the width of the bicubic kernel, the rest is the reach of the blur; `photo` has a block of JPEG more, so
     that the blocks can lie anywhere in what is left.
@@ -40,8 +40,8 @@ def margin(degradation: Degradation, scale: int) -> int:
 def degrade(degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int, ...] = (0,), first: int = 0) -> Tensor:
     """Reduce hr `scale` times by the degradation of that name.
 
-    seed, first: for `photo`, whose order and resizers follow from the seed alone and hold for all pictures, and whose
-    strengths follow from the seed and the picture's number, which is `first` for the first of them.
+    seed, first: for `photo`, whose order and resizers follow from the seed alone and hold for all images, and whose
+    strengths follow from the seed and the image's number, which is `first` for the first of them.
     """
     match degradation:
         case "bicubic":
@@ -57,7 +57,7 @@ def degrade(degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int
 def degraded_pair(
     degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int, ...] = (0,), first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """(lr, hr) of `degrade`, both without the rim that feels the picture's border."""
+    """(lr, hr) of `degrade`, both without the rim that feels the image's border."""
     rim = margin(degradation, scale)
     inner, outer = slice(rim, -rim), slice(rim * scale, -rim * scale)
     lr = degrade(degradation, hr, scale, seed=seed, first=first)
@@ -98,33 +98,33 @@ def rounded(image: Tensor) -> Tensor:
 
 
 PHOTO_SHARE = 0.65
-"""Share of the pictures of `photo` that are spoilt; the others are reduced as by `bicubic`, so that what is sharp stays so."""
+"""Share of the images of `photo` that are degraded; the others are reduced as by `bicubic`, so that what is sharp stays so."""
 
 PHOTO_BLUR = 0.8
 """Largest sigma of the blur of `photo`, in lr pixels."""
 
 PHOTO_NOISE = 12 / 255
-"""Largest standard deviation of the noise of `photo`, at mid-grey."""
+"""Largest standard deviation of the noise of `photo`, at mid-gray."""
 
 PHOTO_QUALITY = (30.0, 97.0)
 """Range of the JPEG quality of `photo`."""
 
 
 def photo(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np.random.Generator]) -> Tensor:
-    """What small pictures from cameras, phones and the web have gone through, each in a strength of its own.
+    """What small images from cameras, phones and the web have gone through, each in a strength of its own.
 
     Blur (lens, motion, focus), reduction in one step or two by various resizers, the noise of a sensor, and JPEG, sometimes
     twice. After BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021), and milder than both: noise and blocks in
-    the range that pictures that people keep have, no sinc ringing, and a third of the pictures not spoilt at all.
+    the range that images that people keep have, no sinc ringing, and a third of the images not degraded at all.
     """
     lr = bicubic(hr, scale)
-    spoilt = [number for number, random in enumerate(each) if random.random() < PHOTO_SHARE]
-    if spoilt:
-        lr[spoilt] = _spoilt(hr[spoilt], scale, shared, [each[number] for number in spoilt])
+    degraded = [number for number, random in enumerate(each) if random.random() < PHOTO_SHARE]
+    if degraded:
+        lr[degraded] = _degraded(hr[degraded], scale, shared, [each[number] for number in degraded])
     return lr
 
 
-def _spoilt(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np.random.Generator]) -> Tensor:
+def _degraded(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np.random.Generator]) -> Tensor:
     height, width = (side // scale for side in hr.shape[-2:])
 
     def uniform(low: float, high: float) -> Tensor:
@@ -134,7 +134,7 @@ def _spoilt(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[
         return uniform(0, 1) < share
 
     blurred, sigma, angle = chance(0.5), torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) ** 2, uniform(0, math.pi)
-    noisy, noise, grey = chance(0.6), uniform(0, 1) ** 2 * PHOTO_NOISE, chance(0.4).to(hr.dtype)
+    noisy, noise, gray = chance(0.6), uniform(0, 1) ** 2 * PHOTO_NOISE, chance(0.4).to(hr.dtype)
     saved_between, first_quality = chance(0.4), uniform(60, PHOTO_QUALITY[1])
     saved, quality = chance(0.8), uniform(*PHOTO_QUALITY)
     two_steps, noise_first = shared.random() < 0.5, shared.random() < 0.3
@@ -143,7 +143,7 @@ def _spoilt(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[
 
     def with_noise(image: Tensor, times: float) -> Tensor:
         return _some(
-            image, noisy, lambda part, i: sensor_noise(part, times * noise[i], grey[i], [each[number] for number in i.tolist()])
+            image, noisy, lambda part, i: sensor_noise(part, times * noise[i], gray[i], [each[number] for number in i.tolist()])
         )
 
     image = _some(hr, blurred, lambda part, i: blur(part, sigma[i] * PHOTO_BLUR * scale, angle[i], _radius(PHOTO_BLUR * scale)))
@@ -175,7 +175,7 @@ RESIZERS = (
     _resizer(mode="bicubic", antialias=True),
     _resizer(mode="bilinear", antialias=True),
     _resizer(mode="area"),
-    _resizer(mode="bicubic", antialias=False),  # of a blurred picture, as the quick resizers of phones
+    _resizer(mode="bicubic", antialias=False),  # of a blurred image, as the quick resizers of phones
 )
 
 
@@ -184,10 +184,10 @@ def _radius(sigma: float) -> int:
 
 
 def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int) -> Tensor:
-    """Gaussian blur of N x C x H x W, each picture by its own kernel.
+    """Gaussian blur of N x C x H x W, each image by its own kernel.
 
-    sigma: N x 2, along and across the axis at `angle` (N, radians), in pixels; 0 leaves the picture as it is.
-    radius: of the window; beyond the border the picture is mirrored, or repeated where it is smaller than the window.
+    sigma: N x 2, along and across the axis at `angle` (N, radians), in pixels; 0 leaves the image as it is.
+    radius: of the window; beyond the border the image is mirrored, or repeated where it is smaller than the window.
     """
     height, width = image.shape[-2:]
     places = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
@@ -200,7 +200,7 @@ def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int) -> Tensor:
     mode = "reflect" if radius < min(height, width) else "replicate"
     padded = F.pad(image, (radius,) * 4, mode=mode)
     size = [_quick_length(side) for side in padded.shape[-2:]]
-    # by Fourier transform, as a wide kernel of its own for each picture takes ten times as long as a convolution
+    # by Fourier transform, as a wide kernel of its own for each image takes ten times as long as a convolution
     product = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)[:, None]
     blurred: Tensor = torch.fft.irfft2(product, s=size)
     return blurred[..., 2 * radius : 2 * radius + height, 2 * radius : 2 * radius + width]
@@ -215,14 +215,14 @@ def _quick_length(side: int) -> int:
     return side if rest == 1 else _quick_length(side + 1)
 
 
-def sensor_noise(image: Tensor, strength: Tensor, grey: Tensor, each: Sequence[np.random.Generator]) -> Tensor:
+def sensor_noise(image: Tensor, strength: Tensor, gray: Tensor, each: Sequence[np.random.Generator]) -> Tensor:
     """Noise that grows with the square root of brightness, as that of counted photons does, over a floor.
 
-    each: the stream of each picture. strength: N, standard deviation at mid-grey. grey: N, 1 where the channels share it.
+    each: the stream of each image. strength: N, standard deviation at mid-gray. gray: N, 1 where the channels share it.
     """
     normal = np.stack([random.standard_normal(image.shape[1:], dtype=np.float32) for random in each])
     draws = torch.from_numpy(normal).to(image.device)
-    shared = grey.view(-1, 1, 1, 1)
+    shared = gray.view(-1, 1, 1, 1)
     draws = shared * draws[:, :1] + (1 - shared) * draws
     return image + draws * strength.view(-1, 1, 1, 1) * (0.1 + 1.8 * image.clamp(0, 1)).sqrt()
 
@@ -253,24 +253,24 @@ def _jpeg_constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """What baseline JPEG (ITU-T T.81, its annex K tables) with halved colour makes of N x 3 x H x W in [0, 1].
+    """What baseline JPEG (ITU-T T.81, its annex K tables) with halved color makes of N x 3 x H x W in [0, 1].
 
-    quality: N, 1 to 100 as in libjpeg, not rounded. Differs from libjpeg: colour is halved and doubled without its smoothing
+    quality: N, 1 to 100 as in libjpeg, not rounded. Differs from libjpeg: color is halved and doubled without its smoothing
     filter.
     """
     transform, tables, to_ycc = _jpeg_constants(image.device)
     height, width = image.shape[-2:]
     padded = F.pad(rounded(image), (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)), mode="replicate") * 255
-    ycc = torch.einsum("oc,nchw->nohw", to_ycc, padded)  # luma 0..255, colour -127.5..127.5
+    ycc = torch.einsum("oc,nchw->nohw", to_ycc, padded)  # luma 0..255, color -127.5..127.5
     percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1, 1)
     steps = ((tables * percent + 50) / 100).floor().clamp(1, 255)  # N x 2 x 8 x 8
-    luma = _quantised(ycc[:, :1] - 128, steps[:, :1], transform) + 128
-    colour = F.interpolate(_quantised(F.avg_pool2d(ycc[:, 1:], 2), steps[:, 1:], transform), scale_factor=2)
-    rgb = torch.einsum("oc,nchw->nohw", torch.linalg.inv(to_ycc), torch.cat([luma, colour], dim=1))
+    luma = _quantized(ycc[:, :1] - 128, steps[:, :1], transform) + 128
+    color = F.interpolate(_quantized(F.avg_pool2d(ycc[:, 1:], 2), steps[:, 1:], transform), scale_factor=2)
+    rgb = torch.einsum("oc,nchw->nohw", torch.linalg.inv(to_ycc), torch.cat([luma, color], dim=1))
     return (rgb / 255).clamp(0, 1)[..., :height, :width]
 
 
-def _quantised(planes: Tensor, steps: Tensor, transform: Tensor) -> Tensor:
+def _quantized(planes: Tensor, steps: Tensor, transform: Tensor) -> Tensor:
     """N x C x H x W through the cosine transform of its 8x8 blocks, rounded to multiples of `steps`, N x 1 x 8 x 8."""
     count, channels, height, width = planes.shape
     blocks = planes.view(count, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)

@@ -80,7 +80,7 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 def inference_dtype(device: torch.device) -> torch.dtype:
     """The type that an enlarger's convolutions compute in: float16 on GPUs with hardware for it, else float32.
 
-    Not bfloat16: its 8 binary digits move pixels by several grey levels where float16's 11 move them by one at most.
+    Not bfloat16: its 8 binary digits move pixels by several gray levels where float16's 11 move them by one at most.
     """
     import torch
 

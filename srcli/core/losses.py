@@ -19,7 +19,7 @@ from srcli.core.vgg_layers import LAYERS
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised, and the terms that it is the weighted sum of, each before its weight."""
+    """What is minimized, and the terms that it is the weighted sum of, each before its weight."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -56,7 +56,7 @@ class CharbonnierLoss(nn.Module):
 
 
 class TotalVariation(nn.Module):
-    """Mean absolute difference of neighbours in `sr`, down plus across (Johnson et al. 2016, sec. 3.3); ignores `hr`."""
+    """Mean absolute difference of neighbors in `sr`, down plus across (Johnson et al. 2016, sec. 3.3); ignores `hr`."""
 
     def forward(self, sr: Tensor, _hr: Tensor) -> Tensor:
         return sr.diff(dim=-2).abs().mean() + sr.diff(dim=-1).abs().mean()
@@ -150,7 +150,7 @@ class GridLoss(nn.Module):
 
     A generator's last step puts the pixels of every scale x scale square in place from channels of their own. A texture that
     is the same in all squares lowers the feature loss a little and shows as a grid; averaged over a window of squares, each
-    place by itself, it stays, while texture that follows the picture averages out.
+    place by itself, it stays, while texture that follows the image averages out.
     """
 
     def __init__(self, scale: int) -> None:
@@ -166,7 +166,7 @@ class GridLoss(nn.Module):
 class FrequencyLoss(nn.Module):
     """Mean absolute difference of the Fourier transforms, real and imaginary parts (after Cho et al. 2021, MIMO-UNet).
 
-    The transform is orthonormal, so that the loss is of the size of the l1 loss whatever the size of the picture.
+    The transform is orthonormal, so that the loss is of the size of the l1 loss whatever the size of the image.
     """
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:

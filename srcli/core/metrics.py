@@ -22,10 +22,10 @@ def luma(image: Tensor) -> Tensor:
 
 
 def on_luma(sr: Tensor, hr: Tensor, *, border: int) -> tuple[Tensor, Tensor]:
-    """Both pictures' luma with `border` pixels cut from each side. Raises SrcliError where nothing would be left."""
+    """Both images' luma with `border` pixels cut from each side. Raises SrcliError where nothing would be left."""
     if min(hr.shape[-2:]) <= 2 * border:
         raise SrcliError(
-            f"The picture is {hr.shape[-1]}x{hr.shape[-2]} pixels; nothing is left with {border} cut from each side."
+            f"The image is {hr.shape[-1]}x{hr.shape[-2]} pixels; nothing is left with {border} cut from each side."
         )
     inner = slice(border, -border if border else None)
     return luma(sr)[..., inner, inner], luma(hr)[..., inner, inner]
@@ -44,7 +44,7 @@ WINDOW = 11
 def ssim(sr: Tensor, hr: Tensor) -> Tensor:
     """Structural similarity, one for each image, 1 for equal images (Wang et al. 2004).
 
-    The mean over all windows that lie inside the picture and over channels.
+    The mean over all windows that lie inside the image and over channels.
     Raises SrcliError where a side is shorter than the window.
     """
     return ssim_map(sr, hr).double().flatten(1).mean(dim=1)
@@ -53,7 +53,7 @@ def ssim(sr: Tensor, hr: Tensor) -> Tensor:
 def ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
     """Structural similarity of every window: Gaussian, 11 pixels, sigma 1.5; N x C x H-10 x W-10."""
     if min(hr.shape[-2:]) < WINDOW:
-        raise SrcliError(f"The picture is {hr.shape[-1]}x{hr.shape[-2]} pixels; SSIM needs at least {WINDOW}x{WINDOW}.")
+        raise SrcliError(f"The image is {hr.shape[-1]}x{hr.shape[-2]} pixels; SSIM needs at least {WINDOW}x{WINDOW}.")
     # variances do not change with the zero point, and from the middle of the range float32 has digits enough for them
     sr, hr = sr - 0.5, hr - 0.5
     line = torch.tensor(

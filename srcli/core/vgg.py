@@ -23,7 +23,7 @@ class InputNormalization:
 
 
 OXFORD_INPUT = InputNormalization((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
-"""RGB in 0..255 less the mean colour of ImageNet (Simonyan and Zisserman 2014, original Caffe release)."""
+"""RGB in 0..255 less the mean color of ImageNet (Simonyan and Zisserman 2014, original Caffe release)."""
 
 TORCHVISION_INPUT = InputNormalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's own trainings want."""

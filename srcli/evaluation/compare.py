@@ -1,6 +1,6 @@
-"""A true picture and others in, how far apart they are out: under the losses that are trained on, and in PSNR and SSIM.
+"""A true image and others in, how far apart they are out: under the losses that are trained on, and in PSNR and SSIM.
 
-Pictures are held as the integers of their files and looked at piece by piece, so that a pair of 100 megapixels fits in 2 GB:
+Images are held as the integers of their files and looked at piece by piece, so that a pair of 100 megapixels fits in 2 GB:
 the pieces overlap by what VGG16's layers see, so their sums are those of the whole.
 """
 
@@ -40,7 +40,7 @@ WHITE = (1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class ComparisonImage:
-    """A picture to compare: H x W x 3 (or 4, with alpha) integers in sRGB, and what to call it."""
+    """An image to compare: H x W x 3 (or 4, with alpha) integers in sRGB, and what to call it."""
 
     name: str
     pixels: np.ndarray
@@ -56,8 +56,8 @@ class ComparisonImage:
         image = part.permute(2, 0, 1)[None]  # in channels_last order, as it lies in memory
         if image.shape[1] == 3:
             return image
-        colour, alpha = image[:, :3], image[:, 3:]
-        return colour * alpha + (1 - alpha) * torch.tensor(background).view(1, 3, 1, 1)
+        color, alpha = image[:, :3], image[:, 3:]
+        return color * alpha + (1 - alpha) * torch.tensor(background).view(1, 3, 1, 1)
 
     def flat(self, background: Sequence[float]) -> np.ndarray:
         """The whole of it as H x W x 3 uint8, what is transparent laid over `background`."""
@@ -66,7 +66,7 @@ class ComparisonImage:
         return pixels
 
     def alpha(self, place: tuple[slice, slice]) -> Tensor:
-        """The alpha of a part of it, in [0, 1], h x w; 1 where the picture has none."""
+        """The alpha of a part of it, in [0, 1], h x w; 1 where the image has none."""
         part = self.pixels[place]
         if part.shape[2] == 3:
             return torch.ones(part.shape[:2])
@@ -79,8 +79,8 @@ class Comparison:
 
     pixel: mean squared error of RGB in [0, 1]. layers: feature loss at each layer, before its weight. feature: their weighted
     sum. total: what `srcli train` would minimise for `loss`. psnr, ssim: on RGB; psnr_y, ssim_y: on luma (BT.601, 16..235).
-    alpha: mean squared error of alpha in [0, 1], NaN where neither picture has any. terms: the other terms of the loss that
-    weigh something. No border is cut. SSIM is NaN for pictures smaller than its window of 11x11.
+    alpha: mean squared error of alpha in [0, 1], NaN where neither image has any. terms: the other terms of the loss that
+    weigh something. No border is cut. SSIM is NaN for images smaller than its window of 11x11.
     maps: where they differ, if that was asked for: the squared error of each pixel (`pixel`, H x W) and the distance of the
     features at each place of a layer (H/stride x W/stride), each with the figure above as its mean.
     """
@@ -113,16 +113,16 @@ def compare(
     background: Sequence[float] = WHITE,
     maps: bool = False,
 ) -> Comparison:
-    """Compare two picture files, both brought to sRGB; transparency is laid over `background`, RGB in [0, 1].
+    """Compare two image files, both brought to sRGB; transparency is laid over `background`, RGB in [0, 1].
 
-    Raises SrcliError: a picture that cannot be read, or two of different sizes.
+    Raises SrcliError: an image that cannot be read, or two of different sizes.
     """
     pair = [read_comparison_image(Path(path)) for path in (reference, candidate)]
     return Comparer(loss, vgg).compare(pair[0], pair[1:], background=background, maps=maps)[0]
 
 
 def read_comparison_image(path: Path, max_pixels: int | None = None) -> ComparisonImage:
-    """A picture file, brought to sRGB at its own depth."""
+    """An image file, brought to sRGB at its own depth."""
     return ComparisonImage(str(path), read_exact_srgb(path, max_pixels=max_pixels))
 
 
@@ -152,7 +152,7 @@ class Comparer:
         for candidate in candidates:
             if candidate.size != reference.size:
                 raise SrcliError(
-                    f"{reference.name} is {_size(reference)} pixels and {candidate.name} is {_size(candidate)}; only pictures "
+                    f"{reference.name} is {_size(reference)} pixels and {candidate.name} is {_size(candidate)}; only images "
                     "of one size can be compared. Use --resize-to reference, --resize-to candidate or --crop-to-common."
                 )
         distances = self._features(reference, candidates, background, maps)
@@ -257,7 +257,7 @@ def _piece(height: int, width: int, halo: int, stride: int) -> tuple[int, int]:
 
 
 def _at_stride(piece: Tile, stride: int) -> tuple[tuple[slice, ...], tuple[slice, slice]]:
-    """Where a piece's inner part lies in the features of its outer part, and where in those of the whole picture."""
+    """Where a piece's inner part lies in the features of its outer part, and where in those of the whole image."""
     starts = [(inner.start - outer.start) // stride for inner, outer in zip(piece.inner, piece.outer, strict=True)]
     rows, columns = (slice(inner.start // stride, inner.stop // stride) for inner in piece.inner)
     inner = tuple(slice(start, start + end.stop - end.start) for start, end in zip(starts, (rows, columns), strict=True))
@@ -304,7 +304,7 @@ def _size(still: ComparisonImage) -> str:
 
 
 def bicubic_to(small: ComparisonImage, reference: ComparisonImage) -> ComparisonImage:
-    """What bicubic enlargement makes of a small picture at the reference's size, as 8-bit files hold it."""
+    """What bicubic upscaled image makes of a small image at the reference's size, as 8-bit files hold it."""
     large = _resized(small, reference.size)
     return ComparisonImage("bicubic", np.rint(large.pixels / 257).astype(np.uint8))
 
@@ -312,7 +312,7 @@ def bicubic_to(small: ComparisonImage, reference: ComparisonImage) -> Comparison
 def fitted(
     reference: ComparisonImage, candidates: Sequence[ComparisonImage], resize_to: str | None
 ) -> tuple[ComparisonImage, list[ComparisonImage]]:
-    """All pictures at one size: resized bicubically to that of the `reference` or of the first `candidate`; or, for None, cut
+    """All images at one size: resized bicubically to that of the `reference` or of the first `candidate`; or, for None, cut
     at the right and below to the largest size that all have."""
     stills = [reference, *candidates]
     if resize_to is None:
@@ -325,7 +325,7 @@ def fitted(
 
 
 def _resized(still: ComparisonImage, size: tuple[int, int]) -> ComparisonImage:
-    """Bicubic, antialiased, a = -0.5, to 16 bits; colour and alpha each by itself."""
+    """Bicubic, antialiased, a = -0.5, to 16 bits; color and alpha each by itself."""
     planes = torch.from_numpy(still.pixels.astype(np.float32)).permute(2, 0, 1)[None] / np.iinfo(still.pixels.dtype).max
     large = F.interpolate(planes, size=(size[1], size[0]), mode="bicubic", antialias=True).clamp(0, 1)
     return ComparisonImage(still.name, np.rint(large[0].permute(1, 2, 0).numpy() * 65_535).astype(np.uint16))
@@ -337,7 +337,7 @@ CELL = 16
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the picture, in pixels, and the weighted pixel and feature loss over it."""
+    """A part of the image, in pixels, and the weighted pixel and feature loss over it."""
 
     left: int
     top: int
@@ -349,7 +349,7 @@ class Region:
 def worst_regions(comparison: Comparison, *, count: int = 5, side: int = 64) -> list[Region]:
     """The squares of `side` pixels that add most to the total, worst first, none overlapping another.
 
-    comparison: one with maps. side: a multiple of 16. Squares lie on a grid of 16 pixels; a picture smaller than one is one.
+    comparison: one with maps. side: a multiple of 16. Squares lie on a grid of 16 pixels; an image smaller than one is one.
     """
     loss = comparison.loss
     weights = {"pixel": loss.pixel} | {layer: loss.feature * weight for layer, weight in loss.layers.items()}

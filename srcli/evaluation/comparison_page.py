@@ -1,4 +1,4 @@
-"""A comparison with its pictures in, one HTML page out: slider, maps, worst regions, figures."""
+"""A comparison with its images in, one HTML page out: slider, maps, worst regions, figures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 
 from srcli.evaluation.compare import Comparison, Region, worst_regions
 from srcli.evaluation.formatting import better, figures, format_figure, how_it_was_made, meaning_of
-from srcli.evaluation.heatmap import at_most, colours, overlay, scale_top
+from srcli.evaluation.heatmap import at_most, colors, overlay, scale_top
 from srcli.evaluation.html import data, page, png, slider, stage_width
 from srcli.version import __version__
 
 SIDE = 1600
-"""Longest side of the pictures in the page, in pixels; larger ones are reduced for it."""
+"""Longest side of the images in the page, in pixels; larger ones are reduced for it."""
 
 _BODY = Path(__file__).with_name("comparison_page.html")
 
@@ -36,7 +36,7 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
         }
         for name, values in comparison.maps.items()
     }
-    bar = Image.fromarray(colours(np.tile(np.linspace(0, 1, 256), (1, 1)), 1))
+    bar = Image.fromarray(colors(np.tile(np.linspace(0, 1, 256), (1, 1)), 1))
     boxes = "".join(
         f'<rect x="{r.left}" y="{r.top}" width="{r.width}" height="{r.height}"/>'
         f'<text x="{r.left + 4}" y="{r.top + 4}">{number}</text>'
@@ -46,7 +46,7 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
     body = Template(_BODY.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         slider=slider(
-            *(data(png(picture)) for picture in shown.values()),
+            *(data(png(image)) for image in shown.values()),
             names=(f"reference, {comparison.reference}", f"candidate, {comparison.candidate}"),
             size=(width, height),
             stage=stage_width(width),

@@ -26,7 +26,7 @@ HIGHER = ("psnr", "ssim", "psnr_y", "ssim_y")
 TERMS = {
     "l1": "mean absolute error of RGB in 0..1",
     "charbonnier": "mean smoothed absolute error of RGB in 0..1",
-    "tv": "mean absolute difference of neighbouring pixels of the candidate",
+    "tv": "mean absolute difference of neighboring pixels of the candidate",
 }
 """Terms of a loss that are shown where they weigh something."""
 
@@ -43,7 +43,7 @@ MEANING = {
 
 
 def figures(comparison: Comparison) -> dict[str, float]:
-    """Every figure by name, in the order in which it is shown; alpha only where a picture has any."""
+    """Every figure by name, in the order in which it is shown; alpha only where an image has any."""
     plain = {name: getattr(comparison, name) for name in MEANING}
     if math.isnan(plain["alpha"]):
         del plain["alpha"]
@@ -123,7 +123,7 @@ def how_it_was_made(comparison: Comparison, background: str) -> str:
 
 
 def as_json(comparisons: Sequence[Comparison], *, background: str = "white", with_summary: bool = False) -> str:
-    """One document at full precision; infinite PSNR (equal pictures) is the string "inf", and what has no value is null."""
+    """One document at full precision; infinite PSNR (equal images) is the string "inf", and what has no value is null."""
     first = comparisons[0]
     document: dict[str, Any] = {
         "version": JSON_VERSION,

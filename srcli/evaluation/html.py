@@ -21,10 +21,10 @@ def page(title: str, body: str) -> str:
 
 
 def slider(left: str, right: str, *, names: tuple[str, str], size: tuple[int, int], stage: int, exact: bool = False) -> str:
-    """Two pictures over each other with an edge that the reader moves.
+    """Two images over each other with an edge that the reader moves.
 
     left, right: from `data`. names: what they are, the first word short, as in `reference, file.png`. size: width and height of
-    both. stage: on how many pixels of the page they are shown at most. exact: whether enlarged pixels stay squares.
+    both. stage: on how many pixels of the page they are shown at most. exact: whether upscaled pixels stay squares.
     """
     first, second = (html.escape(name.split(",")[0], quote=True) for name in names)
     width, height = size
@@ -40,7 +40,7 @@ def slider(left: str, right: str, *, names: tuple[str, str], size: tuple[int, in
 
 
 def stage_width(width: int) -> int:
-    """How wide to show a picture: at least 600 pixels, by a whole number of times its width."""
+    """How wide to show an image: at least 600 pixels, by a whole number of times its width."""
     return width * -(-600 // width)
 
 
@@ -50,8 +50,8 @@ def data(file: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file).decode('ascii')}"
 
 
-def png(picture: Image.Image | np.ndarray) -> bytes:
-    """The file of a picture; an array is H x W x 3 uint8."""
+def png(image: Image.Image | np.ndarray) -> bytes:
+    """The file of an image; an array is H x W x 3 uint8."""
     buffer = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, "PNG")
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Enlarged pictures in, one HTML page out: each before and after, by bicubic and by the model, under a slider."""
+"""Upscaled images in, one HTML page out: each before and after, by bicubic and by the model, under a slider."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srcli.version import __version__
 
 @dataclass(frozen=True)
 class UpscaledImage:
-    """What became of a picture. lr, sr: width and height. how: by what and in which time. views: the whole first."""
+    """What became of an image. lr, sr: width and height. how: by what and in which time. views: the whole first."""
 
     source: str
     target: str
@@ -24,15 +24,15 @@ class UpscaledImage:
 
 
 def as_page(upscaled_images: Sequence[UpscaledImage], *, left_out: int = 0) -> str:
-    """The page. left_out: how many more were enlarged that are not among these."""
+    """The page. left_out: how many more were upscaled that are not among these."""
     one = upscaled_images[0].source if len(upscaled_images) == 1 else None
-    title = f"{one}, before and after" if one else f"{len(upscaled_images)} pictures, before and after"
-    more = f"{left_out} more were enlarged; a page shows the first {len(upscaled_images)}." if left_out else ""
-    sections = "".join(_section(enlargement, named=not one) for enlargement in upscaled_images)
+    title = f"{one}, before and after" if one else f"{len(upscaled_images)} images, before and after"
+    more = f"{left_out} more were upscaled; a page shows the first {len(upscaled_images)}." if left_out else ""
+    sections = "".join(_section(upscaled, named=not one) for upscaled in upscaled_images)
     return page(
         title,
         f"""<h1>{html.escape(title)}</h1>
-<p>Left of the slider is the picture enlarged by bicubic, right of it what srcli made of it; colours as sRGB with 8 bits.
+<p>Left of the slider is the image upscaled by bicubic, right of it what srcli made of it; colors as sRGB with 8 bits.
 {more}</p>
 {sections}
 <p class="about">srcli {__version__}</p>
@@ -40,11 +40,11 @@ def as_page(upscaled_images: Sequence[UpscaledImage], *, left_out: int = 0) -> s
     )
 
 
-def _section(enlargement: UpscaledImage, *, named: bool) -> str:
-    whole, *details = enlargement.views
+def _section(upscaled: UpscaledImage, *, named: bool) -> str:
+    whole, *details = upscaled.views
     shown = whole.piece.shown
-    (width, height), (wide, high) = enlargement.lr, enlargement.sr
-    source, target, how = (html.escape(words) for words in (enlargement.source, enlargement.target, enlargement.how))
+    (width, height), (wide, high) = upscaled.lr, upscaled.sr
+    source, target, how = (html.escape(words) for words in (upscaled.source, upscaled.target, upscaled.how))
     heading = f"<h2>{source}</h2>" if named else ""
     reduced = f" Shown at {shown[0]}x{shown[1]}; the details are pixel for pixel." if details else ""
     pieces = "".join(_detail(view) for view in details)

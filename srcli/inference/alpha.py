@@ -1,4 +1,4 @@
-"""Colours under transparency: what invisible pixels are given before a network sees them."""
+"""Colors under transparency: what invisible pixels are given before a network sees them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     Model = ModelSpec | ThirdPartyModel
 
 BLEED = (1, 2, 4, 8)
-"""By how many pixels visible colours spread into invisible ones, step after step."""
+"""By how many pixels visible colors spread into invisible ones, step after step."""
 
 TRUSTED = 16
-"""From one part in so many of opacity on, a pixel's own colour counts alone."""
+"""From one part in so many of opacity on, a pixel's own color counts alone."""
 
 
-def bleed(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """C x H x W with the colours of visible pixels spread into the invisible ones around them.
+def bleed(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """C x H x W with the colors of visible pixels spread into the invisible ones around them.
 
     Multiplying by alpha and dividing afterwards would be exact for a linear resampler, but a network is none: it would leave
     a fringe wherever little alpha is left to divide by.
     """
-    trust = np.minimum(alpha * TRUSTED, 1)  # colours that are hardly visible have few bits left of what they were
-    known, sums = trust.astype(np.float64), (colour * trust).astype(np.float64)
+    trust = np.minimum(alpha * TRUSTED, 1)  # colors that are hardly visible have few bits left of what they were
+    known, sums = trust.astype(np.float64), (color * trust).astype(np.float64)
     for radius in BLEED:
         around, total = _box(sums, radius), _box(known, radius)
         fresh = (known < 1) & (total > 0)

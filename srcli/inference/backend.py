@@ -53,7 +53,7 @@ class Backend(Protocol):
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1], which is the caller's to change.
 
-        Raises MemoryError where there is too little for a picture of this size, and SrcliError where sr is not finite.
+        Raises MemoryError where there is too little for an image of this size, and SrcliError where sr is not finite.
         """
         ...
 
@@ -71,7 +71,7 @@ def find_model(model: str | Path) -> Model:
 
 
 def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
-    """A model (see `find_model`), ready to enlarge on `device` (auto, cpu, cuda, cuda:N, mps).
+    """A model (see `find_model`), ready to upscale on `device` (auto, cpu, cuda, cuda:N, mps).
 
     Compact generators run without torch on the CPU, which saves the seconds that importing torch takes.
     Raises SrcliError: no such model, a damaged file, a device that is not there.
@@ -88,7 +88,7 @@ def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
     if type(found.config) in BODIES and cpu:
         try:
             from srcli.inference.openvino_backend import OpenVINOBackend
-        except (ImportError, OSError) as error:  # there is no OpenVINO for some platforms; torch gives the same picture
+        except (ImportError, OSError) as error:  # there is no OpenVINO for some platforms; torch gives the same image
             note += f"; OpenVINO cannot be loaded: {error}"
         else:
             return OpenVINOBackend(found.config, read_weights(found), note=note)
@@ -138,7 +138,7 @@ class BackendWrapper:
 
 
 class SelfEnsemble(BackendWrapper):
-    """The mean of what an enlarger makes of a picture in its eight positions, turned and mirrored, each brought back.
+    """The mean of what an enlarger makes of an image in its eight positions, turned and mirrored, each brought back.
 
     Errors that depend on the position go (the self-ensemble of Timofte et al. 2016, "Seven ways to improve example-based
     single image super resolution"); it takes eight times as long.

@@ -1,4 +1,4 @@
-"""Many pictures in, many larger pictures out: which, where to, how large, and what became of each."""
+"""Many images in, many larger images out: which, where to, how large, and what became of each."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from srcli.inference.backend import Model
 
 WORKERS = 3
-"""Pictures at a time: while one or two are enlarged, the next is decoded or the last encoded."""
+"""Images at a time: while one or two are upscaled, the next is decoded or the last encoded."""
 
 LARGE = 2**26
-"""Bytes of result from which on a picture has no other large one beside it in memory."""
+"""Bytes of result from which on an image has no other large one beside it in memory."""
 
 REPLACE = "Use --overwrite to replace it."
 _ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "heif": ".avif"}
@@ -43,10 +43,10 @@ _ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "hei
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """What is to be done with every picture.
+    """What is to be done with every image.
 
     models: those to choose from, of different scales; before: those for all passes but the last, if not the same. ending:
-    stdout's format. views: of how many pictures, from the first on, to keep what a page can show.
+    stdout's format. views: of how many images, from the first on, to keep what a page can show.
     """
 
     size: Size
@@ -89,7 +89,7 @@ def _ignore(*_: object) -> None: ...
 
 @dataclass
 class ProgressCallbacks:
-    """Who is told while the work goes on, from several threads. A picture is known by its job."""
+    """Who is told while the work goes on, from several threads. An image is known by its job."""
 
     on_start: Callable[[Job, int], None] = _ignore
     """The job and the number of lr pixels that its networks will see."""
@@ -100,11 +100,11 @@ class ProgressCallbacks:
 
 
 class _Cancelled(Exception):
-    """The run is over, so this picture is left as it was."""
+    """The run is over, so this image is left as it was."""
 
 
 class _ModelLoadError(Exception):
-    """No picture can be enlarged with this model on this device."""
+    """No image can be upscaled with this model on this device."""
 
     def __init__(self, reason: SrcliError) -> None:
         self.reason = reason
@@ -112,7 +112,7 @@ class _ModelLoadError(Exception):
 
 @dataclass
 class BatchUpscaler:
-    """The work on many pictures: a few at a time, from decoding to encoding."""
+    """The work on many images: a few at a time, from decoding to encoding."""
 
     order: UpscaleOptions
     listener: ProgressCallbacks = field(default_factory=ProgressCallbacks)
@@ -126,7 +126,7 @@ class BatchUpscaler:
     def run(self, jobs: Sequence[Job]) -> Iterator[UpscaleResult]:
         """The outcomes in the order of the jobs. Leaving early ends the work and removes what is half written.
 
-        Raises SrcliError where no picture can be enlarged: no such device, a damaged model.
+        Raises SrcliError where no image can be upscaled: no such device, a damaged model.
         """
         self.order.tiling.on_halved = lambda side: self.listener.on_note(
             f"Memory ran out, so the tiles are halved to {side} pixels."
@@ -153,20 +153,18 @@ class BatchUpscaler:
             return UpscaleResult(job, error=job.error)
         begin = time.perf_counter()
         try:
-            outcome = self._enlarge(job)
+            outcome = self._upscale(job)
         except SrcliError as error:
             outcome = UpscaleResult(job, error=str(error))
         except MemoryError:
             outcome = UpscaleResult(job, error=f"There is not enough memory for {job.source}. Close other programs.")
         return replace(outcome, seconds=round(time.perf_counter() - begin, 3))
 
-    def _enlarge(self, job: Job) -> UpscaleResult:
+    def _upscale(self, job: Job) -> UpscaleResult:
         order = self.order
         source = sys.stdin.buffer.read() if job.source == STDIO else job.source
-        picture = open_image(
-            source, frame=order.frame, max_pixels=order.max_pixels, srgb=order.strip_metadata, find_damage=True
-        )
-        lr = picture.width, picture.height
+        image = open_image(source, frame=order.frame, max_pixels=order.max_pixels, srgb=order.strip_metadata, find_damage=True)
+        lr = image.width, image.height
         sr = order.size.of(*lr)
         chain = self._chain(job, lr, sr)
         outcome = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
@@ -192,41 +190,41 @@ class BatchUpscaler:
         before = self._before(job, source, sr)
         views: list[PreviewPair] = []
         self.listener.on_start(job, sum(sizes))
-        result = sizes[-1] * chain[-1].scale ** 2 * picture.channels * picture.dtype.itemsize
+        result = sizes[-1] * chain[-1].scale ** 2 * image.channels * image.dtype.itemsize
         large = result > LARGE
         if large:
             release_freed_memory()
         with self._large if large else nullcontext():
             rows = upscale_rows(
                 [_Cancellable(backend, self._stop) for backend in backends],
-                picture,
-                profile=picture.profile,
+                image,
+                profile=image.profile,
                 tiling=order.tiling,
                 on_pixels=lambda pixels: self.listener.on_pixels(job, pixels),
             )
 
             def write(target: Path) -> list[str]:
                 lost = write_rows(
-                    rows, target, metadata=picture.metadata, size=sr, overwrite=replacing, background=order.background
+                    rows, target, metadata=image.metadata, size=sr, overwrite=replacing, background=order.background
                 )
                 views.extend(before.with_result(target) if before else ())  # now, as stdout's result does not last
                 return lost
 
-            lost = _to_stdout(picture, order.ending, write) if job.target == STDIO else write(job.target)
-        if picture.damage:
-            notes.append(f"{picture.name} is damaged ({picture.damage}); look whether {job.target} is what you want.")
+            lost = _to_stdout(image, order.ending, write) if job.target == STDIO else write(job.target)
+        if image.damage:
+            notes.append(f"{image.name} is damaged ({image.damage}); look whether {job.target} is what you want.")
         notes += [f"{job.target} could not hold everything: {what}." for what in lost]
         return replace(outcome, device=backends[0].runs_on, notes=tuple(notes), views=tuple(views))
 
     def _before(self, job: Job, source: Path | bytes, sr: tuple[int, int]) -> Preview | None:
-        """What to show of a picture on a page, where it is to be shown on one."""
+        """What to show of an image on a page, where it is to be shown on one."""
         return Preview(source, sr, frame=self.order.frame) if job in self._shown else None
 
     def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Model]:
         factor = max(sr[0] / lr[0], sr[1] / lr[1])
         if factor <= 1:
             raise SrcliError(
-                f"{job.source} has {lr[0]}x{lr[1]} pixels already, and {sr[0]}x{sr[1]} is no enlargement. Ask for more."
+                f"{job.source} has {lr[0]}x{lr[1]} pixels already, and {sr[0]}x{sr[1]} is no upscaled image. Ask for more."
             )
         return model_chain(self.order.models, factor, self.order.before)
 
@@ -243,7 +241,7 @@ class BatchUpscaler:
         self.listener.on_note(sentence)
 
     def _backend(self, model: Model) -> Backend:
-        with self._loading:  # the first readable picture pays for loading; a refused one does not wait for it
+        with self._loading:  # the first readable image pays for loading; a refused one does not wait for it
             if self._stop.is_set():
                 raise _Cancelled
             if id(model) not in self._backends:
@@ -268,9 +266,9 @@ class _Cancellable(BackendWrapper):
         return self.backend(lr)
 
 
-def _to_stdout(picture: ImageReader, ending: str | None, write: Callable[[Path], list[str]]) -> list[str]:
-    """Nothing of a picture that fails half-way, so it is written whole before it goes on; in the picture's own format."""
-    ending = ending or next((ending for loader, ending in _ENDINGS.items() if picture.loader.startswith(loader)), ".png")
+def _to_stdout(image: ImageReader, ending: str | None, write: Callable[[Path], list[str]]) -> list[str]:
+    """Nothing of an image that fails half-way, so it is written whole before it goes on; in the image's own format."""
+    ending = ending or next((ending for loader, ending in _ENDINGS.items() if image.loader.startswith(loader)), ".png")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"stdout{ending}"
         lost = write(path)

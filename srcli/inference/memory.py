@@ -13,7 +13,7 @@ from srcli.errors import ConfigError
 
 GIB = 2**30
 USUAL = 2 * GIB
-"""What a picture's work is planned for where nothing is asked and enough is free."""
+"""What an image's work is planned for where nothing is asked and enough is free."""
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -28,8 +28,8 @@ _OWN = 2**18
 def release_freed_memory() -> None:
     """From now on arrays go back to the system as soon as they are freed, where glibc manages the heap.
 
-    By itself it soon keeps pieces of up to 32 MB for those to come, a tenth of what a large picture takes. New pages cost
-    time, which many small pictures would feel (6 %), and a large one does not.
+    By itself it soon keeps pieces of up to 32 MB for those to come, a tenth of what a large image takes. New pages cost
+    time, which many small images would feel (6 %), and a large one does not.
     """
     with suppress(OSError, AttributeError, TypeError):  # another system, or another C library
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN)

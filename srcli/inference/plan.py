@@ -24,9 +24,9 @@ STDIO = Path("-")
 
 @dataclass(frozen=True)
 class Size:
-    """How large a result shall be: `scale` times the picture, or `width` by `height`, one of which may be open.
+    """How large a result shall be: `scale` times the image, or `width` by `height`, one of which may be open.
 
-    fit: the largest size with the picture's proportions that fits into width by height.
+    fit: the largest size with the image's proportions that fits into width by height.
     """
 
     scale: float | None = None
@@ -35,7 +35,7 @@ class Size:
     fit: bool = False
 
     def of(self, width: int, height: int) -> tuple[int, int]:
-        """The size in pixels for a picture of this width and height."""
+        """The size in pixels for an image of this width and height."""
         if self.scale is not None:
             scale = self.scale
         elif self.fit or self.width is None or self.height is None:
@@ -47,7 +47,7 @@ class Size:
 
     @property
     def name(self) -> str:
-        """What tells the result's name from the picture's."""
+        """What tells the result's name from the image's."""
         if self.scale is not None:
             return f"x{self.scale:g}"
         if self.width is None or self.height is None:
@@ -66,7 +66,7 @@ def parse_size(word: str, *, fit: bool = False) -> Size:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to enlarge and where the result goes; `error` where it cannot be."""
+    """One image to upscale and where the result goes; `error` where it cannot be."""
 
     source: Path
     target: Path
@@ -74,10 +74,10 @@ class Job:
 
 
 def plan(inputs: Sequence[str], output: str | None, size: Size, *, ending: str | None, recursive: bool) -> list[Job]:
-    """A job for each picture that the inputs name: files, folders, globs, and - for stdin.
+    """A job for each image that the inputs name: files, folders, globs, and - for stdin.
 
-    output: a file for one picture, - for stdout, a folder that mirrors the tree below each input folder, or None for beside
-    the picture. ending: the results', such as .png; None for the pictures' own. Nothing is read.
+    output: a file for one image, - for stdout, a folder that mirrors the tree below each input folder, or None for beside
+    the image. ending: the results', such as .png; None for the images' own. Nothing is read.
     Raises ConfigError where the words make no sense together.
     """
     to_stdout = output == "-" or (output is None and list(inputs) == ["-"])
@@ -95,14 +95,14 @@ def plan(inputs: Sequence[str], output: str | None, size: Size, *, ending: str |
         except SrcliError as error:
             jobs.append(Job(Path(given), Path(given), str(error)))
     if (to_file or to_stdout) and len(found) > 1:
-        raise ConfigError(f"{output} is one file and there are {len(found)} pictures. Give a folder to -o.")
+        raise ConfigError(f"{output} is one file and there are {len(found)} images. Give a folder to -o.")
     taken: dict[Path, Path] = {}
     for source, below in found.items():
         if to_stdout:
             jobs.append(Job(source, STDIO))
             continue
         if source == STDIO and not to_file:
-            raise ConfigError("A picture from stdin has no name. Give one with -o, or -o - for stdout.")
+            raise ConfigError("An image from stdin has no name. Give one with -o, or -o - for stdout.")
         beside = _result(source, size, ending)
         target = folder if to_file and folder else folder / below.parent / beside.name if folder else beside
         wrong = None
@@ -111,9 +111,9 @@ def plan(inputs: Sequence[str], output: str | None, size: Size, *, ending: str |
                 f"{source}: srcli does not write {target.suffix or 'files without ending'}. Give a name with -o, or --format."
             )
         elif target in taken:
-            wrong = f"{source} and {taken[target]} would both become {target}. Enlarge them into different folders."
+            wrong = f"{source} and {taken[target]} would both become {target}. Upscale them into different folders."
         elif target in found and target != source:
-            wrong = f"{source} would become {target}, which is to be enlarged too. Enlarge them into another folder."
+            wrong = f"{source} would become {target}, which is to be upscaled too. Upscale them into another folder."
         else:
             taken[target] = source
         jobs.append(Job(source, target, wrong))
@@ -121,7 +121,7 @@ def plan(inputs: Sequence[str], output: str | None, size: Size, *, ending: str |
 
 
 def _sources(given: str, size: Size, output: Path | None, *, ending: str | None, recursive: bool) -> dict[Path, Path]:
-    """The pictures that one word of the command line names, each with its place below it."""
+    """The images that one word of the command line names, each with its place below it."""
     path = Path(given)
     if path.is_dir():
         paths = sorted(_image_like_files(path, recursive=recursive))
@@ -134,17 +134,17 @@ def _sources(given: str, size: Size, output: Path | None, *, ending: str | None,
         ]
         if not fresh:
             raise SrcliError(
-                f"{path} holds no picture. Give a folder with files that end in {', '.join(EXTENSIONS)}"
+                f"{path} holds no image. Give a folder with files that end in {', '.join(EXTENSIONS)}"
                 f"{'' if recursive else ', or -r for the folders below it'}."
             )
         return {source: source.relative_to(path) for source in fresh}
     if given != "-" and not path.exists() and glob.has_magic(given):
         matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207, Path.glob takes no absolute pattern
-        pictures = [match for match in matches if match.suffix.lower() in EXTENSIONS]
-        if not pictures:
-            raise SrcliError(f"{given} matches no picture. Files must end in {', '.join(EXTENSIONS)}.")
+        images = [match for match in matches if match.suffix.lower() in EXTENSIONS]
+        if not images:
+            raise SrcliError(f"{given} matches no image. Files must end in {', '.join(EXTENSIONS)}.")
         fixed = Path(*_before_magic(path.parts))
-        return {match: match.relative_to(fixed) for match in pictures}
+        return {match: match.relative_to(fixed) for match in images}
     return {path: Path(path.name)}
 
 

@@ -1,4 +1,4 @@
-"""A picture and its enlargement in, what a page can show of them out: pieces of both, in sRGB, as small files in memory."""
+"""An image and its upscaled image in, what a page can show of them out: pieces of both, in sRGB, as small files in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DETAIL = 340
 DETAILS = 3
 """How many pieces of DETAIL x DETAIL pixels are shown beside a reduced whole, pixel for pixel."""
 
-_MARGIN = 3  # pixels around a piece that its enlargement looks at
+_MARGIN = 3  # pixels around a piece that its upscaled image looks at
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PreviewRegion:
 
 @dataclass(frozen=True)
 class PreviewPair:
-    """A piece of what bicubic makes of a picture, and of the result: bytes of JPEG files, of PNG where they are transparent."""
+    """A piece of what bicubic makes of an image, and of the result: bytes of JPEG files, of PNG where they are transparent."""
 
     piece: PreviewRegion
     bicubic: bytes
@@ -46,9 +46,9 @@ class PreviewPair:
 
 
 class Preview:
-    """What there is to see of a picture, taken before it is enlarged, as the result may take its place.
+    """What there is to see of an image, taken before it is upscaled, as the result may take its place.
 
-    source: the picture; size: width and height of its result. The picture is decoded anew for each piece, and no more of it is
+    source: the image; size: width and height of its result. The image is decoded anew for each piece, and no more of it is
     held. Raises SrcliError as `open_image` does.
     """
 
@@ -73,7 +73,7 @@ def _pieces(source: Path | bytes, size: tuple[int, int], frame: int | None) -> t
 
 
 def _details(overview: np.ndarray, size: tuple[int, int]) -> list[PreviewRegion]:
-    """The pieces of a result with the most contrast between neighbours, none over another. overview: H x W, grey."""
+    """The pieces of a result with the most contrast between neighbors, none over another. overview: H x W, gray."""
     contrast = np.zeros_like(overview)
     contrast[1:] += np.abs(np.diff(overview, axis=0))
     contrast[:, 1:] += np.abs(np.diff(overview, axis=1))
@@ -95,32 +95,32 @@ def _details(overview: np.ndarray, size: tuple[int, int]) -> list[PreviewRegion]
 
 
 def _seen(source: Path | bytes, size: tuple[int, int], piece: PreviewRegion, frame: int | None) -> Image.Image:
-    """A piece as it is shown, enlarged by bicubic where the picture is smaller than `size`: RGB or RGBA, sRGB."""
-    picture = open_image(source, frame=frame, srgb=True)
-    across, down = picture.width / size[0], picture.height / size[1]
+    """A piece as it is shown, upscaled by bicubic where the file is smaller than `size`: RGB or RGBA, sRGB."""
+    file = open_image(source, frame=frame, srgb=True)
+    across, down = file.width / size[0], file.height / size[1]
     box = (piece.left * across, piece.top * down, (piece.left + piece.width) * across, (piece.top + piece.height) * down)
     left, top = (max(0, floor(start) - _MARGIN) for start in box[:2])
-    right, bottom = min(picture.width, ceil(box[2]) + _MARGIN), min(picture.height, ceil(box[3]) + _MARGIN)
+    right, bottom = min(file.width, ceil(box[2]) + _MARGIN), min(file.height, ceil(box[3]) + _MARGIN)
     reduced = min(right - left, piece.shown[0]), min(bottom - top, piece.shown[1])
     if piece.shown == (piece.width, piece.height):
         reduced = right - left, bottom - top  # nothing is: bicubic does it all
     try:
-        image = picture.image.crop(left, top, right - left, bottom - top)
+        image = file.image.crop(left, top, right - left, bottom - top)
         if reduced != (image.width, image.height):  # a large whole, in libvips, which need not hold it
-            image = resample(image, *reduced, alpha=picture.channels in (2, 4))
-        pixels = (image / 257 + 0.5).cast("uchar").numpy() if picture.dtype == np.uint16 else image.numpy()
+            image = resample(image, *reduced, alpha=file.channels in (2, 4))
+        pixels = (image / 257 + 0.5).cast("uchar").numpy() if file.dtype == np.uint16 else image.numpy()
     except pyvips.Error as error:
-        raise SrcliError(f"{picture.name} cannot be shown on a page ({reason(error, picture.name)}).") from None
-    seen = Image.fromarray(pixels).convert("RGBA" if picture.channels in (2, 4) else "RGB")
+        raise SrcliError(f"{file.name} cannot be shown on a page ({reason(error, file.name)}).") from None
+    seen = Image.fromarray(pixels).convert("RGBA" if file.channels in (2, 4) else "RGB")
     x, y = seen.width / (right - left), seen.height / (bottom - top)
     place = (box[0] - left) * x, (box[1] - top) * y, (box[2] - left) * x, (box[3] - top) * y
     return seen.resize(piece.shown, Image.Resampling.BICUBIC, box=place)
 
 
-def _encoded(picture: Image.Image) -> bytes:
+def _encoded(file: Image.Image) -> bytes:
     file = io.BytesIO()
-    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
-        picture.save(file, "PNG")
+    if file.mode == "RGBA" and file.getchannel("A").getextrema() != (255, 255):
+        file.save(file, "PNG")
     else:
-        picture.convert("RGB").save(file, "JPEG", quality=95, subsampling=0)
+        file.convert("RGB").save(file, "JPEG", quality=95, subsampling=0)
     return file.getvalue()

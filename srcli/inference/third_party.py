@@ -1,4 +1,4 @@
-"""Other people's models: a .pth or .safetensors file in, a network that enlarges out, through the library spandrel."""
+"""Other people's models: a .pth or .safetensors file in, a network that upscales out, through the library spandrel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from srcli.inference.torch_backend import TorchBackend
 from srcli.models.checkpoint import read_safetensors, read_torch
 
 GRID = 32
-"""Tiles begin at multiples of so many lr pixels: windows of attention and pixel unshuffles then lie as in the whole picture."""
+"""Tiles begin at multiples of so many lr pixels: windows of attention and pixel unshuffles then lie as in the whole image."""
 
 BYTES_PER_PIXEL = (16 * 1024, 48 * 1024)
 """Memory for each lr pixel: of plain convolutions (the largest ESRGAN needs 9 KiB), of all others (HAT needs 40 KiB)."""
@@ -41,7 +41,7 @@ class ThirdPartyModel:
     bytes_per_pixel: int
     half: bool
     pools: bool
-    """Whether it looks at the whole picture at once, so that tiles cannot show it what it wants to see."""
+    """Whether it looks at the whole image at once, so that tiles cannot show it what it wants to see."""
 
     @property
     def name(self) -> str:
@@ -55,11 +55,11 @@ class ThirdPartyModel:
 
     @property
     def note(self) -> str:
-        """What to know before its pictures are used."""
-        tiles = " It looks at the whole picture at once, so tiles may differ in tone; --tile 0 leaves them out."
+        """What to know before its images are used."""
+        tiles = " It looks at the whole image at once, so tiles may differ in tone; --tile 0 leaves them out."
         return (
             f"{self.path} is a network of the architecture {self.architecture}, run through spandrel (MIT). The weights have "
-            f"their author's licence, not srcli's: see where you got them.{tiles if self.pools else ''}"
+            f"their author's license, not srcli's: see where you got them.{tiles if self.pools else ''}"
         )
 
 
@@ -67,7 +67,7 @@ def load_third_party(path: Path) -> ThirdPartyModel:
     """The network in a .pth, .pt, .ckpt or .safetensors file, whose architecture and sizes are read off its weights.
 
     Runs no code from the file. Raises SrcliError: spandrel is missing, a damaged file, an unknown architecture, or a network
-    that does something else than to enlarge one picture of 3 channels, or each channel by itself.
+    that does something else than to upscale one image of 3 channels, or each channel by itself.
     """
     spandrel = import_spandrel()
     weights: dict[str, Any] = read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch(path)
@@ -82,9 +82,7 @@ def load_third_party(path: Path) -> ThirdPartyModel:
         raise SrcliError(f"{path} is damaged or of an unknown kind ({type(error).__name__}: {reason}). Get it again.") from None
     kind = found.architecture.name
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
-        raise SrcliError(
-            f"{path} is a {kind} network that does not enlarge pictures as such; srcli takes super-resolution only."
-        )
+        raise SrcliError(f"{path} is a {kind} network that does not upscale images as such; srcli takes super-resolution only.")
     channels = (found.input_channels, found.output_channels)
     if channels not in ((3, 3), (1, 1)):
         raise SrcliError(
@@ -126,7 +124,7 @@ def import_spandrel() -> Any:
 def _without_broken_torchvision() -> Iterator[None]:
     """Let spandrel be imported where torchvision is missing or does not fit torch.
 
-    It wants two functions of torchvision, for networks that enlarge nothing; a CPU build of torch beside the usual
+    It wants two functions of torchvision, for networks that upscale nothing; a CPU build of torch beside the usual
     torchvision is common, and importing that fails.
     """
     try:

@@ -34,11 +34,11 @@ copied."""
 class TilePlanner:
     """How large the pieces are that a network sees.
 
-    side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole picture. chosen: by the
+    side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole image. chosen: by the
     user, and so never changed. Other tiles are smaller where a network needs more memory than there is for it: than PER_PIXEL
     in the machine's, than half of what is free in its own; and where rows are so long that those on their way to the file
     need much of it. They halve when memory runs out all the same, which `on_halved` is told with the new side.
-    band: bytes that a band of enlarged rows may have, of which there are two, one being made while the other is written.
+    band: bytes that a band of upscaled rows may have, of which there are two, one being made while the other is written.
     """
 
     side: int
@@ -59,7 +59,7 @@ class TilePlanner:
         return max(side >> self.halvings, SMALLEST_TILE)
 
     def rows(self, source: RowReader, backend: Backend) -> int:
-        """How many lr rows to enlarge at a time."""
+        """How many lr rows to upscale at a time."""
         row = _row_bytes(source, backend)
         side = self.side_for(backend, row)
         if not side:
@@ -78,7 +78,7 @@ class TilePlanner:
     def halve(self, source: RowReader, backend: Backend) -> None:
         """Raises SrcliError where its tiles cannot become smaller."""
         if self.chosen:
-            what = f"tiles of {self.side} pixels" if self.side else "the whole picture at once"
+            what = f"tiles of {self.side} pixels" if self.side else "the whole image at once"
             raise SrcliError(f"There is not enough memory for {what}. Use a smaller --tile, or leave it out.")
         row = _row_bytes(source, backend)
         side = self.side_for(backend, row)
@@ -94,7 +94,7 @@ def _row_bytes(source: RowReader, backend: Backend) -> int:
 
 
 def plan_tiling(tile: int | None = None, memory: int | None = None) -> TilePlanner:
-    """tile: the user's side in lr pixels, 0 for the whole picture; None for what fits into `memory` bytes.
+    """tile: the user's side in lr pixels, 0 for the whole image; None for what fits into `memory` bytes.
 
     Half of the memory is for the network, a thirty-second for each of two bands of rows; the rest is for all else.
     """
@@ -104,7 +104,7 @@ def plan_tiling(tile: int | None = None, memory: int | None = None) -> TilePlann
         return TilePlanner(max(side // 32 * 32, SMALLEST_TILE), band=memory // 32)
     if tile and tile < SMALLEST_TILE:
         raise ConfigError(
-            f"A tile of {tile} pixels is too small; use at least {SMALLEST_TILE}, or 0 for the whole picture at once."
+            f"A tile of {tile} pixels is too small; use at least {SMALLEST_TILE}, or 0 for the whole image at once."
         )
     return TilePlanner(tile, chosen=True, band=memory // 32)
 

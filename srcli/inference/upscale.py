@@ -1,4 +1,4 @@
-"""A picture and what enlarges it in, the enlarged picture out: band by band and tile by tile, so that memory stays small.
+"""An image and what upscales it in, the upscaled image out: band by band and tile by tile, so that memory stays small.
 
 Works on arrays and needs no torch: what runs the generator is behind `Backend`.
 """
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 def upscale(
     backend: Backend,
-    picture: Image,
+    image: Image,
     *,
     tile: int | None = None,
     on_pixels: Callable[[int], None] | None = None,
 ) -> Image:
-    """Enlarge every channel of the picture by the enlarger's scale; depth, profile and metadata stay.
+    """Upscale every channel of the image by the enlarger's scale; depth, profile and metadata stay.
 
-    tile: side of a tile in lr pixels; 0 takes the whole picture at once; None what fits into memory. on_pixels: called with
-    the number of lr pixels done since the last time. See `enlarged`.
+    tile: side of a tile in lr pixels; 0 takes the whole image at once; None what fits into memory. on_pixels: called with
+    the number of lr pixels done since the last time. See `upscaled`.
     """
-    profile = next((value for name, _, value in picture.metadata if name == "icc-profile-data"), None)
-    rows = upscale_rows([backend], picture.rows(), profile=profile, tiling=plan_tiling(tile), on_pixels=on_pixels)
+    profile = next((value for name, _, value in image.metadata if name == "icc-profile-data"), None)
+    rows = upscale_rows([backend], image.rows(), profile=profile, tiling=plan_tiling(tile), on_pixels=on_pixels)
     result = np.empty((rows.height, rows.width, rows.channels), dtype=rows.dtype)
     done = 0
     while done < rows.height:
         band = rows.read(256)
         result[done : done + len(band)] = band
         done += len(band)
-    return picture.with_pixels(result)
+    return image.with_pixels(result)
 
 
 def upscale_rows(
@@ -57,16 +57,16 @@ def upscale_rows(
     tiling: TilePlanner,
     on_pixels: Callable[[int], None] | None = None,
 ) -> RowReader:
-    """The rows of the picture after one enlarger after another, made as they are read; of the same type.
+    """The rows of the image after one enlarger after another, made as they are read; of the same type.
 
-    Grey pictures are enlarged as RGB of three equal channels. The alpha of transparent pictures is enlarged by itself, and
-    their colours with visible ones in the place of invisible ones, so that none of these bleed into what is seen.
+    Gray images are upscaled as RGB of three equal channels. The alpha of transparent images is upscaled by itself, and
+    their colors with visible ones in the place of invisible ones, so that none of these bleed into what is seen.
 
-    profile: the picture's colour profile; where its tone curve is far from sRGB's, as a linear one, networks see the picture
+    profile: the image's color profile; where its tone curve is far from sRGB's, as a linear one, networks see the image
     with sRGB's curve instead. on_pixels: called with the number of lr pixels done since the last time.
     """
     kind = rows.dtype
-    curve = tone_curve(profile, grey=rows.channels <= 2) if profile else None
+    curve = tone_curve(profile, gray=rows.channels <= 2) if profile else None
     result = rows if curve is None else LutRows(rows, to_srgb_tone(curve, kind))
     for number, backend in enumerate(backends, start=1):
         last = number == len(backends) and curve is None
@@ -76,7 +76,7 @@ def upscale_rows(
 
 
 class _UpscaledRows:
-    """What an enlarger makes of the rows of a picture, a band of tiles at a time, one band ahead of the reader."""
+    """What an enlarger makes of the rows of an image, a band of tiles at a time, one band ahead of the reader."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _UpscaledRows:
         self._start = 0  # the lr row that `_lr` begins with
         self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
         self._band = np.empty((0, self.width, self.channels), dtype=dtype)
-        self._ahead = ThreadPoolExecutor(1)  # of which a picture of one band makes no use
+        self._ahead = ThreadPoolExecutor(1)  # of which an image of one band makes no use
         self._next: Future[np.ndarray] | None = None
 
     def read(self, count: int) -> np.ndarray:
@@ -124,26 +124,26 @@ class _UpscaledRows:
         self._start = first
         while True:
             try:
-                band = self._enlarge_band(top, bottom)
+                band = self._upscale_band(top, bottom)
                 break
             except MemoryError:
                 self.tiling.halve(self.source, self.backend)
         self._top = bottom
         return band
 
-    def _enlarge_band(self, top: int, bottom: int) -> np.ndarray:
-        """The enlarged rows of lr rows `top` to `bottom`."""
+    def _upscale_band(self, top: int, bottom: int) -> np.ndarray:
+        """The upscaled rows of lr rows `top` to `bottom`."""
         scale = self.backend.scale
         band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
         transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
         shape = self.tiling.shape(bottom - top, self.source, self.backend)
-        # tiles are cut from the rows at hand, whose upper and lower borders are the picture's or a halo away
+        # tiles are cut from the rows at hand, whose upper and lower borders are the image's or a halo away
         above = top - self._start
         for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):
             inner = slice(above + tile.inner[0].start, above + tile.inner[0].stop)
             outer = slice(max(0, inner.start - self._halo), inner.stop + self._halo)
             outer = slice(outer.start, min(outer.stop, len(self._lr)))
-            large = _enlarge(self.backend, self._lr[outer, tile.outer[1]], transparent, self.dtype)
+            large = _upscale(self.backend, self._lr[outer, tile.outer[1]], transparent, self.dtype)
             down = (inner.start - outer.start) * scale
             across = (tile.inner[1].start - tile.outer[1].start) * scale
             place = tuple(slice(part.start * scale, part.stop * scale) for part in tile.inner)
@@ -154,21 +154,21 @@ class _UpscaledRows:
         return band
 
 
-def _enlarge(backend: Backend, pixels: np.ndarray, transparent: bool, dtype: np.dtype[Any]) -> np.ndarray:
+def _upscale(backend: Backend, pixels: np.ndarray, transparent: bool, dtype: np.dtype[Any]) -> np.ndarray:
     """H x W x C integers to sH x sW x C integers of another or the same type."""
     top, new_top = np.iinfo(pixels.dtype).max, np.iinfo(dtype).max
     planes = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(top)  # C x H x W
     has_alpha = planes.shape[0] in (2, 4)
-    colour, alpha = (planes[:-1], planes[-1:]) if has_alpha else (planes, None)
-    grey = colour.shape[0] == 1
+    color, alpha = (planes[:-1], planes[-1:]) if has_alpha else (planes, None)
+    gray = color.shape[0] == 1
     large_alpha = None
     if transparent and alpha is not None:
         low, high = neighbor_range(alpha[0], backend.scale)
-        # within its neighbours' range, so that what was opaque or invisible stays so to the last bit
+        # within its neighbors' range, so that what was opaque or invisible stays so to the last bit
         large_alpha = np.clip(_run(backend, np.repeat(alpha, 3, axis=0)).mean(axis=0), low, high)[None]
-        colour = bleed(colour, alpha)
-    large = _run(backend, np.repeat(colour, 3, axis=0) if grey else colour)
-    if grey:
+        color = bleed(color, alpha)
+    large = _run(backend, np.repeat(color, 3, axis=0) if gray else color)
+    if gray:
         large = large.mean(axis=0, keepdims=True)
     if has_alpha:
         large = np.concatenate([large, np.ones_like(large[:1]) if large_alpha is None else large_alpha])

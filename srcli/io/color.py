@@ -1,4 +1,4 @@
-"""What a colour profile means for a network that was trained on sRGB's tone curve."""
+"""What a color profile means for a network that was trained on sRGB's tone curve."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ FAR = 0.1
 """How far, in 0..1, a tone curve may lie from sRGB's and still be taken for it. Gamma 1.8 to 2.4 and L* lie nearer."""
 
 
-def tone_curve(profile: bytes, *, grey: bool) -> np.ndarray | None:
-    """What sRGB would encode for each of a profile's greys 0..65535: a table of 65536 floats in 0..1.
+def tone_curve(profile: bytes, *, gray: bool) -> np.ndarray | None:
+    """What sRGB would encode for each of a profile's grays 0..65535: a table of 65536 floats in 0..1.
 
     None where sRGB's own curve is near enough (most wide-gamut profiles), or where the profile has no such curve. Only tone
     is looked at: a profile's primaries do not matter to what an edge looks like, so they are left as they are.
     """
     ramp = np.arange(65_536, dtype=np.uint16)
-    pixels = ramp[None, :, None] if grey else np.repeat(ramp[None, :, None], 3, axis=2)
-    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="grey16" if grey else "rgb16")
+    pixels = ramp[None, :, None] if gray else np.repeat(ramp[None, :, None], 3, axis=2)
+    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="gray16" if gray else "rgb16")
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
     try:
         light = image.icc_import(embedded=True, intent="relative", pcs="xyz").numpy()[0, :, 1].astype(np.float64)
     except pyvips.Error:
-        return None  # a damaged profile; the picture is shown without it everywhere, too
+        return None  # a damaged profile; the image is shown without it everywhere, too
     if not light[-1] > 0 or np.any(np.diff(light) < -1e-4):
         return None
     light = np.maximum.accumulate(np.clip(light / light[-1], 0, 1))

@@ -1,4 +1,4 @@
-"""Which files are taken for pictures."""
+"""Which files are taken for images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif")
 
 
 def find_images(folder: Path, *, below: bool = True) -> list[Path]:
-    """Every file in the folder, and `below` it, whose name ends as a picture's does; sorted, hidden ones left out.
+    """Every file in the folder, and `below` it, whose name ends as an image's does; sorted, hidden ones left out.
 
     Raises SrcliError where there is none.
     """
     if not folder.is_dir():
-        raise SrcliError(f"{folder} is no folder. Give a folder of pictures.")
+        raise SrcliError(f"{folder} is no folder. Give a folder of images.")
     paths = sorted(
         path
         for path in (folder.rglob("*") if below else folder.iterdir())
@@ -25,5 +25,5 @@ def find_images(folder: Path, *, below: bool = True) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not paths:
-        raise SrcliError(f"{folder} holds no picture. Give a folder with files that end in {', '.join(EXTENSIONS)}.")
+        raise SrcliError(f"{folder} holds no image. Give a folder with files that end in {', '.join(EXTENSIONS)}.")
     return paths

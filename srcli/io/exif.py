@@ -18,15 +18,15 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _ASCII, _LONG = 2, 4
 _DESCRIPTIVE = (269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
-"""Tags of a TIFF's first directory that speak of the picture, not of how it is stored: maker, model, date, artist, ..."""
+"""Tags of a TIFF's first directory that speak of the image, not of how it is stored: maker, model, date, artist, ..."""
 _POINTERS = (0x8769, 0x8825)  # to the directories of EXIF and of GPS
-_INTEROPERABILITY = 0xA005  # a pointer inside EXIF, to a directory that says nothing about a changed picture
+_INTEROPERABILITY = 0xA005  # a pointer inside EXIF, to a directory that says nothing about a changed image
 
 
 def exif_of_tiff(file: IO[bytes]) -> bytes:
     """The EXIF block of a TIFF's first directory as JPEG has it, little-endian; empty where there is none.
 
-    Damaged directories count as none: the picture is worth more than what is said about it.
+    Damaged directories count as none: the image is worth more than what is said about it.
     """
     try:
         main, subs = _read(file)
@@ -39,7 +39,7 @@ def exif_of_tiff(file: IO[bytes]) -> bytes:
 
 
 def fields_of_exif(block: bytes) -> list[tuple[str, int, Any]]:
-    """The block and its tags one by one, under libvips' names, as libvips would give them for a picture that has the block.
+    """The block and its tags one by one, under libvips' names, as libvips would give them for an image that has the block.
 
     None of them where libvips finds the block damaged.
     """

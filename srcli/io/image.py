@@ -1,4 +1,4 @@
-"""Pictures as streams of rows, so that none need be held whole."""
+"""Images as streams of rows, so that none need be held whole."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 
 Metadata = tuple[tuple[str, int, Any], ...]
-"""Colour profile, EXIF, XMP and resolution under libvips' names, with their types."""
+"""Color profile, EXIF, XMP and resolution under libvips' names, with their types."""
 
 
 class RowReader(Protocol):
-    """A picture that is read once, from top to bottom: H x W x C; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
+    """An image that is read once, from top to bottom: H x W x C; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA).
 
     Alpha is not premultiplied; `dtype` is uint8 or uint16.
     """
@@ -36,10 +36,10 @@ class RowReader(Protocol):
 
 @dataclass(frozen=True)
 class Image:
-    """A picture in memory, upright.
+    """An image in memory, upright.
 
-    pixels: H x W x C; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied; uint8 or uint16.
-    metadata: colour profile, EXIF, XMP and resolution under libvips' names, with their types.
+    pixels: H x W x C; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied; uint8 or uint16.
+    metadata: color profile, EXIF, XMP and resolution under libvips' names, with their types.
     """
 
     pixels: np.ndarray
@@ -66,7 +66,7 @@ class Image:
 
 @dataclass
 class ArrayRows:
-    """The rows of a picture in memory."""
+    """The rows of an image in memory."""
 
     pixels: np.ndarray
     done: int = field(default=0, init=False)
@@ -95,7 +95,7 @@ class ArrayRows:
 
 @dataclass
 class LutRows:
-    """Rows whose grey or colour values, but not alpha, go through a table: from one type to another."""
+    """Rows whose gray or color values, but not alpha, go through a table: from one type to another."""
 
     source: RowReader
     table: np.ndarray

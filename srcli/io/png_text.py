@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import IO
 
 TEXTS = "png-texts"
-"""The name under which the texts are among a picture's metadata."""
+"""The name under which the texts are among an image's metadata."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KINDS = (b"tEXt", b"zTXt", b"iTXt")
 _XMP = b"XML:com.adobe.xmp\0"  # which libvips looks after
-_MOST = 2**24  # bytes; nobody says more about a picture
+_MOST = 2**24  # bytes; nobody says more about an image
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 

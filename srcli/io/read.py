@@ -1,4 +1,4 @@
-"""Files in, pictures out: whole, or row by row."""
+"""Files in, images out: whole, or row by row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from srcli.io.exif import exif_of_tiff, fields_of_exif
 from srcli.io.image import Image, Metadata
 from srcli.io.png_text import TEXTS, texts_of_png
 
-pyvips.cache_set_max(0)  # each picture is read once, so keeping it decoded would only take memory
+pyvips.cache_set_max(0)  # each image is read once, so keeping it decoded would only take memory
 
 _STRUCTURE = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset", "filename", "vips-loader"}
 _NOT_KEPT = {
@@ -29,14 +29,14 @@ _NOT_KEPT = {
     *("background", "page-height", "n-pages", "loop", "delay", "gif-delay", "gif-loop", "interlaced", "gainmap-data"),
 }
 _TURNED = (3, 4, 5, 6, 7, 8)  # orientations for which the last row may be wanted first
-_NAMES_A_PICTURE = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
+_NAMES_A_IMAGE = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")
 
 
 class ImageReader:
-    """A picture in its file: its size, kind and metadata, and its rows from top to bottom, upright.
+    """An image in its file: its size, kind and metadata, and its rows from top to bottom, upright.
 
-    width, height: pixels. channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or
+    width, height: pixels. channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or
     uint16. loader: which format it is, as libvips' loader's name (pngload, jpegload, ...). image: libvips' own form of it, for
     this room; it may be read once from top to bottom, as the rows are. damage: what is wrong with the rows read so far, where
     they can be read all the same; None where nothing is, or nobody looked. patient: opens the file again, not looking.
@@ -92,10 +92,10 @@ def open_image(
     srgb: bool = False,
     find_damage: bool = False,
 ) -> ImageReader:
-    """A picture as it is in its file, or in the bytes of one: its own depth, channels and colour profile.
+    """An image as it is in its file, or in the bytes of one: its own depth, channels and color profile.
 
     CMYK and Lab come as RGB in sRGB; with `srgb` all do, and without metadata. frame: which one of an animation or of several
-    pages, from 1. Rows are decoded as they are read, but for pictures that must be turned, interlaced PNG, WebP and AVIF.
+    pages, from 1. Rows are decoded as they are read, but for images that must be turned, interlaced PNG, WebP and AVIF.
     find_damage: a JPEG's decoder makes up what is missing in the middle; with this, `ImageReader.damage` tells of it.
 
     Raises SrcliError: missing, empty, damaged, more than `max_pixels`, several frames and none asked for, or of a kind that
@@ -136,7 +136,7 @@ def _opened(
             )
         metadata = () if srgb else _metadata(source, image)
         upright = image.autorot() if _orientation(image) != 1 else image
-        upright = _with_usual_colours(upright, srgb=srgb)
+        upright = _with_usual_colors(upright, srgb=srgb)
         if upright.interpretation != image.interpretation and image.interpretation in ("cmyk", "lab", "labs"):
             metadata = _as_srgb(metadata, upright)
         if upright.bands > 4:
@@ -153,7 +153,7 @@ def _is_jpeg(source: Path | bytes) -> bool:
 
 
 def read_image(path: str | Path, *, frame: int | None = None) -> Image:
-    """A picture as it is in its file: its own depth, channels and colour profile. CMYK and Lab come as RGB.
+    """An image as it is in its file: its own depth, channels and color profile. CMYK and Lab come as RGB.
 
     Raises SrcliError: missing, empty, damaged, cut short, several frames, or of a kind that has no faithful form here.
     """
@@ -162,7 +162,7 @@ def read_image(path: str | Path, *, frame: int | None = None) -> Image:
 
 
 def is_whole(path: Path, width: int, height: int) -> bool | None:
-    """Whether all of a picture can be read: None where it is whole but of another size."""
+    """Whether all of an image can be read: None where it is whole but of another size."""
     try:
         file = open_image(path, find_damage=True)
         while len(file.read(256)):
@@ -183,22 +183,22 @@ def _has_png_end(path: Path) -> bool:
 
 
 def read_srgb(path: Path) -> np.ndarray:
-    """A picture as H x W x 3 uint8 in sRGB: profiles converted, grey spread over three channels, alpha over white.
+    """An image as H x W x 3 uint8 in sRGB: profiles converted, gray spread over three channels, alpha over white.
 
     Raises SrcliError as `read_image` does.
     """
     pixels = read_exact_srgb(path, deep=False)
     if pixels.shape[2] == 3:
         return pixels
-    colour, alpha = pixels[..., :3].astype(np.float32), pixels[..., 3:].astype(np.float32) / 255
-    flat: np.ndarray = np.rint(colour * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    color, alpha = pixels[..., :3].astype(np.float32), pixels[..., 3:].astype(np.float32) / 255
+    flat: np.ndarray = np.rint(color * alpha + 255 * (1 - alpha)).astype(np.uint8)
     return flat
 
 
 def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = None) -> np.ndarray:
-    """A picture as H x W x 3, or x 4 with alpha (not premultiplied), in sRGB: profiles converted, grey spread.
+    """An image as H x W x 3, or x 4 with alpha (not premultiplied), in sRGB: profiles converted, gray spread.
 
-    deep: 16-bit pictures come as uint16; everything else, and all without it, as uint8.
+    deep: 16-bit images come as uint16; everything else, and all without it, as uint8.
     Raises SrcliError as `read_image` does, and for more than `max_pixels` before any is decoded.
     """
     try:
@@ -224,7 +224,7 @@ def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_
     """The file as a lazy image as it lies there, and its number of frames; `frame` of them where one is asked for."""
     _check_there(source)
     name = "stdin" if isinstance(source, bytes) else str(source)
-    other = _animation(source)  # what libvips would take for a single picture, or not know at all
+    other = _animation(source)  # what libvips would take for a single image, or not know at all
     if other:
         with other:
             frames = getattr(other, "n_frames", 1)
@@ -236,7 +236,7 @@ def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_
     _check_frame(name, frames, frame)
     _check_pixels(name, image.width, image.height, max_pixels)
     page = {} if frame is None or frames == 1 else {"page": frame - 1}
-    # in order, so that little of the picture is in memory; turned ones wait decoded, in a file where they are large
+    # in order, so that little of the image is in memory; turned ones wait decoded, in a file where they are large
     access = "random" if _orientation(image) in _TURNED else "sequential"
     return _load(source, fail_on=fail_on, access=access, **page), frames
 
@@ -250,16 +250,16 @@ def _load(source: Path | bytes, **options: Any) -> pyvips.Image:
 def _check_there(source: Path | bytes) -> None:
     if isinstance(source, bytes):
         if not source:
-            raise SrcliError("stdin is empty (0 bytes). Pipe a picture into srcli.")
+            raise SrcliError("stdin is empty (0 bytes). Pipe an image into srcli.")
         return
     if source.is_dir():
-        raise SrcliError(f"{source} is a folder, not a picture.")
+        raise SrcliError(f"{source} is a folder, not an image.")
     if source.exists() and not source.is_file():  # opening a pipe would wait for somebody to write to it
         raise SrcliError(f"{source} is no regular file. Pipe it into srcli, with - as the input.")
     try:
         with source.open("rb") as file:
             if not file.read(1):
-                raise SrcliError(f"{source} is empty (0 bytes). Get the picture again from where it came.")
+                raise SrcliError(f"{source} is empty (0 bytes). Get the image again from where it came.")
     except OSError as error:
         raise SrcliError(f"Cannot read {source}: {error.strerror}.") from None
 
@@ -268,7 +268,7 @@ def _check_pixels(name: str, width: int, height: int, most: int | None) -> None:
     if most is not None and width * height > most:
         raise SrcliError(
             f"{name} has {width}x{height} = {width * height} pixels, more than --max-pixels "
-            f"{most}. Raise it if the picture is what you think."
+            f"{most}. Raise it if the image is what you think."
         )
 
 
@@ -319,8 +319,8 @@ def _orientation(image: pyvips.Image) -> int:
     return int(image.get("orientation")) if image.get_typeof("orientation") else 1
 
 
-def _with_usual_colours(image: pyvips.Image, *, srgb: bool) -> pyvips.Image:
-    """RGB or grey in place of CMYK and Lab; with `srgb`, in place of whatever the profile says."""
+def _with_usual_colors(image: pyvips.Image, *, srgb: bool) -> pyvips.Image:
+    """RGB or gray in place of CMYK and Lab; with `srgb`, in place of whatever the profile says."""
     deep = image.format == "ushort"
     convert = {"intent": "relative", "black_point_compensation": True, "embedded": True, "depth": 16 if deep else 8}
     if image.interpretation == "cmyk":
@@ -332,14 +332,14 @@ def _with_usual_colours(image: pyvips.Image, *, srgb: bool) -> pyvips.Image:
         try:
             image = image.icc_transform("srgb", **convert)
         except pyvips.Error:
-            return image  # a profile that is none, or for another kind of picture: shown without it everywhere
-        # a grey has three equal channels in sRGB
+            return image  # a profile that is none, or for another kind of image: shown without it everywhere
+        # a gray has three equal channels in sRGB
         return image[1:] if alone and image.bands == 4 else image[1] if alone else image
     return image
 
 
 def _metadata(source: Path | bytes, image: pyvips.Image) -> Metadata:
-    """What is said about the picture, now that it is upright."""
+    """What is said about the image, now that it is upright."""
     fields = _fields(image)
     if (image.xres, image.yres) == (1, 1):  # libvips' word for unknown; written as such it would mean 25.4 dpi
         fields.pop("xres", None)
@@ -389,15 +389,15 @@ def _as_srgb(metadata: Metadata, image: pyvips.Image) -> Metadata:
 
 def _unreadable(name: str, error: pyvips.Error) -> SrcliError:
     return SrcliError(
-        f"{name} cannot be read as a picture ({reason(error, name)}). Get it again, or save it anew in another program."
+        f"{name} cannot be read as an image ({reason(error, name)}). Get it again, or save it anew in another program."
     )
 
 
 def reason(error: pyvips.Error, name: str) -> str:
-    """The last line of what libvips said of the picture of that name.
+    """The last line of what libvips said of the image of that name.
 
-    It gathers what it says in one place for all threads, so lines that name another picture are left out.
+    It gathers what it says in one place for all threads, so lines that name another image are left out.
     """
     lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
-    of_it = [line for line in lines if name in line or not _NAMES_A_PICTURE.search(line)]
+    of_it = [line for line in lines if name in line or not _NAMES_A_IMAGE.search(line)]
     return of_it[-1] if of_it else "no known format"

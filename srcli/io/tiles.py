@@ -1,4 +1,4 @@
-"""A picture's size in, the pieces to work on one after another out."""
+"""An image's size in, the pieces to work on one after another out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Tile:
 
 
 def tiles(height: int, width: int, *, tile: int | tuple[int, int], halo: int) -> Iterator[Tile]:
-    """Cover height x width without overlap by tiles, each seen with a halo that ends at the picture's border.
+    """Cover height x width without overlap by tiles, each seen with a halo that ends at the image's border.
 
-    tile: the side of a square, or rows and columns. At the border a tile ends where the picture does, so a network pads there
-    as it does for the whole picture.
+    tile: the side of a square, or rows and columns. At the border a tile ends where the image does, so a network pads there
+    as it does for the whole image.
     """
     rows, columns = (tile, tile) if isinstance(tile, int) else tile
     for top in range(0, height, rows):

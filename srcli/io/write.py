@@ -1,4 +1,4 @@
-"""Pictures in, files out: whole or not at all, and row by row."""
+"""Images in, files out: whole or not at all, and row by row."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WHITE = (255, 255, 255)
 
 
 def check_target(path: Path, width: int, height: int) -> None:
-    """Raises SrcliError where a picture of this size cannot be written under this name: format or its longest side."""
+    """Raises SrcliError where an image of this size cannot be written under this name: format or its longest side."""
     extension = _extension(path)
     longest = _LONGEST_SIDE.get(extension, _LONGEST)
     if max(width, height) > longest:
@@ -56,10 +56,10 @@ def _extension(path: Path) -> str:
 
 
 def write_image(
-    picture: Image, path: str | Path, *, overwrite: bool = False, background: tuple[int, int, int] = WHITE
+    image: Image, path: str | Path, *, overwrite: bool = False, background: tuple[int, int, int] = WHITE
 ) -> list[str]:
-    """Write a picture in memory, as `write_rows` does."""
-    return write_rows(picture.rows(), Path(path), metadata=picture.metadata, overwrite=overwrite, background=background)
+    """Write an image in memory, as `write_rows` does."""
+    return write_rows(image.rows(), Path(path), metadata=image.metadata, overwrite=overwrite, background=background)
 
 
 def write_rows(
@@ -71,11 +71,11 @@ def write_rows(
     overwrite: bool = False,
     background: tuple[int, int, int] = WHITE,
 ) -> list[str]:
-    """Write the picture beside its place and rename it: whole or not at all. Gives back what the format could not hold.
+    """Write the image beside its place and rename it: whole or not at all. Gives back what the format could not hold.
 
     JPEG is written at quality 95, WebP at 95, AVIF at 90, PNG and TIFF without loss; 16 bits stay where the format has
     them; transparency in JPEG becomes the background, RGB in 0..255. size: width and height to resample to first, by Lanczos'
-    kernel on premultiplied colours. PNG, JPEG and TIFF are written while the rows come; WebP and AVIF hold them all.
+    kernel on premultiplied colors. PNG, JPEG and TIFF are written while the rows come; WebP and AVIF hold them all.
 
     Raises SrcliError: the file is there already and not to be overwritten, or the place cannot be written; and whatever
     reading the rows raises.
@@ -83,7 +83,7 @@ def write_rows(
     extension = _extension(path)
     options = dict(_SAVE[extension])
     lost: list[str] = []
-    deep, grey, alpha = rows.dtype == np.uint16, rows.channels <= 2, rows.channels in (2, 4)
+    deep, gray, alpha = rows.dtype == np.uint16, rows.channels <= 2, rows.channels in (2, 4)
     stream = _Stream(rows)
     with atomic_write(path, overwrite=overwrite) as part:
         try:
@@ -91,10 +91,10 @@ def write_rows(
             if size and size != (rows.width, rows.height):
                 image = resample(image, *size, alpha=alpha)
             if alpha and extension in _OPAQUE:
-                image = image.flatten(background=_tone(background, grey=grey, deep=deep))
+                image = image.flatten(background=_tone(background, gray=gray, deep=deep))
             if deep and extension not in _DEEP:
                 # halves round up, so that 65535 and 0 stay white and black
-                image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if grey else "srgb")
+                image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if gray else "srgb")
                 lost.append("16 bits, now 8")
             said = {name: value for name, _, value in metadata}
             dots = {axis: said.get(axis, _USUAL_DPI / 25.4) for axis in ("xres", "yres")}
@@ -107,7 +107,7 @@ def write_rows(
                 image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
             else:
                 options["keep"] = "icc|xmp|iptc|other"  # or JPEG would be given an EXIF block
-            if extension == ".jpg":  # which takes a few percent less on disk, and the whole picture in memory
+            if extension == ".jpg":  # which takes a few percent less on disk, and the whole image in memory
                 options["optimize_coding"] = image.width * image.height <= _HELD
             if extension == ".avif":
                 options["bitdepth"] = 12 if deep else 8
@@ -125,12 +125,12 @@ def write_rows(
         if TEXTS in said and extension == ".png":
             add_texts_to_png(part, said[TEXTS])
     if alpha and extension in _OPAQUE and not stream.opaque:
-        lost.insert(0, f"transparency, now {_colour_name(background)}")
+        lost.insert(0, f"transparency, now {_color_name(background)}")
     return lost
 
 
 def resample(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> pyvips.Image:
-    """The picture at another size; colour counts as much as it is visible."""
+    """The image at another size; color counts as much as it is visible."""
     scales: dict[str, Any] = {"vscale": height / image.height, "kernel": "lanczos3"}
     if not alpha:
         return image.resize(width / image.width, **scales)
@@ -138,14 +138,14 @@ def resample(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> py
     return large.rint().cast(image.format).copy(interpretation=image.interpretation)
 
 
-def _tone(colour: tuple[int, int, int], *, grey: bool, deep: bool) -> list[float]:
-    red, green, blue = (part * (257 if deep else 1) for part in colour)
-    return [0.299 * red + 0.587 * green + 0.114 * blue] if grey else [red, green, blue]
+def _tone(color: tuple[int, int, int], *, gray: bool, deep: bool) -> list[float]:
+    red, green, blue = (part * (257 if deep else 1) for part in color)
+    return [0.299 * red + 0.587 * green + 0.114 * blue] if gray else [red, green, blue]
 
 
-def _colour_name(colour: tuple[int, int, int]) -> str:
-    names = {(255, 255, 255): "white", (0, 0, 0): "black", (128, 128, 128): "grey"}
-    return names.get(colour, "#{:02x}{:02x}{:02x}".format(*colour))
+def _color_name(color: tuple[int, int, int]) -> str:
+    names = {(255, 255, 255): "white", (0, 0, 0): "black", (128, 128, 128): "gray"}
+    return names.get(color, "#{:02x}{:02x}{:02x}".format(*color))
 
 
 class _Stream:

@@ -1,7 +1,7 @@
-"""Decoded pictures in one memory-mapped file, so that they are decoded once and take no more memory than is in use.
+"""Decoded images in one memory-mapped file, so that they are decoded once and take no more memory than is in use.
 
-For each folder there are two files: the pixels of all its pictures one after the other, and an index that says where each
-begins. The index carries the size and the time of every picture's file; where one has changed, all is decoded anew.
+For each folder there are two files: the pixels of all its images one after the other, and an index that says where each
+begins. The index carries the size and the time of every image's file; where one has changed, all is decoded anew.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write
 
 FORMAT = 1
-"""Raised whenever the pixels of a picture would come out otherwise than before."""
+"""Raised whenever the pixels of an image would come out otherwise than before."""
 
 Decoded = np.ndarray | SrcliError
-"""A picture, H x W x 3 uint8, or why there is none."""
+"""An image, H x W x 3 uint8, or why there is none."""
 
 
 def user_cache() -> Path:
@@ -34,14 +34,14 @@ def user_cache() -> Path:
     return user_cache_path("srcli")
 
 
-def decode(paths: Sequence[Path], read: Callable[[Path], np.ndarray], on_picture: Callable[[], None]) -> Iterator[Decoded]:
-    """Every picture in order, some at a time in threads, as decoding is done outside Python."""
+def decode(paths: Sequence[Path], read: Callable[[Path], np.ndarray], on_image: Callable[[], None]) -> Iterator[Decoded]:
+    """Every image in order, some at a time in threads, as decoding is done outside Python."""
     workers = os.cpu_count() or 1
     remaining = iter(paths)
     with ThreadPoolExecutor(workers) as pool:
         while some := list(islice(remaining, 4 * workers)):  # no more of them wait in memory
             for result in pool.map(lambda path: _tried(read, path), some):
-                on_picture()
+                on_image()
                 yield result
 
 
@@ -55,14 +55,14 @@ def _tried(read: Callable[[Path], np.ndarray], path: Path) -> Decoded:
 def decode_cached(
     paths: Sequence[Path],
     read: Callable[[Path], np.ndarray],
-    on_picture: Callable[[], None],
+    on_image: Callable[[], None],
     *,
     folder: Path,
     name: str,
 ) -> list[Decoded]:
     """As `decode`, but from the cache in `folder` where it has these very files, and into it where it has not.
 
-    name: of the collection, of which one state is kept. Where any picture cannot be read, nothing is written, and the
+    name: of the collection, of which one state is kept. Where any image cannot be read, nothing is written, and the
     reasons are all that comes back.
     Raises SrcliError: the cache cannot be written.
     """
@@ -70,7 +70,7 @@ def decode_cached(
     key = _key(paths)
     index, pixels = (folder / f"{collection}-{key}.{ending}" for ending in ("json", "pixels"))
     if not _is_whole(index, pixels):
-        errors = _fill(decode(paths, read, on_picture), index, pixels)
+        errors = _fill(decode(paths, read, on_image), index, pixels)
         if errors:
             return errors
         for old in folder.glob(f"{collection}-*"):
@@ -125,10 +125,10 @@ class _Incomplete(Exception):
 
 def _mapped(index: Path, pixels: Path) -> list[Decoded]:
     flat = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))  # slices of an array are made sooner than a memmap's
-    pictures: list[Decoded] = []
+    images: list[Decoded] = []
     place = 0
     for height, width in json.loads(index.read_text()):
         size = 3 * height * width
-        pictures.append(flat[place : place + size].reshape(height, width, 3))
+        images.append(flat[place : place + size].reshape(height, width, 3))
         place += size
-    return pictures
+    return images

@@ -1,4 +1,4 @@
-"""The history of a training run as a picture: what it minimised, and how it did on photographs that it had not seen."""
+"""The history of a training run as an image: what it minimized, and how it did on photographs that it had not seen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from srcli.io.atomic import atomic_write
 
-COLOURS = ("#1f5fa8", "#c2571a", "#2e8540", "#7b3fa0", "#8a6d00", "#b0305c", "#4a4a4a")
+COLORS = ("#1f5fa8", "#c2571a", "#2e8540", "#7b3fa0", "#8a6d00", "#b0305c", "#4a4a4a")
 
 
 def draw_curves(history: Path, path: Path) -> None:
@@ -19,17 +19,17 @@ def draw_curves(history: Path, path: Path) -> None:
     terms = [name for name in rows[0] if name.endswith("_weighted")]
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     (loss, rate), (psnr, ssim) = figure.subplots(2, 2, sharex=True)
-    for name, colour in zip(terms, COLOURS, strict=False):
-        loss.plot(*_curve(rows, name), color=colour, label=name.removesuffix("_weighted"))
+    for name, color in zip(terms, COLORS, strict=False):
+        loss.plot(*_curve(rows, name), color=color, label=name.removesuffix("_weighted"))
     if len(terms) > 1:
         loss.plot(*_curve(rows, "loss"), color="black", linewidth=1, label="total")
     if any(float(row["loss"] or 0) > 0 for row in rows):
         loss.set_yscale("log")
     loss.set_title("Loss in training, each term times its weight")
-    rate.plot(*_curve(rows, "lr"), color=COLOURS[0])
+    rate.plot(*_curve(rows, "lr"), color=COLORS[0])
     rate.set_title("Learning rate")
     for axes, name, title in ((psnr, "psnr", "PSNR on held-out photographs (dB, luma)"), (ssim, "ssim", "SSIM, the same")):
-        axes.plot(*_curve(rows, f"val_{name}"), color=COLOURS[0], marker=".", label="this run")
+        axes.plot(*_curve(rows, f"val_{name}"), color=COLORS[0], marker=".", label="this run")
         axes.plot(*_curve(rows, f"bicubic_{name}"), color="#777777", linestyle="--", label="bicubic")
         axes.set_title(title)
         axes.set_xlabel("step")

@@ -23,7 +23,7 @@ from srcli.training.cache import decode, decode_cached, user_cache
 class TrainBatch:
     """What one step learns from.
 
-    hr: N x P x P x 3 uint8, as they lie in the photographs. lr: the same places of the given small pictures, or None where
+    hr: N x P x P x 3 uint8, as they lie in the photographs. lr: the same places of the given small images, or None where
     they are to be made. turns: N x 3 bool, whether a crop is to be transposed, flipped upside down, and mirrored.
     """
 
@@ -36,11 +36,11 @@ class TrainBatch:
 class PhotoDataset:
     """Photographs, H x W x 3 uint8, and crops of them that depend on nothing but seed and step.
 
-    names: one for each, from the folder. small: where pairs are given, the small picture of each, `scale` times smaller.
+    names: one for each, from the folder. small: where pairs are given, the small image of each, `scale` times smaller.
     """
 
     names: tuple[str, ...]
-    pictures: tuple[np.ndarray, ...]
+    images: tuple[np.ndarray, ...]
     small: tuple[np.ndarray, ...] | None = None
     scale: int = 1
 
@@ -53,21 +53,21 @@ class PhotoDataset:
         cache: str = "none",
         lr_data: Path | None = None,
         scale: int = 1,
-        on_picture: Callable[[], None] = lambda: None,
+        on_image: Callable[[], None] = lambda: None,
     ) -> PhotoDataset:
-        """Every picture in the folder and below. All that is wrong is found before anything is trained, by file.
+        """Every image in the folder and below. All that is wrong is found before anything is trained, by file.
 
-        cache: a folder for the decoded pictures, `auto` for the user's, `none` to hold them in memory. lr_data: a folder
-        with the small picture of each, under the same name or with x`scale` after it. on_picture: called for each decoded.
-        Raises SrcliError: no picture, an unreadable one, one with a side under `smallest` pixels, pairs that do not fit.
+        cache: a folder for the decoded images, `auto` for the user's, `none` to hold them in memory. lr_data: a folder
+        with the small image of each, under the same name or with x`scale` after it. on_image: called for each decoded.
+        Raises SrcliError: no image, an unreadable one, one with a side under `smallest` pixels, pairs that do not fit.
         """
         paths = find_images(folder)
         names = tuple(str(path.relative_to(folder)) for path in paths)
-        large = _read_all(folder, paths, smallest, cache, on_picture)
+        large = _read_all(folder, paths, smallest, cache, on_image)
         if lr_data is None:
             return cls(names, large)
         pairs = _pairs(folder, paths, lr_data, scale)
-        small = _read_all(lr_data, pairs, smallest // scale, cache, on_picture)
+        small = _read_all(lr_data, pairs, smallest // scale, cache, on_image)
         _refuse(
             f"{path} is {_size(given)} pixels and its photograph {_size(true)}; "
             f"it must be exactly {scale} times smaller. Make it anew."
@@ -77,21 +77,21 @@ class PhotoDataset:
         return cls(names, large, small, scale)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def megapixels(self) -> float:
-        return float(sum(picture.shape[0] * picture.shape[1] for picture in self.pictures) / 1e6)
+        return float(sum(image.shape[0] * image.shape[1] for image in self.images) / 1e6)
 
     @property
     def fingerprint(self) -> str:
         """Of names and sizes: a resumed run repeats an uninterrupted one only if it is the same."""
-        known = [(name, *picture.shape) for name, picture in zip(self.names, self.pictures, strict=True)]
+        known = [(name, *image.shape) for name, image in zip(self.names, self.images, strict=True)]
         return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
     def crops(self, patch: int) -> int:
         """How many crops lie side by side in the photographs: what one epoch is."""
-        return sum((picture.shape[0] // patch) * (picture.shape[1] // patch) for picture in self.pictures)
+        return sum((image.shape[0] // patch) * (image.shape[1] // patch) for image in self.images)
 
     def split(self, share: float, *, seed: int) -> tuple[PhotoDataset, PhotoDataset]:
         """Those for training and those held out: `share` of them, at least one, chosen by the seed.
@@ -110,7 +110,7 @@ class PhotoDataset:
     def _some(self, numbers: Sequence[int]) -> PhotoDataset:
         return PhotoDataset(
             tuple(self.names[i] for i in numbers),
-            tuple(self.pictures[i] for i in numbers),
+            tuple(self.images[i] for i in numbers),
             None if self.small is None else tuple(self.small[i] for i in numbers),
             self.scale,
         )
@@ -131,9 +131,9 @@ class PhotoDataset:
         )
         grid = self.scale if self.small is not None else 1  # crops of a pair begin where both have a pixel
         for number, (index, place) in enumerate(zip(chosen, places, strict=True)):
-            picture = self.pictures[index]
-            top, left = (int(at * ((side - patch) // grid + 1)) for at, side in zip(place, picture.shape[:2], strict=True))
-            hr[number] = picture[top * grid : top * grid + patch, left * grid : left * grid + patch]
+            image = self.images[index]
+            top, left = (int(at * ((side - patch) // grid + 1)) for at, side in zip(place, image.shape[:2], strict=True))
+            hr[number] = image[top * grid : top * grid + patch, left * grid : left * grid + patch]
             if lr is not None and self.small is not None:
                 lr[number] = self.small[index][top : top + lr.shape[1], left : left + lr.shape[2]]
         return TrainBatch(hr, lr, augmentations)
@@ -148,8 +148,8 @@ class PhotoDataset:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """Where each picture ends if all their pixels stand in one row."""
-        return np.cumsum([picture.shape[0] * picture.shape[1] for picture in self.pictures])
+        """Where each image ends if all their pixels stand in one row."""
+        return np.cumsum([image.shape[0] * image.shape[1] for image in self.images])
 
 
 def prefetched(make: Callable[[int], TrainBatch], first: int) -> Iterator[TrainBatch]:
@@ -163,53 +163,53 @@ def prefetched(make: Callable[[int], TrainBatch], first: int) -> Iterator[TrainB
 
 
 def _read_all(
-    folder: Path, paths: Sequence[Path], smallest: int, cache: str, on_picture: Callable[[], None]
+    folder: Path, paths: Sequence[Path], smallest: int, cache: str, on_image: Callable[[], None]
 ) -> tuple[np.ndarray, ...]:
     def read(path: Path) -> np.ndarray:
-        picture = read_srgb(path)
-        _refuse(_too_small(path, picture, smallest))
-        return picture
+        image = read_srgb(path)
+        _refuse(_too_small(path, image, smallest))
+        return image
 
     if cache == "none":
-        results = list(decode(paths, read, on_picture))
+        results = list(decode(paths, read, on_image))
     else:
         where = user_cache() if cache == "auto" else Path(cache)
-        results = decode_cached(paths, read, on_picture, folder=where, name=str(folder.resolve()))
+        results = decode_cached(paths, read, on_image, folder=where, name=str(folder.resolve()))
     _refuse(str(result) for result in results if isinstance(result, SrcliError))
-    pictures = tuple(result for result in results if isinstance(result, np.ndarray))
+    images = tuple(result for result in results if isinstance(result, np.ndarray))
     # from the cache they come unchecked
-    _refuse(sentence for path, picture in zip(paths, pictures, strict=True) for sentence in _too_small(path, picture, smallest))
-    return pictures
+    _refuse(sentence for path, image in zip(paths, images, strict=True) for sentence in _too_small(path, image, smallest))
+    return images
 
 
 def _refuse(sentences: Iterable[str]) -> None:
     """Raise one SrcliError of them all, if there is any."""
     wrong = list(sentences)
     if wrong:
-        more = f"\n({len(wrong) - 20} more pictures have the like.)" if len(wrong) > 20 else ""
+        more = f"\n({len(wrong) - 20} more images have the like.)" if len(wrong) > 20 else ""
         raise SrcliError("\n".join(wrong[:20]) + more)
 
 
 def _pairs(folder: Path, paths: Sequence[Path], lr_data: Path, scale: int) -> list[Path]:
-    """The small picture of each photograph."""
+    """The small image of each photograph."""
     by_name = {path.relative_to(lr_data).with_suffix(""): path for path in find_images(lr_data)}
     names = [path.relative_to(folder).with_suffix("") for path in paths]
     found = [by_name.get(name) or by_name.get(name.with_name(f"{name.name}x{scale}")) for name in names]
     _refuse(
-        f"{path} has no small picture: there is neither {name} nor {name}x{scale} in {lr_data}. Add it."
+        f"{path} has no small image: there is neither {name} nor {name}x{scale} in {lr_data}. Add it."
         for path, name, pair in zip(paths, names, found, strict=True)
         if pair is None
     )
     return [pair for pair in found if pair is not None]
 
 
-def _too_small(path: Path, picture: np.ndarray, smallest: int) -> list[str]:
-    if min(picture.shape[:2]) >= smallest:
+def _too_small(path: Path, image: np.ndarray, smallest: int) -> list[str]:
+    if min(image.shape[:2]) >= smallest:
         return []
     return [
-        f"{path} is {_size(picture)} pixels; training needs at least {smallest}x{smallest}. Remove it or use a smaller --patch."
+        f"{path} is {_size(image)} pixels; training needs at least {smallest}x{smallest}. Remove it or use a smaller --patch."
     ]
 
 
-def _size(picture: np.ndarray) -> str:
-    return f"{picture.shape[1]}x{picture.shape[0]}"
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

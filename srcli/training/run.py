@@ -30,7 +30,7 @@ from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_si
 from srcli.training.validation import Scores, Validation, smallest_side
 
 CALIBRATION_PIXELS = 100_000
-"""Pixels of small pictures that tell the ranges of a generator's activations."""
+"""Pixels of small images that tell the ranges of a generator's activations."""
 
 
 class TrainingRun:
@@ -202,7 +202,7 @@ def read_photos(config: TrainConfig) -> tuple[PhotoDataset, PhotoDataset | None]
                 cache=config.cache,
                 lr_data=Path(lr_data) if lr_data is not None else None,
                 scale=config.generator.scale,
-                on_picture=lambda: progress.advance(bar),
+                on_image=lambda: progress.advance(bar),
             )
 
         photos = read(config.photos, config.lr_data)

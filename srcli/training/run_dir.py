@@ -109,7 +109,7 @@ class RunDirectory:
     def check_space(self, trainer: Trainer) -> None:
         """Raises SrcliError where the disk has no room for what the run will write."""
         weights = sum(weight.nbytes for weight in trainer.generator.state_dict().values())
-        # weights, their average, two moments in the optimizer; each file whole before the one before it goes; pictures
+        # weights, their average, two moments in the optimizer; each file whole before the one before it goes; images
         needed = 4 * weights * (2 + trainer.config.keep) + 4 * weights + 20_000_000
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -121,7 +121,7 @@ class RunDirectory:
     def save(self, trainer: Trainer, about: dict[str, Any], lr: Tensor) -> None:
         """Write checkpoint and model, each whole or not at all; the model is the averaged generator.
 
-        lr: small pictures from which the model learns how to run in 8 bits.
+        lr: small images from which the model learns how to run in 8 bits.
         Raises SrcliError where the weights are not finite: what was written before stays.
         """
         if not trainer.is_finite:

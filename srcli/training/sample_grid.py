@@ -1,4 +1,4 @@
-"""Validation pictures side by side: small, bicubic, the generator's, true."""
+"""Validation images side by side: small, bicubic, the generator's, true."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = 22
 
 
 def draw_sample_grid(samples: Sequence[Sample], path: Path, *, step: int) -> None:
-    """One row for each sample, four pictures wide, pixel for pixel; the small ones by repeated pixels."""
+    """One row for each sample, four images wide, pixel for pixel; the small ones by repeated pixels."""
     rows = [_row(sample) for sample in samples]
     width = max(row.shape[1] for row in rows)
     height = sum(row.shape[0] + GAP for row in rows)
@@ -36,6 +36,6 @@ def draw_sample_grid(samples: Sequence[Sample], path: Path, *, step: int) -> Non
 
 def _row(sample: Sample) -> np.ndarray:
     scale = sample.hr.shape[0] // sample.lr.shape[0]
-    pictures = (sample.lr.repeat(scale, axis=0).repeat(scale, axis=1), sample.bicubic, sample.sr, sample.hr)
+    images = (sample.lr.repeat(scale, axis=0).repeat(scale, axis=1), sample.bicubic, sample.sr, sample.hr)
     gap = np.full((sample.hr.shape[0], GAP, 3), 255, dtype=np.uint8)
-    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
+    return np.concatenate([part for image in images for part in (image, gap)][:-1], axis=1)

@@ -1,6 +1,6 @@
 """Settings and a stream of crops in, a trained generator out.
 
-Reports by callback and prints nothing; knows neither folders nor the terminal. A step is: crop, reduce, enlarge, compare
+Reports by callback and prints nothing; knows neither folders nor the terminal. A step is: crop, reduce, upscale, compare
 with the truth, follow the gradient, and average the weights.
 """
 
@@ -240,7 +240,7 @@ class Trainer:
         return images.div_(255)
 
     def _random_vgg_crop(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-        """Both pictures less a random number of rows and columns, where VGG will look at them.
+        """Both images less a random number of rows and columns, where VGG will look at them.
 
         VGG's poolings and the generator's pixel shuffle both repeat every few pixels. If one always meets the other in the
         same place, the gradient does too, and a grid comes out that fits the poolings; in random places it averages away.

@@ -1,4 +1,4 @@
-"""What a generator makes of photographs that it has not seen, in figures and pictures, beside bicubic enlargement."""
+"""What a generator makes of photographs that it has not seen, in figures and images, beside bicubic upscaled image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph's pictures, each H x W x 3 uint8; lr is `scale` times smaller."""
+    """One photograph's images, each H x W x 3 uint8; lr is `scale` times smaller."""
 
     name: str
     lr: np.ndarray
@@ -85,18 +85,18 @@ def smallest_side(config: TrainConfig) -> int:
 def _pair(photos: PhotoDataset, number: int, config: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """(lr, hr) of the photograph's middle, 1 x 3 x H x W."""
     scale = config.generator.scale
-    picture = photos.pictures[number]
+    image = photos.images[number]
     if photos.small is not None:
         small = photos.small[number]
         sides = [min(side, SIDE // scale) for side in small.shape[:2]]
         top, left = ((side - part) // 2 for side, part in zip(small.shape[:2], sides, strict=True))
         lr = small[top : top + sides[0], left : left + sides[1]]
-        hr = picture[top * scale : (top + sides[0]) * scale, left * scale : (left + sides[1]) * scale]
+        hr = image[top * scale : (top + sides[0]) * scale, left * scale : (left + sides[1]) * scale]
         return _tensor(lr, device), _tensor(hr, device)
     rim = margin(config.degradation, scale)
-    sides = [min(side - side % scale, SIDE - SIDE % scale + 2 * rim * scale) for side in picture.shape[:2]]
-    top, left = ((side - part) // 2 for side, part in zip(picture.shape[:2], sides, strict=True))
-    hr_whole = _tensor(picture[top : top + sides[0], left : left + sides[1]], device)
+    sides = [min(side - side % scale, SIDE - SIDE % scale + 2 * rim * scale) for side in image.shape[:2]]
+    top, left = ((side - part) // 2 for side, part in zip(image.shape[:2], sides, strict=True))
+    hr_whole = _tensor(image[top : top + sides[0], left : left + sides[1]], device)
     small_part, large_part = degraded_pair(config.degradation, hr_whole, scale, seed=(config.seed, STDIO, number))
     return small_part.contiguous(), large_part.contiguous()
 

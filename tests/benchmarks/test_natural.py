@@ -4,7 +4,7 @@ import torch
 from natural import grid
 
 
-def test_a_grid_is_seen_on_flat_areas_and_equal_pictures_have_none() -> None:
+def test_a_grid_is_seen_on_flat_areas_and_equal_images_have_none() -> None:
     torch.manual_seed(0)
     hr = 0.4 + 0.02 * torch.rand(1, 3, 240, 240)
     hr[..., :120, :] += 0.5 * torch.rand(1, 3, 120, 240)

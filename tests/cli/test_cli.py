@@ -44,7 +44,7 @@ def test_a_folder_goes_to_a_folder(srcli: Command, model: Path, photos: Path, tm
     assert sorted(path.name for path in (tmp_path / "large").iterdir()) == ["one_x2.png", "two_x2.png"]
 
 
-def test_a_second_call_on_a_folder_does_not_enlarge_the_results(srcli: Command, model: Path, photos: Path) -> None:
+def test_a_second_call_on_a_folder_does_not_upscale_the_results(srcli: Command, model: Path, photos: Path) -> None:
     assert srcli("upscale", photos, "-m", model).exit_code == 0
     again = srcli("upscale", photos, "-m", model)
     assert again.exit_code == 1
@@ -55,7 +55,7 @@ def test_a_second_call_on_a_folder_does_not_enlarge_the_results(srcli: Command, 
 
 def test_one_bad_file_does_not_stop_the_others(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.png"
-    text.write_text("no picture")
+    text.write_text("no image")
     whole = tmp_path / "whole.jpg"
     write_image(read_image(photo), whole)
     cut = tmp_path / "cut.jpg"
@@ -122,7 +122,7 @@ def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_pa
         (["-m", "compact-x4", "--quality", "best"], 2, "--model chooses a model, and so do --quality"),
         (["-m", "compact-x4", "--naturalness", "0"], 2, "--model chooses a model, and so do --quality"),
         (["-m", "compact-x4", "--photo"], 2, "--model chooses a model, and so do --quality"),
-        (["--photo", "--naturalness", "0.5"], 2, "no more natural model for spoilt photographs"),
+        (["--photo", "--naturalness", "0.5"], 2, "no more natural model for degraded photographs"),
         (["--quality", "bset"], 2, "no quality 'bset'. Did you mean best"),
         (["--naturalness", "1.5"], 2, "The naturalness is 1.5; it must be at least 0 and at most 1"),
         (["--naturalness", "0.5", "--quality", "fast"], 2, "only what is faithful or natural and nothing between"),
@@ -134,7 +134,7 @@ def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_pa
         (["--fit"], 2, "--fit needs a --size"),
         (["--memory", "lots"], 2, "'lots' is no amount of memory. Say it as in 800M"),
         (["--format", "gif"], 2, "no format 'gif'. Choose one of png"),
-        (["--background", "pinkish"], 2, "no colour 'pinkish'"),
+        (["--background", "pinkish"], 2, "no color 'pinkish'"),
         (["--overwrite", "--skip-existing"], 2, "contradict each other"),
         (["--max-pixels", "0"], 2, "must be at least 1"),
         (["--device", "gpu"], 2, "no device 'gpu'. Choose auto, cpu, cuda"),

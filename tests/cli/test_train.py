@@ -115,7 +115,7 @@ def test_check_data_says_what_there_is_and_trains_nothing(srcli: Command, photos
         "2 photographs to train on, 0.0 megapixels, 12 crops of 32x32 side by side.",
         "1 photographs to validate on.",
     ]
-    (photos / "broken.png").write_text("no picture")
+    (photos / "broken.png").write_text("no image")
     assert srcli("train", photos, *TINY, "--check-data").exit_code == 1
 
 
@@ -427,8 +427,8 @@ def test_a_misspelt_key_in_the_file_is_refused(srcli: Command, photos: Path, tmp
     assert "unknown key 'stpes'. Did you mean steps" in words(outcome)
 
 
-def test_every_bad_picture_is_named_before_the_first_step(srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels) -> None:
-    (photos / "broken.png").write_text("no picture")
+def test_every_bad_image_is_named_before_the_first_step(srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels) -> None:
+    (photos / "broken.png").write_text("no image")
     write_image(Image(pixels(20, 200)), photos / "low.png")
     outcome = srcli("train", photos, *TINY, "-o", tmp_path / "run")
     assert outcome.exit_code == 1
@@ -436,9 +436,9 @@ def test_every_bad_picture_is_named_before_the_first_step(srcli: Command, photos
     assert "low.png is 200x20 pixels; training needs at least 40x40" in outcome.stderr
 
 
-def test_a_folder_without_pictures_and_one_with_a_single_one(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+def test_a_folder_without_images_and_one_with_a_single_one(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
     (tmp_path / "empty").mkdir()
-    assert "holds no picture" in srcli("train", tmp_path / "empty", *TINY, "-o", tmp_path / "run").stderr
+    assert "holds no image" in srcli("train", tmp_path / "empty", *TINY, "-o", tmp_path / "run").stderr
     write_image(Image(pixels(64, 64)), tmp_path / "one" / "only.png")
     outcome = srcli("train", tmp_path / "one", *TINY, "-o", tmp_path / "run")
     assert outcome.exit_code == 1

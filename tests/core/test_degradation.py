@@ -80,9 +80,9 @@ def test_the_blocks_are_those_of_libjpeg(photo: Image.Image, quality: int) -> No
 
 
 def test_noise_has_the_strength_asked_for_and_grows_with_light() -> None:
-    def spread(level: float, grey: float) -> Tensor:
+    def spread(level: float, gray: float) -> Tensor:
         image = torch.full((1, 3, 200, 200), level)
-        noisy = sensor_noise(image, torch.tensor([0.05]), torch.tensor([grey]), [np.random.default_rng(0)])
+        noisy = sensor_noise(image, torch.tensor([0.05]), torch.tensor([gray]), [np.random.default_rng(0)])
         return noisy - image
 
     assert spread(0.5, 0).std().item() == pytest.approx(0.05, rel=0.02)
@@ -96,23 +96,23 @@ def photo_of(hr: Tensor, seed: int, first: int = 0) -> Tensor:
     return degrade("photo", hr, 2, seed=(seed,), first=first)
 
 
-def test_photo_follows_from_the_seed_and_the_pictures_number_alone(photo: Image.Image) -> None:
+def test_photo_follows_from_the_seed_and_the_images_number_alone(photo: Image.Image) -> None:
     hr = tensor(photo)[..., :96, :96].repeat(6, 1, 1, 1)
     whole = photo_of(hr, 1)
     torch.testing.assert_close(torch.cat([photo_of(hr[:3], 1), photo_of(hr[3:], 1, first=3)]), whole, atol=1.01 / 255, rtol=0)
     assert (photo_of(hr, 2) != whole).any()
-    assert len({picture.sum().item() for picture in whole}) > 3
+    assert len({image.sum().item() for image in whole}) > 3
 
 
-def test_photo_spoils_most_pictures_and_leaves_some(photo: Image.Image) -> None:
+def test_photo_degrades_most_images_and_leaves_some(photo: Image.Image) -> None:
     hr = tensor(photo)[..., :96, :96].repeat(16, 1, 1, 1)
     error = torch.cat([(photo_of(hr, seed) - bicubic(hr, 2)).abs().mean(dim=(1, 2, 3)) for seed in range(4)])
     assert 0.2 < (error == 0).float().mean() < 0.5
     assert error.max() > 0.02
-    spoilt = photo_of(hr, 0)
-    assert spoilt.min() >= 0
-    assert spoilt.max() <= 1
-    torch.testing.assert_close(spoilt * 255, (spoilt * 255).round(), atol=1e-4, rtol=0)
+    degraded = photo_of(hr, 0)
+    assert degraded.min() >= 0
+    assert degraded.max() <= 1
+    torch.testing.assert_close(degraded * 255, (degraded * 255).round(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["bicubic", "johnson", "photo"])

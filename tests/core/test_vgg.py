@@ -35,7 +35,7 @@ def torchvision_features(weights: VGGWeights) -> nn.Sequential:
     return features.eval()
 
 
-def normalised(image: Tensor) -> Tensor:
+def normalized(image: Tensor) -> Tensor:
     return image * 255 - torch.tensor([123.68, 116.779, 103.939]).view(3, 1, 1)
 
 
@@ -43,7 +43,7 @@ def normalised(image: Tensor) -> Tensor:
 def test_every_layer_equals_torchvisions(weights: VGGWeights, torchvision_features: nn.Sequential) -> None:
     image = torch.rand(2, 3, 48, 40)
     ours = VGG16Features(VGG_LAYERS, weights)(image)
-    x = normalised(image)
+    x = normalized(image)
     for name, module in zip(LAYERS, torchvision_features, strict=True):
         x = module(x)
         if name in ours:

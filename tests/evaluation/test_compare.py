@@ -51,7 +51,7 @@ def floats(path: Path) -> np.ndarray:
         return np.array(file.convert("RGB")).astype(np.float64) / 255
 
 
-def test_equal_pictures_differ_in_nothing(pair: tuple[Path, Path]) -> None:
+def test_equal_images_differ_in_nothing(pair: tuple[Path, Path]) -> None:
     result = compare(pair[0], pair[0], loss=ALL)
     assert set(result.layers.values()) == {0.0}
     assert (result.pixel, result.feature, result.total) == (0.0, 0.0, 0.0)
@@ -73,7 +73,7 @@ def test_pixel_figures_are_scikit_images(pair: tuple[Path, Path]) -> None:
 
 
 @torch.inference_mode()
-def test_layers_are_the_squared_distances_of_the_whole_pictures_features(pair: tuple[Path, Path]) -> None:
+def test_layers_are_the_squared_distances_of_the_whole_images_features(pair: tuple[Path, Path]) -> None:
     """The features themselves are torchvision's: test_vgg.py."""
     result = compare(*pair, loss=ALL)
     weights = load_vgg_weights()
@@ -159,21 +159,21 @@ def test_the_worst_region_is_where_the_damage_is() -> None:
             assert one is other or apart
 
 
-def test_any_kind_of_picture_is_brought_to_srgb(tmp_path: Path) -> None:
-    colour = PILImage.fromarray(np.full((20, 24, 3), (200, 60, 40), dtype=np.uint8))
-    colour.save(tmp_path / "rgb.png")
-    colour.quantize(8).save(tmp_path / "palette.png")
-    write_image(Image(np.array(colour).astype(np.uint16) * 257), tmp_path / "deep.png")
+def test_any_kind_of_image_is_brought_to_srgb(tmp_path: Path) -> None:
+    color = PILImage.fromarray(np.full((20, 24, 3), (200, 60, 40), dtype=np.uint8))
+    color.save(tmp_path / "rgb.png")
+    color.quantize(8).save(tmp_path / "palette.png")
+    write_image(Image(np.array(color).astype(np.uint16) * 257), tmp_path / "deep.png")
     exif = PILImage.Exif()
     exif[0x0112] = 6
-    colour.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    color.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     loss = LossConfig(pixel=1, feature=1, layers={"relu1_2": 1.0})
     for name in ("palette.png", "deep.png", "turned.png"):
         assert compare(tmp_path / "rgb.png", tmp_path / name, loss=loss).pixel < 1e-9, name
-    grey = PILImage.new("L", (20, 24), 99)
-    grey.save(tmp_path / "grey.png")
-    grey.convert("RGB").save(tmp_path / "grey_rgb.png")
-    assert compare(tmp_path / "grey.png", tmp_path / "grey_rgb.png", loss=loss).total == 0
+    gray = PILImage.new("L", (20, 24), 99)
+    gray.save(tmp_path / "gray.png")
+    gray.convert("RGB").save(tmp_path / "gray_rgb.png")
+    assert compare(tmp_path / "gray.png", tmp_path / "gray_rgb.png", loss=loss).total == 0
 
 
 def test_sixteen_bits_are_compared_as_such(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_transparency_is_laid_over_the_background_and_compared_by_itself(tmp_pat
     assert math.isnan(compare(tmp_path / "white.png", tmp_path / "white.png").alpha)
 
 
-def test_pictures_too_small_for_a_layer_or_of_other_sizes_are_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_images_too_small_for_a_layer_or_of_other_sizes_are_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     write_image(Image(np.zeros((5, 7, 3), dtype=np.uint8)), tmp_path / "tiny.png")
     with pytest.raises(SrcliError, match="7x5 pixels; relu4_3 needs at least 8x8"):
         compare(tmp_path / "tiny.png", tmp_path / "tiny.png")
@@ -250,10 +250,10 @@ def test_several_candidates_have_a_row_each_and_the_best_a_star(
 def test_folders_are_paired_by_name_with_a_summary(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     true, other = tmp_path / "true", tmp_path / "other"
     for number, quality in enumerate((30, 60, 90)):
-        picture = read_image(pair[0])
-        write_image(picture, true / f"{number}.png")
+        image = read_image(pair[0])
+        write_image(image, true / f"{number}.png")
         other.mkdir(exist_ok=True)
-        PILImage.fromarray(picture.pixels).save(other / f"{number}.jpg", quality=quality)
+        PILImage.fromarray(image.pixels).save(other / f"{number}.jpg", quality=quality)
     document = json.loads(srcli("compare-loss", true, other, "--json").stdout)
     psnrs = [entry["figures"]["psnr"] for entry in document["pairs"]]
     assert document["summary"]["mean"]["psnr"] == pytest.approx(sum(psnrs) / 3)
@@ -269,13 +269,13 @@ def test_folders_are_paired_by_name_with_a_summary(srcli: Command, pair: tuple[P
     assert len([line for line in allowed.stdout.splitlines() if line.startswith(str(true))]) == 2
 
 
-def test_a_bad_picture_in_a_folder_is_named_and_the_others_are_compared(
+def test_a_bad_image_in_a_folder_is_named_and_the_others_are_compared(
     srcli: Command, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     for folder in ("true", "other"):
         for name in ("good.png", "bad.png"):
             write_image(read_image(pair[0]), tmp_path / folder / name)
-    (tmp_path / "other" / "bad.png").write_text("no picture")
+    (tmp_path / "other" / "bad.png").write_text("no image")
     outcome = srcli("compare-loss", tmp_path / "true", tmp_path / "other", "--csv")
     assert outcome.exit_code == 1
     assert len(outcome.stdout.splitlines()) == 2
@@ -292,7 +292,7 @@ def test_a_limit_that_is_missed_gives_3_and_says_which(srcli: Command, pair: tup
     assert srcli("compare-loss", *pair, "--min", "psnrr=90").exit_code == 2
 
 
-def test_bicubic_stands_beside_an_enlargement(srcli: Command, tmp_path: Path) -> None:
+def test_bicubic_stands_beside_an_upscaled_image(srcli: Command, tmp_path: Path) -> None:
     true = read_image(PHOTO).pixels[:96, :128]
     small = np.array(PILImage.fromarray(true).resize((32, 24), PILImage.Resampling.BICUBIC))
     write_image(Image(true), tmp_path / "true.png")
@@ -382,7 +382,7 @@ def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:
         (["--json", "--csv"], 2, "exclude each other"),
         (["--resize-to", "both"], 2, "choose reference or candidate"),
         (["--baseline", "bicubic"], 2, "belong together"),
-        (["--background", "blu"], 2, "no colour 'blu'"),
+        (["--background", "blu"], 2, "no color 'blu'"),
         (["--max-pixels", "1000"], 1, "131x97 = 12707 pixels, more than --max-pixels 1000"),
         (["--vgg", "missing.pth"], 1, "Cannot read missing.pth"),
         (["missing.png"], 1, "Cannot read missing.png"),

@@ -23,7 +23,7 @@ Command = Callable[..., CommandResult]
 Pixels = Callable[..., np.ndarray]
 
 
-def pictures_of(page: Path) -> list[PILImage.Image]:
+def images_in(page: Path) -> list[PILImage.Image]:
     """Those in the page, in order: bicubic, result, and so on."""
     return [
         PILImage.open(io.BytesIO(base64.b64decode(data)))
@@ -39,7 +39,7 @@ def pixels_of(file: bytes) -> np.ndarray:
 
 
 def views_of(source: Path, result: Path, pixels: np.ndarray, size: tuple[int, int]) -> tuple[PreviewPair, ...]:
-    """Of a picture, and of a result that is bicubic, too."""
+    """Of an image, and of a result that is bicubic, too."""
     PILImage.fromarray(pixels).save(source)
     PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC).save(result)
     return Preview(source, size).with_result(result)
@@ -88,9 +88,9 @@ def test_a_line_is_shown_too(tmp_path: Path, pixels: Pixels, height: int, width:
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_transparency_stays(tmp_path: Path, pixels: Pixels, channels: int) -> None:
-    picture = pixels(30, 40, channels)
-    write_image(Image(picture), tmp_path / "lr.png")
-    write_image(Image(picture.repeat(2, axis=0).repeat(2, axis=1)), tmp_path / "sr.png")
+    image = pixels(30, 40, channels)
+    write_image(Image(image), tmp_path / "lr.png")
+    write_image(Image(image.repeat(2, axis=0).repeat(2, axis=1)), tmp_path / "sr.png")
     (view,) = Preview(tmp_path / "lr.png", (80, 60)).with_result(tmp_path / "sr.png")
     seen = pixels_of(view.result)
     np.testing.assert_allclose(seen[..., 3], read_exact_srgb(tmp_path / "sr.png")[..., 3])
@@ -98,7 +98,7 @@ def test_transparency_stays(tmp_path: Path, pixels: Pixels, channels: int) -> No
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_colours_are_those_of_srgb(tmp_path: Path, pixels: Pixels, depth: int) -> None:
+def test_colors_are_those_of_srgb(tmp_path: Path, pixels: Pixels, depth: int) -> None:
     path = tmp_path / "wide gamut.png"
     calm = pyvips.Image.new_from_array(pixels(30, 40) // 2 + 64).copy(interpretation="srgb")
     calm.icc_transform("p3", input_profile="srgb", depth=depth).pngsave(str(path))
@@ -113,7 +113,7 @@ def test_colours_are_those_of_srgb(tmp_path: Path, pixels: Pixels, depth: int) -
 # the page
 
 
-def test_a_page_shows_what_was_enlarged(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_page_shows_what_was_upscaled(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "bad <b>.png").write_bytes(b"")
     (photos / "one.png").rename(photos / "one <b>$x.png")
     page = tmp_path / "new" / "page.html"
@@ -127,19 +127,19 @@ def test_a_page_shows_what_was_enlarged(srcli: Command, model: Path, photos: Pat
     assert "<b>" not in text
     assert "one &lt;b&gt;$x.png, 96x80 pixels, became " in text
     assert "192x160 pixels, by tiny on cpu (OpenVINO, fp32) in " in text
-    pictures = pictures_of(page)
-    assert [picture.size for picture in pictures] == [(192, 160)] * 6
+    images = images_in(page)
+    assert [image.size for image in images] == [(192, 160)] * 6
     first = read_image(tmp_path / "out" / "one <b>$x_x2.png").pixels.astype(float)
-    assert np.abs(np.asarray(pictures[3]) - first).mean() < 3
+    assert np.abs(np.asarray(images[3]) - first).mean() < 3
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
-def test_a_picture_in_place_of_itself_is_compared_with_what_it_was(srcli: Command, model: Path, photo: Path) -> None:
+def test_an_image_in_place_of_itself_is_compared_with_what_it_was(srcli: Command, model: Path, photo: Path) -> None:
     before = PILImage.open(photo).convert("RGB").resize((80, 60), PILImage.Resampling.BICUBIC)
     page = photo.with_name("page.html")
     assert srcli("upscale", photo, "-m", model, "-o", photo, "--overwrite", "--compare", page).exit_code == 0
     assert read_image(photo).width == 80
-    np.testing.assert_allclose(np.asarray(pictures_of(page)[0]).astype(float), np.asarray(before), atol=8)
+    np.testing.assert_allclose(np.asarray(images_in(page)[0]).astype(float), np.asarray(before), atol=8)
 
 
 def test_what_was_there_already_is_shown_too(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
@@ -147,26 +147,26 @@ def test_what_was_there_already_is_shown_too(srcli: Command, model: Path, photos
     assert srcli(*words).exit_code == 0
     assert srcli(*words, "--compare", tmp_path / "page.html").exit_code == 0
     assert (tmp_path / "page.html").read_text().count("192x160 pixels, which was there already.") == 2
-    assert len(pictures_of(tmp_path / "page.html")) == 4
+    assert len(images_in(tmp_path / "page.html")) == 4
 
 
 def test_a_page_has_an_end(srcli: Command, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srcli.cli.upscale.MOST_COMPARED", 1)
     assert srcli("upscale", photos, "-r", "-m", model, "--compare", tmp_path / "page.html").exit_code == 0
-    assert "2 more were enlarged; a page shows the first 1." in (tmp_path / "page.html").read_text()
-    assert len(pictures_of(tmp_path / "page.html")) == 2
+    assert "2 more were upscaled; a page shows the first 1." in (tmp_path / "page.html").read_text()
+    assert len(images_in(tmp_path / "page.html")) == 2
 
 
-def test_pictures_through_pipes_are_shown(model: Path, photo: Path, tmp_path: Path) -> None:
+def test_images_through_pipes_are_shown(model: Path, photo: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "srcli", "upscale", "-", "-m", str(model), "--compare", str(page)]
     done = subprocess.run(command, input=photo.read_bytes(), capture_output=True, check=True)
     assert PILImage.open(io.BytesIO(done.stdout)).size == (80, 60)
     assert "stdin, 40x30 pixels, became stdout, 80x60 pixels" in page.read_text()
-    assert len(pictures_of(page)) == 2
+    assert len(images_in(page)) == 2
 
 
-def test_no_page_where_nothing_was_enlarged(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+def test_no_page_where_nothing_was_upscaled(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert srcli("upscale", photo, "-m", model, "--dry-run", "--compare", page).exit_code == 0
     (tmp_path / "empty.png").write_bytes(b"")
@@ -181,7 +181,7 @@ def test_no_page_where_nothing_was_enlarged(srcli: Command, model: Path, photo: 
         ("there.html", 1, "there.html is there already. Use --overwrite"),
         ("folder.html", 1, "folder.html is a folder"),
         ("there.html/page.html", 1, "Cannot write"),
-        ("photo.html", 1, "photo.html is one of the pictures"),
+        ("photo.html", 1, "photo.html is one of the images"),
     ],
 )
 def test_a_page_that_cannot_be_written_is_found_before_the_work(
@@ -202,12 +202,12 @@ def test_a_page_is_replaced_only_with_overwrite(srcli: Command, model: Path, pho
     page = tmp_path / "page.html"
     page.write_text("mine")
     assert srcli("upscale", photo, "-m", model, "--overwrite", "--compare", page).exit_code == 0
-    assert len(pictures_of(page)) == 2
+    assert len(images_in(page)) == 2
 
 
 @needs_browser
 def test_the_page_works_in_a_browser(srcli: Command, model: Path, photo: Path, tmp_path: Path, pixels: Pixels) -> None:
-    """Moves two of its sliders, one over a transparent picture, and reads the page that comes of it."""
+    """Moves two of its sliders, one over a transparent image, and reads the page that comes of it."""
     write_image(Image(pixels(30, 700, 4)), tmp_path / "wide.png")
     page = tmp_path / "page.html"
     assert srcli("upscale", photo, tmp_path / "wide.png", "-m", model, "-o", tmp_path / "out", "--compare", page).exit_code == 0

@@ -1,4 +1,4 @@
-"""Many pictures: which, where to, how large; what is left when the work is broken off."""
+"""Many images: which, where to, how large; what is left when the work is broken off."""
 
 import io
 import json
@@ -35,7 +35,7 @@ X4 = Size(scale=4)
 
 
 @pytest.mark.parametrize(
-    ("size", "picture", "result"),
+    ("size", "image", "result"),
     [
         (Size(scale=2), (40, 30), (80, 60)),
         (Size(scale=2.5), (41, 30), (102, 75)),
@@ -48,8 +48,8 @@ X4 = Size(scale=4)
         (parse_size("1000x1000", fit=True), (1, 333), (3, 1000)),
     ],
 )
-def test_a_size_is_what_was_asked_for(size: Size, picture: tuple[int, int], result: tuple[int, int]) -> None:
-    assert size.of(*picture) == result
+def test_a_size_is_what_was_asked_for(size: Size, image: tuple[int, int], result: tuple[int, int]) -> None:
+    assert size.of(*image) == result
 
 
 @pytest.mark.parametrize(
@@ -106,24 +106,24 @@ def test_any_size_through_the_door(
     assert outcome.exit_code == 0
     assert f"{photo}: 40x30 becomes {size[0]}x{size[1]} (tiny" in outcome.stderr
     assert ("Its proportions change" in outcome.stderr) == (words == ["--size", "100x100"])
-    picture = read_image(target)
-    assert (picture.width, picture.height) == size
+    image = read_image(target)
+    assert (image.width, image.height) == size
 
 
-def test_a_resampled_picture_keeps_its_colours(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+def test_a_resampled_image_keeps_its_colors(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
     rgba = pixels(30, 40, 4)
     PILImage.fromarray(rgba).save(tmp_path / "lr.png")
     assert srcli("upscale", tmp_path / "lr.png", "-o", tmp_path / "sr.png", "--scale", "2.6").exit_code == 0
     with PILImage.open(tmp_path / "sr.png") as file:
         large = np.array(file).astype(float)
-    seen = [picture[..., :3] * picture[..., 3:] / 255 for picture in (large, rgba.astype(float))]
+    seen = [image[..., :3] * image[..., 3:] / 255 for image in (large, rgba.astype(float))]
     assert np.abs(seen[0].mean(axis=(0, 1)) - seen[1].mean(axis=(0, 1))).max() < 1.5
 
 
 def test_what_would_shrink_is_refused(srcli: Command, model: Path, photo: Path) -> None:
     outcome = srcli("upscale", photo, "-m", model, "--size", "40x30")
     assert outcome.exit_code == 1
-    assert "40x30 pixels already, and 40x30 is no enlargement" in outcome.stderr
+    assert "40x30 pixels already, and 40x30 is no upscaled image" in outcome.stderr
 
 
 def test_the_longest_side_of_a_format_is_found_before_the_work(srcli: Command, model: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_longest_side_of_a_format_is_found_before_the_work(srcli: Command, m
     assert "would be 18000x2 pixels; .webp ends at 16383 a side" in outcome.stderr
 
 
-# which pictures, and where to
+# which images, and where to
 
 
 def tree(folder: Path, *names: str) -> None:
@@ -171,15 +171,15 @@ def test_collisions_are_found_before_the_work(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     tree(tmp_path, "a.png", "a.jpg", "a_x4.png")
     errors = [job.error for job in plan(["a.jpg", "a.png"], None, X4, ending=".png", recursive=False) if job.error]
-    assert errors == ["a.png and a.jpg would both become a_x4.png. Enlarge them into different folders."]
+    assert errors == ["a.png and a.jpg would both become a_x4.png. Upscale them into different folders."]
     errors = [job.error for job in plan(["a.png", "a_x4.png"], None, X4, ending=None, recursive=False) if job.error]
-    assert errors == ["a.png would become a_x4.png, which is to be enlarged too. Enlarge them into another folder."]
+    assert errors == ["a.png would become a_x4.png, which is to be upscaled too. Upscale them into another folder."]
 
 
 def test_a_pattern_that_matches_nothing_is_named(srcli: Command, tmp_path: Path) -> None:
     outcome = srcli("upscale", tmp_path / "*.png")
     assert outcome.exit_code == 1
-    assert f"{tmp_path}/*.png matches no picture" in outcome.stderr
+    assert f"{tmp_path}/*.png matches no image" in outcome.stderr
 
 
 def test_through_pipes(model: Path, photo: Path, tmp_path: Path) -> None:
@@ -190,15 +190,15 @@ def test_through_pipes(model: Path, photo: Path, tmp_path: Path) -> None:
     done = subprocess.run([*command, "-o", "-", "--format", "webp"], input=photo.read_bytes(), capture_output=True, check=True)
     with PILImage.open(io.BytesIO(done.stdout)) as file:
         assert (file.format, file.size) == ("WEBP", (80, 60))
-    done = subprocess.run(command, input=b"no picture", capture_output=True, check=False)
+    done = subprocess.run(command, input=b"no image", capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"srcli: stdin cannot be read as a picture" in done.stderr
+    assert b"srcli: stdin cannot be read as an image" in done.stderr
 
 
 # what is said
 
 
-def test_a_line_of_json_for_each_picture(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_line_of_json_for_each_image(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     outcome = srcli("upscale", photo, tmp_path / "empty.png", "-m", model, "--device", "cpu", "--json", "-o", tmp_path / "out")
     assert outcome.exit_code == 1
@@ -221,7 +221,7 @@ def test_a_line_of_json_for_each_picture(srcli: Command, model: Path, photo: Pat
 
 
 @pytest.mark.parametrize("turned", [1, 6])
-def test_a_jpeg_that_lacks_its_middle_is_enlarged_and_that_is_said(
+def test_a_jpeg_that_lacks_its_middle_is_upscaled_and_that_is_said(
     srcli: Command, model: Path, tmp_path: Path, pixels: Pixels, turned: int
 ) -> None:
     path, exif = tmp_path / "torn.jpg", PILImage.Exif()
@@ -239,7 +239,7 @@ def test_a_jpeg_that_lacks_its_middle_is_enlarged_and_that_is_said(
     assert record["sr"] == ([600, 800] if turned == 1 else [800, 600])
     whole = srcli("upscale", path.with_name("whole.jpg"), "-m", model, "--json")
     assert json.loads(whole.stdout)["notes"] == []
-    if turned == 1:  # the rows before the damage are those of the whole picture
+    if turned == 1:  # the rows before the damage are those of the whole image
         torn, sound = (read_image(tmp_path / f"{name}_x2.jpg").pixels[:300] for name in ("torn", "whole"))
         np.testing.assert_array_equal(torn, sound)
 
@@ -347,8 +347,8 @@ def test_an_interrupted_batch_leaves_nothing_half_done(model: Path, photo: Path,
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")
 def test_a_batch_that_is_killed_ends_right_when_it_is_started_again(tmp_path: Path) -> None:
-    """A short cut of benchmarks/killed_batch.py, which does it with 500 pictures."""
-    assert trial(tmp_path, pictures=38, broken=13, kills=2, seed=1, words=("-m", str(make_tiny(tmp_path)))) == []
+    """A short cut of benchmarks/killed_batch.py, which does it with 500 images."""
+    assert trial(tmp_path, images=38, broken=13, kills=2, seed=1, words=("-m", str(make_tiny(tmp_path)))) == []
 
 
 def make_tiny(folder: Path) -> Path:
@@ -358,8 +358,8 @@ def make_tiny(folder: Path) -> Path:
 def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
     """A short run of benchmarks/fuzz.py, which does 10,000."""
     verdicts = fuzz(tmp_path, files=150, seed=1_000_000, seconds=30, bytes_at_most=2 * 2**30)
-    assert set(verdicts) <= {"enlarged", "refused"}
-    assert min(verdicts["enlarged"], verdicts["refused"]) > 10
+    assert set(verdicts) <= {"upscaled", "refused"}
+    assert min(verdicts["upscaled"], verdicts["refused"]) > 10
 
 
 # limits
@@ -417,7 +417,7 @@ def test_tiles_halve_when_memory_runs_out_and_that_is_said(
 
 
 @pytest.mark.parametrize(
-    ("words", "what"), [(["--tile", "32"], "tiles of 32 pixels"), (["--tile", "0"], "the whole picture at once")]
+    ("words", "what"), [(["--tile", "32"], "tiles of 32 pixels"), (["--tile", "0"], "the whole image at once")]
 )
 def test_the_users_tiles_never_change(
     srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], what: str

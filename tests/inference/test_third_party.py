@@ -83,19 +83,19 @@ def save(path: Path, make: Callable[[], nn.Module]) -> Path:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_any_size_comes_out_enlarged_and_tiles_leave_no_seam(name: str, tmp_path: Path, pixels: Pixels) -> None:
+def test_any_size_comes_out_upscaled_and_tiles_leave_no_seam(name: str, tmp_path: Path, pixels: Pixels) -> None:
     make, scale = NETWORKS[name]
     backend = load_model(save(tmp_path / "theirs.pth", make), "cpu")
     for height, width in ((1, 1), (7, 30)):
         sr = upscale(backend, Image(pixels(height, width)))
         assert (sr.height, sr.width) == (height * scale, width * scale)
-    picture = Image(pixels(19, 202))
-    whole, tiled = (upscale(backend, picture, tile=tile).pixels.astype(int) for tile in (0, 32))
+    image = Image(pixels(19, 202))
+    whole, tiled = (upscale(backend, image, tile=tile).pixels.astype(int) for tile in (0, 32))
     assert whole.std() > 2
-    assert np.abs(tiled - whole).max() <= (3 if name == "RCAN" else 1)  # RCAN pools over the whole picture
+    assert np.abs(tiled - whole).max() <= (3 if name == "RCAN" else 1)  # RCAN pools over the whole image
 
 
-def test_the_picture_is_what_the_network_itself_makes_of_it(tmp_path: Path, pixels: Pixels) -> None:
+def test_the_image_is_what_the_network_itself_makes_of_it(tmp_path: Path, pixels: Pixels) -> None:
     make = NETWORKS["Compact"][0]
     path = save(tmp_path / "theirs.safetensors", make)
     lr = pixels(20, 30).transpose(2, 0, 1).astype(np.float32) / 255
@@ -106,7 +106,7 @@ def test_the_picture_is_what_the_network_itself_makes_of_it(tmp_path: Path, pixe
 
 
 def test_a_network_for_one_channel_takes_each_by_itself(tmp_path: Path, pixels: Pixels) -> None:
-    path = save(tmp_path / "grey.pth", lambda: SRVGGNetCompact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=2))
+    path = save(tmp_path / "gray.pth", lambda: SRVGGNetCompact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=2))
     backend = load_model(path, "cpu")
     lr = np.random.default_rng(0).random((3, 9, 8), dtype=np.float32)
     sr = backend(lr)
@@ -114,22 +114,22 @@ def test_a_network_for_one_channel_takes_each_by_itself(tmp_path: Path, pixels: 
         np.testing.assert_allclose(sr[channel], backend(np.repeat(lr[channel : channel + 1], 3, axis=0))[0], atol=1e-6)
 
 
-def test_the_command_enlarges_and_tells_of_the_licence(srcli: Command, photo: Path, tmp_path: Path) -> None:
+def test_the_command_upscales_and_tells_of_the_license(srcli: Command, photo: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "theirs.pth", NETWORKS["ESRGAN"][0])
     outcome = srcli("upscale", photo, "-m", path, "--device", "cpu")
     assert outcome.exit_code == 0
     assert read_image(photo.with_name("photo_x4.png")).width == 160
     assert "theirs.pth is a network of the architecture ESRGAN, run through spandrel (MIT)" in outcome.stderr
-    assert "their author's licence" in outcome.stderr
+    assert "their author's license" in outcome.stderr
     assert "--tile 0" not in outcome.stderr
 
 
-def test_a_network_that_pools_over_the_picture_says_what_tiles_do(srcli: Command, photo: Path, tmp_path: Path) -> None:
+def test_a_network_that_pools_over_the_image_says_what_tiles_do(srcli: Command, photo: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "theirs.pth", NETWORKS["RCAN"][0])
     assert "tiles may differ in tone; --tile 0" in srcli("upscale", photo, "-m", path, "--device", "cpu").stderr
 
 
-def test_what_does_not_enlarge_single_pictures_is_refused(srcli: Command, photo: Path, tmp_path: Path) -> None:
+def test_what_does_not_upscale_single_images_is_refused(srcli: Command, photo: Path, tmp_path: Path) -> None:
     denoiser = save(tmp_path / "denoiser.pth", lambda: RRDBNet(num_filters=8, num_blocks=1, scale=1))
     layers = save(tmp_path / "layers.pth", lambda: SRVGGNetCompact(num_in_ch=4, num_out_ch=4, num_feat=8, num_conv=2))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
@@ -138,7 +138,7 @@ def test_what_does_not_enlarge_single_pictures_is_refused(srcli: Command, photo:
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"weight": Path("code")}, tmp_path / "code.pth")
     for path, sentence in (
-        (denoiser, "does not enlarge pictures as such"),
+        (denoiser, "does not upscale images as such"),
         (layers, "takes 4 channels and gives 4"),
         (tmp_path / "unknown.pth", "holds no network that srcli or spandrel knows"),
         (tmp_path / "unknown.safetensors", "holds no network that srcli or spandrel knows"),

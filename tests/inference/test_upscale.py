@@ -1,4 +1,4 @@
-"""Upscaling: tiles that leave no trace, and every kind of picture in its own kind."""
+"""Upscaling: tiles that leave no trace, and every kind of image in its own kind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,19 +33,19 @@ def difference(one: Image, other: Image) -> int:
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (15, 9), (16, 16), (17, 33), (50, 37)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_tiled_equals_untiled(backend: Backend, pixels: Pixels, size: tuple[int, int], channels: int) -> None:
-    picture = Image(pixels(*size, channels))
-    whole = upscale(backend, picture, tile=0)
+    image = Image(pixels(*size, channels))
+    whole = upscale(backend, image, tile=0)
     assert whole.pixels.shape == (size[0] * backend.scale, size[1] * backend.scale, channels)
-    assert difference(upscale(backend, picture, tile=16), whole) <= 1
+    assert difference(upscale(backend, image, tile=16), whole) <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_bands_and_passes_leave_no_trace(pixels: Pixels, tmp_path: Path, channels: int) -> None:
     """Two networks after one another, the second fed by the bands of the first."""
     chain = [load_model(make_model(tmp_path / f"{scale}.safetensors", scale=scale), "cpu") for scale in (2, 3)]
-    picture = Image(pixels(45, 37, channels))
+    image = Image(pixels(45, 37, channels))
     results = [
-        upscale_rows(chain, picture.rows(), profile=None, tiling=tiling)
+        upscale_rows(chain, image.rows(), profile=None, tiling=tiling)
         for tiling in (TilePlanner(0), TilePlanner(32, band=4000))
     ]
     whole, banded = (rows.read(rows.height).astype(int) for rows in results)
@@ -103,8 +103,8 @@ def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> N
             return flat.repeat(2, axis=1).repeat(2, axis=2)
 
     for channels in (3, 4):
-        picture = Image(pixels(61, 75, channels))
-        assert difference(upscale(Windowed(), picture, tile=20), upscale(Windowed(), picture, tile=0)) == 0
+        image = Image(pixels(61, 75, channels))
+        assert difference(upscale(Windowed(), image, tile=20), upscale(Windowed(), image, tile=0)) == 0
 
 
 def of_a_kind(*, grid: int = 1, bytes_per_pixel: int = 1, device_free_bytes: int | None = None) -> Backend:
@@ -187,8 +187,8 @@ def test_tiled_equals_untiled_for_johnson(pixels: Pixels) -> None:
 
     generator = build_generator(JohnsonConfig(scale=4, channels=8, blocks=1))
     backend = TorchBackend(generator, torch.device("cpu"), scale=4, halo=generator.halo)
-    picture = Image(pixels(45, 38))
-    assert difference(upscale(backend, picture, tile=16), upscale(backend, picture, tile=0)) <= 1
+    image = Image(pixels(45, 38))
+    assert difference(upscale(backend, image, tile=16), upscale(backend, image, tile=0)) <= 1
 
 
 def test_tiles_cover_every_pixel_once_and_see_their_halo() -> None:
@@ -222,7 +222,7 @@ def test_sixteen_bits_stay_and_agree_with_eight(backend: Backend, pixels: Pixels
     deep = upscale(backend, Image(eight.astype(np.uint16) * 257))
     assert deep.pixels.dtype == np.uint16
     difference = np.abs(deep.pixels / 257 - upscale(backend, Image(eight)).pixels)
-    visible = deep.pixels[..., -1] > 32_768 if channels in (2, 4) else slice(None)  # colour is vague where little of it shows
+    visible = deep.pixels[..., -1] > 32_768 if channels in (2, 4) else slice(None)  # color is vague where little of it shows
     assert difference[visible].max() <= 2
     assert len(np.unique(deep.pixels)) > 256  # and not 8 bits in the clothes of 16
 
@@ -232,7 +232,7 @@ def test_metadata_stays(backend: Backend, pixels: Pixels) -> None:
     assert upscale(backend, Image(pixels(4, 4), metadata)).metadata == metadata
 
 
-def test_an_opaque_picture_keeps_its_colours_and_stays_opaque(backend: Backend, pixels: Pixels) -> None:
+def test_an_opaque_image_keeps_its_colors_and_stays_opaque(backend: Backend, pixels: Pixels) -> None:
     rgb = pixels(20, 20)
     rgba = np.dstack([rgb, np.full((20, 20), 255, dtype=np.uint8)])
     large = upscale(backend, Image(rgba)).pixels
@@ -240,8 +240,8 @@ def test_an_opaque_picture_keeps_its_colours_and_stays_opaque(backend: Backend, 
     np.testing.assert_array_equal(large[..., :3], upscale(backend, Image(rgb)).pixels)
 
 
-def test_the_colour_of_invisible_pixels_does_not_bleed() -> None:
-    """A red disc's edge over invisible green: an enlargement that ignored alpha would mix them."""
+def test_the_color_of_invisible_pixels_does_not_bleed() -> None:
+    """A red disc's edge over invisible green: an upscaled image that ignored alpha would mix them."""
     import torch
 
     class Bilinear:
@@ -267,10 +267,10 @@ def test_a_tile_too_small_is_refused(backend: Backend, pixels: Pixels) -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_picture(tmp_path: Path, pixels: Pixels) -> None:
+def test_a_gpu_gives_the_same_image(tmp_path: Path, pixels: Pixels) -> None:
     model = make_model(tmp_path / "tiny.safetensors", scale=4)
-    picture = Image(pixels(40, 40))
-    assert difference(upscale(load_model(model, "cuda"), picture), upscale(load_model(model, "cpu"), picture)) <= 1
+    image = Image(pixels(40, 40))
+    assert difference(upscale(load_model(model, "cuda"), image), upscale(load_model(model, "cpu"), image)) <= 1
 
 
 def test_the_ensemble_is_the_mean_over_eight_positions(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Right pixels: files that other programs made, enlarged by the command, read back by other programs.
+"""Right pixels: files that other programs made, upscaled by the command, read back by other programs.
 
-Pillow, tifffile and imagecodecs write and read; colours are compared with a bicubic enlargement of the same file.
+Pillow, tifffile and imagecodecs write and read; colors are compared with a bicubic upscaled image of the same file.
 """
 
 import io
@@ -28,7 +28,7 @@ HEIGHT, WIDTH, SCALE = 24, 36, 2
 D65 = [0.3127, 0.329, 1.0]
 ADOBE = imagecodecs.cms_profile("rgb", whitepoint=D65, primaries=[0.64, 0.33, 0.21, 0.71, 0.15, 0.06], gamma=563 / 256)
 LINEAR = imagecodecs.cms_profile("rgb", whitepoint=D65, primaries=[0.64, 0.33, 0.3, 0.6, 0.15, 0.06], gamma=1.0)
-LINEAR_GREY = imagecodecs.cms_profile("gray", whitepoint=D65, gamma=1.0)
+LINEAR_GRAY = imagecodecs.cms_profile("gray", whitepoint=D65, gamma=1.0)
 P3 = pyvips.Image.profile_load("p3")
 CMYK = pyvips.Image.profile_load("cmyk")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -71,24 +71,24 @@ def to_unit(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float64) / np.iinfo(pixels.dtype).max
 
 
-def bicubic(picture: np.ndarray) -> np.ndarray:
+def bicubic(image: np.ndarray) -> np.ndarray:
     planes = []
-    for plane in picture.transpose(2, 0, 1):
-        enlarged = Image.fromarray(plane.astype(np.float32)).resize(
+    for plane in image.transpose(2, 0, 1):
+        upscaled = Image.fromarray(plane.astype(np.float32)).resize(
             (plane.shape[1] * SCALE, plane.shape[0] * SCALE), Image.Resampling.BICUBIC
         )
-        planes.append(np.asarray(enlarged).astype(np.float64))
+        planes.append(np.asarray(upscaled).astype(np.float64))
     return np.stack(planes, axis=2)
 
 
-def visible(picture: np.ndarray) -> np.ndarray:
-    """Premultiplied, where there is alpha: what is invisible may have any colour."""
-    if picture.shape[2] in (2, 4):
-        return np.dstack([picture[..., :-1] * picture[..., -1:], picture[..., -1]])
-    return picture
+def visible(image: np.ndarray) -> np.ndarray:
+    """Premultiplied, where there is alpha: what is invisible may have any color."""
+    if image.shape[2] in (2, 4):
+        return np.dstack([image[..., :-1] * image[..., -1:], image[..., -1]])
+    return image
 
 
-def assert_same_colours(large: np.ndarray, small: np.ndarray, sharper: float = 8) -> None:
+def assert_same_colors(large: np.ndarray, small: np.ndarray, sharper: float = 8) -> None:
     """No shift in any channel, and nowhere far from bicubic."""
     expected = visible(bicubic(visible(small)) if small.shape[2] not in (2, 4) else small)
     if small.shape[2] in (2, 4):
@@ -98,7 +98,7 @@ def assert_same_colours(large: np.ndarray, small: np.ndarray, sharper: float = 8
     assert np.abs(difference).mean() < sharper / 255  # most where there is noise: of palettes, of AVIF
 
 
-def enlarge(srcli: Command, source: Path, *words: object, ending: str | None = None) -> Path:
+def upscale_file(srcli: Command, source: Path, *words: object, ending: str | None = None) -> Path:
     target = source.with_name(f"sr{ending or source.suffix}")
     outcome = srcli("upscale", source, "-o", target, "--scale", SCALE, "--device", "cpu", "--overwrite", *words)
     assert outcome.exit_code == 0, outcome.stderr
@@ -127,19 +127,19 @@ def tif(path: Path, pixels: np.ndarray, **options: Any) -> None:
 # name, who writes it, channels and type that the result must have
 KINDS: dict[str, tuple[Callable[[Path, Pixels], object], int, type]] = {
     "rgb.png": (lambda path, make: rgb(make).save(path), 3, np.uint8),
-    "grey.png": (lambda path, make: rgb(make).convert("L").save(path), 1, np.uint8),
+    "gray.png": (lambda path, make: rgb(make).convert("L").save(path), 1, np.uint8),
     "la.png": (lambda path, make: Image.fromarray(make(HEIGHT, WIDTH, 2), "LA").save(path), 2, np.uint8),
     "rgba.png": (lambda path, make: Image.fromarray(make(HEIGHT, WIDTH, 4)).save(path), 4, np.uint8),
     "bits.png": (lambda path, make: rgb(make).convert("1", dither=0).save(path), 1, np.uint8),
     "palette.png": (lambda path, make: rgb(make).quantize(64).save(path), 3, np.uint8),
     "palette-transparent.png": (save_palette_with_transparency, 4, np.uint8),
-    "grey16.png": (lambda path, make: png(path, make(HEIGHT, WIDTH, 1, np.uint16)[..., 0]), 1, np.uint16),
+    "gray16.png": (lambda path, make: png(path, make(HEIGHT, WIDTH, 1, np.uint16)[..., 0]), 1, np.uint16),
     "la16.png": (lambda path, make: png(path, make(HEIGHT, WIDTH, 2, np.uint16)), 2, np.uint16),
     "rgb16.png": (lambda path, make: png(path, make(HEIGHT, WIDTH, 3, np.uint16)), 3, np.uint16),
     "rgba16.png": (lambda path, make: png(path, make(HEIGHT, WIDTH, 4, np.uint16)), 4, np.uint16),
     "rgb.jpg": (lambda path, make: rgb(make).save(path, quality=95), 3, np.uint8),
     "progressive.jpg": (lambda path, make: rgb(make).save(path, quality=95, progressive=True), 3, np.uint8),
-    "grey.jpg": (lambda path, make: rgb(make).convert("L").save(path, quality=95), 1, np.uint8),
+    "gray.jpg": (lambda path, make: rgb(make).convert("L").save(path, quality=95), 1, np.uint8),
     "rgb.webp": (lambda path, make: rgb(make).save(path, quality=95), 3, np.uint8),
     "rgba.webp": (lambda path, make: Image.fromarray(make(HEIGHT, WIDTH, 4)).save(path, lossless=True), 4, np.uint8),
     "rgb.avif": (lambda path, make: rgb(make).save(path, quality=95), 3, np.uint8),
@@ -149,10 +149,10 @@ KINDS: dict[str, tuple[Callable[[Path, Pixels], object], int, type]] = {
     "jpeg.tif": (lambda path, make: rgb(make).save(path, compression="jpeg", quality=95), 3, np.uint8),
     "bits.tif": (lambda path, make: rgb(make).convert("1", dither=0).save(path), 1, np.uint8),
     "palette.tif": (lambda path, make: rgb(make).quantize(64).save(path), 3, np.uint8),
-    "grey.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 1)[..., 0]), 1, np.uint8),
+    "gray.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 1)[..., 0]), 1, np.uint8),
     "la.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 2), planarconfig="contig"), 2, np.uint8),
     "rgba.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 4)), 4, np.uint8),
-    "grey16.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 1, np.uint16)[..., 0]), 1, np.uint16),
+    "gray16.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 1, np.uint16)[..., 0]), 1, np.uint16),
     "rgb16.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 3, np.uint16)), 3, np.uint16),
     "rgba16.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 4, np.uint16)), 4, np.uint16),
     "big-endian.tif": (lambda path, make: tif(path, make(HEIGHT, WIDTH, 3, np.uint16), byteorder=">"), 3, np.uint16),
@@ -167,14 +167,14 @@ KINDS: dict[str, tuple[Callable[[Path, Pixels], object], int, type]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_picture_stays_what_it_is(srcli: Command, pixels: Pixels, tmp_path: Path, name: str) -> None:
+def test_every_kind_of_image_stays_what_it_is(srcli: Command, pixels: Pixels, tmp_path: Path, name: str) -> None:
     write, channels, dtype = KINDS[name]
     source = tmp_path / name
     write(source, pixels)
-    target = enlarge(srcli, source)
+    target = upscale_file(srcli, source)
     large = by_others(target)
     assert large.shape == (HEIGHT * SCALE, WIDTH * SCALE, channels)
-    assert_same_colours(large, by_others(source), sharper=16 if "bits" in name else 8)
+    assert_same_colors(large, by_others(source), sharper=16 if "bits" in name else 8)
     with target.open("rb") as file:
         assert (b"\0\x10" if dtype is np.uint16 else b"\0\x08")[1] == file.read(25)[24] or target.suffix != ".png"
     if target.suffix == ".tif":
@@ -182,18 +182,18 @@ def test_every_kind_of_picture_stays_what_it_is(srcli: Command, pixels: Pixels, 
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif", ".avif"])
-@pytest.mark.parametrize("name", ["rgb16.tif", "rgb16.png", "grey.png", "rgb.jpg", "rgb.webp", "rgb.avif", "palette.tif"])
+@pytest.mark.parametrize("name", ["rgb16.tif", "rgb16.png", "gray.png", "rgb.jpg", "rgb.webp", "rgb.avif", "palette.tif"])
 def test_from_every_format_to_every_other(srcli: Command, pixels: Pixels, tmp_path: Path, name: str, ending: str) -> None:
     write, channels, _ = KINDS[name]
     source = tmp_path / name
     write(source, pixels)
-    large = by_others(enlarge(srcli, source, ending=ending))
+    large = by_others(upscale_file(srcli, source, ending=ending))
     small = by_others(source)
-    if large.shape[2] != channels:  # WebP and AVIF hold grey as RGB
+    if large.shape[2] != channels:  # WebP and AVIF hold gray as RGB
         assert channels == 1
         assert ending in (".webp", ".avif")
         small = np.repeat(small, 3, axis=2)
-    assert_same_colours(large, small)
+    assert_same_colors(large, small)
 
 
 @pytest.mark.parametrize("extra", ["assocalpha", "unassalpha"])
@@ -203,14 +203,14 @@ def test_alpha_that_is_multiplied_in_already(srcli: Command, pixels: Pixels, tmp
     if extra == "assocalpha":
         stored[..., :3] = np.rint(straight[..., :3] * (straight[..., 3:] / 255))
     tif(tmp_path / "alpha.tif", stored, extrasamples=[extra])
-    large = by_others(enlarge(srcli, tmp_path / "alpha.tif"))
-    assert_same_colours(large, to_unit(straight))
+    large = by_others(upscale_file(srcli, tmp_path / "alpha.tif"))
+    assert_same_colors(large, to_unit(straight))
 
 
 def test_white_that_is_zero(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     shades = pixels(HEIGHT, WIDTH, 1)[..., 0]
     tif(tmp_path / "inverted.tif", 255 - shades, photometric="miniswhite")
-    assert_same_colours(by_others(enlarge(srcli, tmp_path / "inverted.tif")), to_unit(shades))
+    assert_same_colors(by_others(upscale_file(srcli, tmp_path / "inverted.tif")), to_unit(shades))
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".tif"])
@@ -232,8 +232,8 @@ def test_cmyk_becomes_srgb_through_its_profile(
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
     assert shown is not None
-    target = enlarge(srcli, source)
-    assert_same_colours(by_others(target), to_unit(np.array(shown)))
+    target = upscale_file(srcli, source)
+    assert_same_colors(by_others(target), to_unit(np.array(shown)))
     with Image.open(target) as file:
         assert file.mode == "RGB"
         named = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(file.info["icc_profile"])))
@@ -242,15 +242,15 @@ def test_cmyk_becomes_srgb_through_its_profile(
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif", ".avif"])
 @pytest.mark.parametrize("profile", [SRGB, P3, ADOBE], ids=["sRGB", "P3", "Adobe RGB"])
-def test_a_wide_profile_stays_and_so_do_its_colours(
+def test_a_wide_profile_stays_and_so_do_its_colors(
     srcli: Command, pixels: Pixels, tmp_path: Path, ending: str, profile: bytes
 ) -> None:
     source = tmp_path / f"wide{ending}"
     rgb(pixels).save(source, icc_profile=profile, **({} if ending in (".png", ".tif") else {"quality": 95}))
-    target = enlarge(srcli, source)
+    target = upscale_file(srcli, source)
     with Image.open(target) as file:
         assert file.info["icc_profile"] == profile
-    assert_same_colours(by_others(target), by_others(source))
+    assert_same_colors(by_others(target), by_others(source))
 
 
 def in_srgb(light: np.ndarray) -> np.ndarray:
@@ -258,19 +258,19 @@ def in_srgb(light: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_linear_picture_is_enlarged_as_it_looks(srcli: Command, pixels: Pixels, tmp_path: Path, channels: int) -> None:
-    """As the same picture in sRGB is, and then brought back."""
+def test_a_linear_image_is_upscaled_as_it_looks(srcli: Command, pixels: Pixels, tmp_path: Path, channels: int) -> None:
+    """As the same image in sRGB is, and then brought back."""
     light = pixels(HEIGHT, WIDTH, channels, np.uint16)
-    profile = LINEAR_GREY if channels == 1 else LINEAR
+    profile = LINEAR_GRAY if channels == 1 else LINEAR
     tif(tmp_path / "linear.tif", light if channels > 1 else light[..., 0], iccprofile=profile)
     usual = to_unit(light)
     usual[..., :3] = in_srgb(usual[..., :3])
     usual = np.rint(usual * 65_535).astype(np.uint16)
     tif(tmp_path / "srgb.tif", usual if channels > 1 else usual[..., 0])
-    linear = by_others(enlarge(srcli, tmp_path / "linear.tif"))
+    linear = by_others(upscale_file(srcli, tmp_path / "linear.tif"))
     with tifffile.TiffFile(tmp_path / "sr.tif") as file:
         assert file.pages[0].iccprofile == profile
-    expected = by_others(enlarge(srcli, tmp_path / "srgb.tif"))
+    expected = by_others(upscale_file(srcli, tmp_path / "srgb.tif"))
     if channels == 4:
         linear[..., 3], expected[..., 3] = 1, expected[..., 3] * 0 + 1
     difference = np.abs(in_srgb(linear[..., :3]) - expected[..., :3])
@@ -280,7 +280,7 @@ def test_a_linear_picture_is_enlarged_as_it_looks(srcli: Command, pixels: Pixels
 
 def test_a_profile_that_is_none_does_no_harm(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     rgb(pixels).save(tmp_path / "odd.jpg", icc_profile=b"no profile at all" * 10)
-    assert_same_colours(by_others(enlarge(srcli, tmp_path / "odd.jpg")), by_others(tmp_path / "odd.jpg"))
+    assert_same_colors(by_others(upscale_file(srcli, tmp_path / "odd.jpg")), by_others(tmp_path / "odd.jpg"))
 
 
 def photographed() -> Image.Exif:
@@ -330,7 +330,7 @@ def test_texts_of_png_stay_in_every_script(srcli: Command, tmp_path: Path, pixel
     text.add_itxt("Description", "日本の猫", lang="ja", tkey="説明")
     text.add_itxt("XML:com.adobe.xmp", XMP.decode())
     rgb(pixels).save(tmp_path / "lr.png", pnginfo=text)
-    with Image.open(enlarge(srcli, tmp_path / "lr.png")) as file:
+    with Image.open(upscale_file(srcli, tmp_path / "lr.png")) as file:
         file.load()
         assert {name: file.info[name] for name in ("Title", "Author", "Comment", "Description")} == {
             "Title": "plain",
@@ -361,7 +361,7 @@ def fields_of(path: Path) -> dict[tuple[int, int], Any]:
     return {key: value.rstrip("\0") if isinstance(value, str) else value for key, value in (main | inner).items()}
 
 
-def save_photographed(path: Path, picture: Image.Image) -> None:
+def save_photographed(path: Path, image: Image.Image) -> None:
     """As another program would; Pillow writes EXIF and XMP to each of the formats in its own way."""
     options: dict[str, Any] = {"exif": photographed(), "icc_profile": P3}
     if path.suffix == ".png":
@@ -375,7 +375,7 @@ def save_photographed(path: Path, picture: Image.Image) -> None:
         options["xmp"] = XMP
     if path.suffix in (".png", ".jpg", ".tif"):
         options["dpi"] = (300, 300)
-    picture.save(path, **options)
+    image.save(path, **options)
     if path.suffix == ".tif":  # Pillow leaves the inner directories out, so they come from the room under test's other door
         from srcli.io.exif import add_exif_to_tiff
 
@@ -389,7 +389,7 @@ def test_what_is_said_about_a_photograph_stays(
 ) -> None:
     path = tmp_path / f"photographed{source}"
     save_photographed(path, rgb(pixels))
-    target = enlarge(srcli, path, ending=ending)
+    target = upscale_file(srcli, path, ending=ending)
     before, after = fields_of(path), fields_of(target)
     kept = {key for key in before if key[1] not in CHANGED and (key[0] or key[1] in photographed())}
     assert len(kept) >= 18
@@ -411,7 +411,7 @@ def test_what_is_said_about_a_photograph_stays(
 def test_nothing_is_said_about_a_stripped_one(srcli: Command, pixels: Pixels, tmp_path: Path, ending: str) -> None:
     path = tmp_path / "photographed.jpg"
     save_photographed(path, rgb(pixels))
-    target = enlarge(srcli, path, "--strip-metadata", ending=ending)
+    target = upscale_file(srcli, path, "--strip-metadata", ending=ending)
     with Image.open(target) as file:
         assert set(file.getexif()) <= {*range(254, 300), 317, 339}  # what a TIFF says about how it is stored
         assert "icc_profile" not in file.info
@@ -425,15 +425,15 @@ def test_nothing_is_said_about_a_stripped_one(srcli: Command, pixels: Pixels, tm
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
         )
     assert shown is not None
-    assert_same_colours(by_others(target), to_unit(np.array(shown)))
+    assert_same_colors(by_others(target), to_unit(np.array(shown)))
 
 
-def test_a_stripped_grey_stays_grey(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
+def test_a_stripped_gray_stays_gray(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     light = pixels(HEIGHT, WIDTH, 1, np.uint16)[..., 0]
-    tif(tmp_path / "linear.tif", light, iccprofile=LINEAR_GREY)
-    large = by_others(enlarge(srcli, tmp_path / "linear.tif", "--strip-metadata"))
+    tif(tmp_path / "linear.tif", light, iccprofile=LINEAR_GRAY)
+    large = by_others(upscale_file(srcli, tmp_path / "linear.tif", "--strip-metadata"))
     assert large.shape[2] == 1
-    assert_same_colours(large, in_srgb(to_unit(light)))
+    assert_same_colors(large, in_srgb(to_unit(light)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -447,8 +447,8 @@ def test_every_orientation_is_put_upright(
     rgb(pixels).save(source, exif=exif, **({"quality": 95} if ending in (".jpg", ".webp") else {}))
     with Image.open(source) as file:
         upright = np.array(ImageOps.exif_transpose(file))
-    target = enlarge(srcli, source)
-    assert_same_colours(by_others(target), to_unit(upright))
+    target = upscale_file(srcli, source)
+    assert_same_colors(by_others(target), to_unit(upright))
     with Image.open(target) as file:
         assert file.getexif().get(0x0112, 1) == 1
 
@@ -456,12 +456,12 @@ def test_every_orientation_is_put_upright(
 @pytest.mark.parametrize("ending", [".png", ".webp", ".tif", ".avif"])
 @pytest.mark.parametrize("hidden", [(0, 255, 0), (255, 255, 255), (0, 0, 0)])
 def test_a_hard_edge_has_no_fringe(srcli: Command, tmp_path: Path, ending: str, hidden: tuple[int, int, int]) -> None:
-    """A red square; whatever colour is stored where nothing shows, none of it shows in the result."""
+    """A red square; whatever color is stored where nothing shows, none of it shows in the result."""
     square = np.zeros((HEIGHT, WIDTH, 4), dtype=np.uint8)
     square[..., :3] = hidden
     square[6:18, 9:27] = (200, 30, 30, 255)
     Image.fromarray(square).save(tmp_path / "edge.png")
-    large = by_others(enlarge(srcli, tmp_path / "edge.png", ending=ending)) * 255
+    large = by_others(upscale_file(srcli, tmp_path / "edge.png", ending=ending)) * 255
     seen = large[..., 3] > 16
     tolerance = {".webp": 24, ".avif": 30}.get(ending, 8)  # their own loss at a quality of 90 to 95
     assert np.abs(large[seen][:, :3] - (200, 30, 30)).max() <= tolerance
@@ -486,9 +486,9 @@ def test_an_animation_is_refused_or_one_frame_of_it_taken(srcli: Command, pixels
     assert f"{source} has 3 frames or pages" in refused.stderr
     assert "--frame 1" in refused.stderr
     assert not (tmp_path / "sr.png").exists()
-    large = by_others(enlarge(srcli, source, "--frame", 2, ending=".png"))[..., :3]
+    large = by_others(upscale_file(srcli, source, "--frame", 2, ending=".png"))[..., :3]
     difference = np.abs(large - bicubic(to_unit(frames[1])))
-    assert difference.mean() < (12 if ending in (".gif", ".avif") else 3.5) / 255  # GIF has 256 colours
+    assert difference.mean() < (12 if ending in (".gif", ".avif") else 3.5) / 255  # GIF has 256 colors
     assert difference.mean() < np.abs(large - bicubic(to_unit(frames[0]))).mean() / 2
     missing = srcli("upscale", source, "-o", tmp_path / "none.png", "--frame", 4)
     assert missing.exit_code == 1
@@ -517,9 +517,9 @@ def test_five_channels_are_refused(srcli: Command, pixels: Pixels, tmp_path: Pat
     assert "has 5 channels; srcli takes up to 4" in outcome.stderr
 
 
-@pytest.mark.parametrize(("word", "colour"), [("white", (255,) * 3), ("#2060a0", (32, 96, 160))])
+@pytest.mark.parametrize(("word", "color"), [("white", (255,) * 3), ("#2060a0", (32, 96, 160))])
 def test_transparency_in_jpeg_becomes_the_background(
-    srcli: Command, tmp_path: Path, word: str, colour: tuple[int, int, int]
+    srcli: Command, tmp_path: Path, word: str, color: tuple[int, int, int]
 ) -> None:
     Image.new("RGBA", (WIDTH, HEIGHT), (250, 0, 0, 0)).save(tmp_path / "clear.png")
     target = tmp_path / "clear.jpg"
@@ -527,7 +527,7 @@ def test_transparency_in_jpeg_becomes_the_background(
     assert outcome.exit_code == 0
     assert f"transparency, now {word}" in outcome.stderr
     with Image.open(target) as file:
-        assert np.abs(np.array(file).astype(int) - colour).max() <= 2
+        assert np.abs(np.array(file).astype(int) - color).max() <= 2
 
 
 def test_alpha_without_transparency_is_nothing_to_warn_of(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:

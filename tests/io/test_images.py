@@ -1,4 +1,4 @@
-"""Files and pictures: what is written is read back by Pillow, and what Pillow wrote is read here."""
+"""Files and images: what is written is read back by Pillow, and what Pillow wrote is read here."""
 
 import io
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def test_formats_without_loss_give_back_every_pixel(
     tmp_path: Path, pixels: Pixels, ending: str, channels: int, dtype: type
 ) -> None:
     original = pixels(17, 23, channels, dtype)
-    path = tmp_path / f"picture{ending}"
+    path = tmp_path / f"image{ending}"
     assert write_image(Image(original), path) == []
     again = read_image(path)
     assert again.pixels.dtype == dtype
@@ -34,9 +34,9 @@ def test_formats_without_loss_give_back_every_pixel(
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".webp", ".avif"])
-def test_formats_with_loss_keep_the_picture(tmp_path: Path, pixels: Pixels, ending: str) -> None:
+def test_formats_with_loss_keep_the_image(tmp_path: Path, pixels: Pixels, ending: str) -> None:
     original = pixels(32, 48)
-    path = tmp_path / f"picture{ending}"
+    path = tmp_path / f"image{ending}"
     write_image(Image(original), path)
     with PILImage.open(path) as file:
         again = np.array(file.convert("RGB"))
@@ -59,9 +59,9 @@ def test_a_turned_photo_is_read_upright(tmp_path: Path, pixels: Pixels, orientat
     PILImage.fromarray(pixels(10, 14)).save(path, exif=exif)
     with PILImage.open(path) as file:
         upright = np.array(ImageOps.exif_transpose(file))
-    picture = read_image(path)
-    np.testing.assert_array_equal(picture.pixels, upright)
-    write_image(picture, tmp_path / "upright.png")
+    image = read_image(path)
+    np.testing.assert_array_equal(image.pixels, upright)
+    write_image(image, tmp_path / "upright.png")
     with PILImage.open(tmp_path / "upright.png") as file:
         assert file.getexif().get(0x0112, 1) == 1
 
@@ -106,9 +106,9 @@ def test_sixteen_bits_in_jpeg_become_eight_and_that_is_said(tmp_path: Path) -> N
 
 
 def test_for_training_everything_becomes_eight_bit_srgb(tmp_path: Path, pixels: Pixels) -> None:
-    grey = pixels(12, 12, 1)
-    write_image(Image(grey), tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_srgb(tmp_path / "grey.png"), np.repeat(grey, 3, axis=2))
+    gray = pixels(12, 12, 1)
+    write_image(Image(gray), tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_srgb(tmp_path / "gray.png"), np.repeat(gray, 3, axis=2))
     write_image(Image(np.zeros((4, 4, 4), dtype=np.uint16)), tmp_path / "clear.png")
     np.testing.assert_array_equal(read_srgb(tmp_path / "clear.png"), np.full((4, 4, 3), 255))
 
@@ -116,23 +116,23 @@ def test_for_training_everything_becomes_eight_bit_srgb(tmp_path: Path, pixels: 
 def test_another_profile_is_brought_to_srgb(tmp_path: Path) -> None:
     wide = pyvips.Image.profile_load("p3")
     p3 = ImageCms.ImageCmsProfile(io.BytesIO(wide))
-    colours = PILImage.fromarray(np.array([[(180, 60, 60), (60, 160, 70), (90, 90, 200), (128, 128, 128)]], dtype=np.uint8))
-    colours.save(tmp_path / "p3.png", icc_profile=wide)
+    colors = PILImage.fromarray(np.array([[(180, 60, 60), (60, 160, 70), (90, 90, 200), (128, 128, 128)]], dtype=np.uint8))
+    colors.save(tmp_path / "p3.png", icc_profile=wide)
     expected = ImageCms.profileToProfile(
-        colours, p3, ImageCms.createProfile("sRGB"), renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC
+        colors, p3, ImageCms.createProfile("sRGB"), renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC
     )
     assert expected is not None
     difference = np.abs(read_srgb(tmp_path / "p3.png").astype(int) - np.array(expected))
     assert difference.max() <= 2
-    assert np.abs(np.array(expected).astype(int) - np.array(colours)).max() > 10
+    assert np.abs(np.array(expected).astype(int) - np.array(colors)).max() > 10
 
 
 def broken(folder: Path, pixels: Pixels) -> dict[str, Path]:
-    """A file of each kind that is no picture."""
+    """A file of each kind that is no image."""
     whole = folder / "whole.jpg"
     write_image(Image(pixels(64, 64)), whole)
     files = {name: folder / name for name in ("text.png", "empty.jpg", "cut.jpg", "folder.png", "missing.png", "frames.gif")}
-    files["text.png"].write_text("no picture")
+    files["text.png"].write_text("no image")
     files["empty.jpg"].write_bytes(b"")
     files["cut.jpg"].write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     files["folder.png"].mkdir()
@@ -143,11 +143,11 @@ def broken(folder: Path, pixels: Pixels) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("read", [read_image, read_srgb])
-def test_what_is_no_picture_is_named(tmp_path: Path, pixels: Pixels, read: Callable[[Path], object]) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path, pixels: Pixels, read: Callable[[Path], object]) -> None:
     reasons = {
-        "text.png": "cannot be read as a picture",
+        "text.png": "cannot be read as an image",
         "empty.jpg": "is empty",
-        "cut.jpg": "cannot be read as a picture",
+        "cut.jpg": "cannot be read as an image",
         "folder.png": "is a folder",
         "missing.png": "No such file",
         "frames.gif": "has 3 frames",
@@ -178,17 +178,17 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
         check_target(tmp_path / "wide.jpg", 70_000, 1)
 
 
-def test_pictures_are_found_in_order_and_hidden_ones_left(tmp_path: Path, photos: Path) -> None:
+def test_images_are_found_in_order_and_hidden_ones_left(tmp_path: Path, photos: Path) -> None:
     (photos / ".hidden.png").write_bytes(b"")
-    (photos / "notes.txt").write_text("no picture")
+    (photos / "notes.txt").write_text("no image")
     assert [path.name for path in find_images(photos)] == ["three.png", "one.png", "two.png"]
     assert [path.name for path in find_images(photos, below=False)] == ["one.png", "two.png"]
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(SrcliError, match="holds no picture"):
+    with pytest.raises(SrcliError, match="holds no image"):
         find_images(tmp_path / "nothing")
 
 
-def test_what_was_said_of_another_threads_picture_is_not_said_of_this_one() -> None:
+def test_what_was_said_of_another_threads_image_is_not_said_of_this_one() -> None:
     class Said:
         def __init__(self, *lines: str) -> None:
             self.detail = "\n".join(lines)

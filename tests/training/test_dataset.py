@@ -58,13 +58,13 @@ def test_crops_are_turned_and_mirrored_every_way() -> None:
 
 
 def test_what_is_wrong_with_the_photographs_is_found_first_and_named(photos: Path) -> None:
-    (photos / "broken.png").write_text("no picture")
+    (photos / "broken.png").write_text("no image")
     with pytest.raises(SrcliError, match=r"broken\.png cannot be read") as error:
         PhotoDataset.read(photos, smallest=90)
     assert "one.png is 96x80 pixels; training needs at least 90x90" in str(error.value)
 
 
-def test_pictures_of_every_kind_come_as_rgb(tmp_path: Path) -> None:
+def test_images_in_every_kind_come_as_rgb(tmp_path: Path) -> None:
     from PIL import Image as PILImage
 
     for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):
@@ -73,7 +73,7 @@ def test_pictures_of_every_kind_come_as_rgb(tmp_path: Path) -> None:
             tmp_path / f"{mode.replace(';', '')}.{ending}"
         )
     photos = PhotoDataset.read(tmp_path, smallest=40)
-    assert {(picture.shape, picture.dtype.name) for picture in photos.pictures} == {((48, 40, 3), "uint8")}
+    assert {(image.shape, image.dtype.name) for image in photos.images} == {((48, 40, 3), "uint8")}
 
 
 def test_some_are_held_out_and_none_is_in_both(tmp_path: Path, pixels: Pixels) -> None:
@@ -105,18 +105,18 @@ def test_an_epoch_is_the_crops_side_by_side() -> None:
 def counted(folder: Path, cache: str) -> tuple[PhotoDataset, int]:
     """The photographs, and how many were decoded for them."""
     decoded: list[None] = []
-    photos = PhotoDataset.read(folder, smallest=40, cache=cache, on_picture=lambda: decoded.append(None))
+    photos = PhotoDataset.read(folder, smallest=40, cache=cache, on_image=lambda: decoded.append(None))
     return photos, len(decoded)
 
 
 @pytest.mark.parametrize("where", ["auto", "folder"])
-def test_pictures_are_decoded_once_and_are_the_same(photos: Path, tmp_path: Path, where: str) -> None:
+def test_images_are_decoded_once_and_are_the_same(photos: Path, tmp_path: Path, where: str) -> None:
     cache = "auto" if where == "auto" else str(tmp_path / "elsewhere")
     first, decoded = counted(photos, cache)
     second, again = counted(photos, cache)
     plain, _ = counted(photos, "none")
     assert (decoded, again) == (3, 0)
-    for mine, theirs, true in zip(first.pictures, second.pictures, plain.pictures, strict=True):
+    for mine, theirs, true in zip(first.images, second.images, plain.images, strict=True):
         assert not theirs.flags.writeable  # nothing but the file's own pages
         np.testing.assert_array_equal(mine, true)
         np.testing.assert_array_equal(theirs, true)
@@ -129,7 +129,7 @@ def test_a_changed_a_new_and_a_missing_file_are_noticed(photos: Path, pixels: Pi
     write_image(Image(pixels(80, 96, seed=9)), photos / "one.png", overwrite=True)
     changed, decoded = counted(photos, cache)
     assert decoded == 3
-    np.testing.assert_array_equal(changed.pictures[changed.names.index("one.png")], pixels(80, 96, seed=9))
+    np.testing.assert_array_equal(changed.images[changed.names.index("one.png")], pixels(80, 96, seed=9))
     write_image(Image(pixels(80, 96, seed=10)), photos / "four.png")
     assert counted(photos, cache)[1] == 4
     (photos / "two.png").unlink()
@@ -148,8 +148,8 @@ def test_a_cache_that_was_cut_is_made_anew(photos: Path, tmp_path: Path) -> None
     assert counted(photos, str(cache))[1] == 0
 
 
-def test_a_bad_picture_leaves_no_cache(photos: Path, tmp_path: Path) -> None:
-    (photos / "broken.png").write_text("no picture")
+def test_a_bad_image_leaves_no_cache(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").write_text("no image")
     with pytest.raises(SrcliError, match="broken"):
         counted(photos, str(tmp_path / "cache"))
     assert list((tmp_path / "cache").iterdir()) == []
@@ -166,7 +166,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(photos: Path, tmp_path: 
 
 @pytest.fixture
 def pairs(tmp_path: Path, pixels: Pixels) -> tuple[Path, Path]:
-    """True pictures of 80x96, and small ones that are their own rows and columns, every second."""
+    """True images of 80x96, and small ones that are their own rows and columns, every second."""
     for number, name in enumerate(("a", "b")):
         hr = pixels(80, 96, seed=number)
         write_image(Image(hr), tmp_path / "hr" / f"{name}.png")
@@ -195,7 +195,7 @@ def test_pairs_that_do_not_fit_are_named(pairs: tuple[Path, Path], pixels: Pixel
     with pytest.raises(SrcliError, match=r"a\.png is 47x40 pixels and its photograph 96x80; it must be exactly 2 times"):
         PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
     (pairs[1] / "a.png").unlink()
-    with pytest.raises(SrcliError, match=r"a\.png has no small picture: there is neither a nor ax2"):
+    with pytest.raises(SrcliError, match=r"a\.png has no small image: there is neither a nor ax2"):
         PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
 
 

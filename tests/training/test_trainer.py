@@ -57,7 +57,7 @@ def crops(photos: Path) -> PhotoDataset:
 
 
 def test_it_learns() -> None:
-    """After 150 steps on photographs, crops that it has not seen are enlarged better than bilinearly, where it started."""
+    """After 150 steps on photographs, crops that it has not seen are upscaled better than bilinearly, where it started."""
     photos = PhotoDataset.read(EXAMPLES / "photos", smallest=40)
     trainer = start(tiny(steps=150, lr=5e-3, batch=8))
     unseen = torch.from_numpy(photos.batch(0, seed=99, size=32, patch=40).hr).permute(0, 3, 1, 2).float() / 255
@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_weights(crops: PhotoDataset) -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, crops: PhotoDataset) -> None:
-    config = tiny(generator=JohnsonConfig(scale=2, channels=8, blocks=1))  # batch normalisation has state of its own
+    config = tiny(generator=JohnsonConfig(scale=2, channels=8, blocks=1))  # batch normalization has state of its own
     whole = start(config)
     run(whole, crops)
     part = start(config)
@@ -104,7 +104,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, crops: PhotoDatas
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(weights(whole), weights(resumed), strict=True))
 
 
-def test_pictures_made_ahead_are_those_made_in_their_step(crops: PhotoDataset) -> None:
+def test_images_made_ahead_are_those_made_in_their_step(crops: PhotoDataset) -> None:
     config = tiny(degradation="photo", patch=16)
     photos = PhotoDataset.read(EXAMPLES / "photos", smallest=90)
     ahead, each = start(config), start(config)

@@ -1,8 +1,8 @@
 """Let models that ship learn from photographs how to run in 8 bits, as `srcli train` lets every new one.
 
-    python benchmarks/quantise.py PHOTOS NAME ... [--pictures 48]
+    python benchmarks/quantize.py PHOTOS NAME ... [--images 48]
 
-Some of the photographs, evenly chosen, are reduced as the model's small pictures were in training. All else in the model's
+Some of the photographs, evenly chosen, are reduced as the model's small images were in training. All else in the model's
 file stays as it is.
 """
 
@@ -21,13 +21,13 @@ from srcli.models.checkpoint import load_generator, save_model
 from srcli.models.registry import WEIGHTS, ModelSpec, describe_model
 
 SIDE = 288
-PICTURES = 48
+IMAGES = 48
 
 
-def small_pictures(photos: Path, model: ModelSpec, pictures: int = PICTURES) -> Tensor:
+def lr_images(photos: Path, model: ModelSpec, images: int = IMAGES) -> Tensor:
     """About so many of the photographs' upper left corners, reduced as for the model's training: N x 3 x H x W."""
     paths = find_images(photos)
-    hr = torch.cat([read(path)[..., :SIDE, :SIDE] for path in paths[:: max(1, len(paths) // pictures)]])
+    hr = torch.cat([read(path)[..., :SIDE, :SIDE] for path in paths[:: max(1, len(paths) // images)]])
     return degraded_pair(model.about["settings"].get("degradation", "bicubic"), hr, model.scale)[0]
 
 
@@ -35,13 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("names", nargs="+")
-    parser.add_argument("--pictures", type=int, default=PICTURES)
+    parser.add_argument("--images", type=int, default=IMAGES)
     options = parser.parse_args()
     for name in options.names:
         model = describe_model(name)
-        lr = small_pictures(options.photos, model, options.pictures)
+        lr = lr_images(options.photos, model, options.images)
         save_model(WEIGHTS / f"{name}.safetensors", load_generator(model), model.config, model.about, lr)
-        print(f"{name}: from {len(lr)} small pictures of {lr.shape[-1]}x{lr.shape[-2]} pixels")
+        print(f"{name}: from {len(lr)} small images of {lr.shape[-1]}x{lr.shape[-2]} pixels")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Draw the README's pictures: one detail of a photograph, small, bicubic, by each model, and true.
+"""Draw the README's images: one detail of a photograph, small, bicubic, by each model, and true.
 
-    python benchmarks/picture.py PHOTO LEFT TOP SIDE OUT.png MODEL [MODEL ...] [--zoom 3]
+    python benchmarks/image_panels.py PHOTO LEFT TOP SIDE OUT.png MODEL [MODEL ...] [--zoom 3]
 
 PHOTO is the truth; it is reduced with the antialiased bicubic kernel by the models' scale, and what `srcli upscale` makes of
 that is read back from disk. LEFT, TOP, SIDE: the detail, in pixels of PHOTO. Every pixel is drawn --zoom times as large,
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
-from quality import quantised, read, spoil, truth
+from quality import degrade, quantized, read, truth
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -41,14 +41,14 @@ class Detail:
     top: int
     side: int
 
-    def panels(self, models: Sequence[str], *, spoilt: bool = False) -> dict[str, PILImage.Image]:
-        """By what it was enlarged, and the true one. spoilt: the small picture has noise and JPEG blocks."""
+    def panels(self, models: Sequence[str], *, degraded: bool = False) -> dict[str, PILImage.Image]:
+        """By what it was upscaled, and the true one. degraded: the small image has noise and JPEG blocks."""
         scale = describe_model(models[0]).scale
         hr = truth(self.photo, scale)
-        lr = spoil(bicubic(hr, scale)) if spoilt else bicubic(hr, scale)
+        lr = degrade(bicubic(hr, scale)) if degraded else bicubic(hr, scale)
         wholes = {
             "small": interpolate(lr, scale_factor=scale, mode="nearest"),
-            "bicubic": quantised(interpolate(lr, size=hr.shape[-2:], mode="bicubic", antialias=True)),
+            "bicubic": quantized(interpolate(lr, size=hr.shape[-2:], mode="bicubic", antialias=True)),
         }
         with tempfile.TemporaryDirectory() as scratch:
             small, large = Path(scratch) / "small.png", Path(scratch) / "large.png"
