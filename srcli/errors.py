@@ -1,28 +1,29 @@
-"""What srcli says when the user can mend it."""
+"""Errors that the user can fix."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class SrcliError(Exception):
-    """One sentence that the user can act on: the thing, the number, the next step."""
+    """An error that the user can fix, as one sentence: what is wrong, with the number, and the next step.
 
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error sentence about an unknown `word`: the nearest known one, or all of them."""
-    names = list(known)
-    close = get_close_matches(word, names, n=1)
-    return f"Did you mean {close[0]}?" if close else f"Choose one of {', '.join(names)}."
+    Messages name arguments in backticks, as in `overwrite`. The command line shows them as options.
+    """
 
 
 class ConfigError(SrcliError):
-    """A choice that cannot be: an unknown name, a number out of range, a misspelt key."""
+    """An invalid choice: an unknown name, a number out of range, a misspelled key."""
 
 
 class NonFiniteOutputError(SrcliError):
-    """A generator made numbers that are none (infinite or NaN), in float32 too."""
+    """A generator produced NaN or infinite values, in float32 as well."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "The model produced NaN or infinite values for this image, so its file is probably damaged. Use another model."
-        )
+        super().__init__("The model produced NaN or infinite values, so its file is probably damaged. Use another model.")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown `word`: the most similar known one, or all of them."""
+    names = list(known)
+    close = get_close_matches(word, names, n=1)
+    return f"Did you mean {close[0]}?" if close else f"Choose one of {', '.join(names)}."

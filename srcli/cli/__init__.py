@@ -1,6 +1,7 @@
-"""The command line: options in, one call, words out. One file a command.
+"""The command line, one file per command: parses options, calls the library, prints results.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted.
+Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 something failed, 2 invalid usage, 3 a limit of
+compare-loss is missed, 130 interrupted. May import every other package.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ app.command("export")(export.export)
 app.command("losses")(losses.losses)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"srcli {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and leave."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
 ) -> None:
-    """Train and apply image super-resolution, and measure what it does."""
+    """Train and apply image super-resolution models, and measure the results."""
 
 
-def main(words: list[str] | None = None) -> None:
-    """The program: every error that the user can mend leaves as one sentence, every other with its traceback.
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program. Errors that the user can fix are printed as one sentence, all others with a traceback.
 
-    words: the command line; None takes the process's own.
+    arguments: of the command line; None for those of the process.
     """
     try:
-        app(words)
+        app(arguments)
     except SrcliError as error:
         report(str(error))
         sys.exit(2 if isinstance(error, ConfigError) else 1)

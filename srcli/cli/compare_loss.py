@@ -1,4 +1,4 @@
-"""`srcli compare-loss`: a true image and others in, figures, maps and a page out."""
+"""`srcli compare-loss`: a reference image and others in, metrics, maps and a page out."""
 
 from __future__ import annotations
 
@@ -8,51 +8,65 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srcli.cli.messages import report
-from srcli.cli.parsing import parse_color
-from srcli.config import parse_loss
+from srcli.cli.parsing import parse_color, parse_limits
+from srcli.config import LossConfig, parse_loss
 from srcli.errors import ConfigError, SrcliError
-from srcli.io.atomic import atomic_write
+from srcli.io.atomic import atomic_write, check_writable
+from srcli.io.discover import find_images
 
 if TYPE_CHECKING:
-    from srcli.evaluation.compare import Comparison, ComparisonImage
+    import numpy as np
 
-MISSED = 3
-"""Exit code when a limit of --max or --min is not kept."""
+    from srcli.evaluation.compare import Comparison
+
+MISSED_LIMIT = 3
+"""Exit code if a limit of --max or --min is missed."""
+
+TRAINING_ONLY = {
+    "texture": "compares windows of a crop",
+    "grid": "depends on the scale of a generator",
+    "frequency": "covers a whole crop",
+}
+"""Loss terms that are not defined for whole images, and why."""
 
 
 def compare_loss(
-    reference: Annotated[Path, typer.Argument(help="The true image, or a folder of them.", show_default=False)],
+    reference: Annotated[Path, typer.Argument(help="The reference image, or a folder of them.", show_default=False)],
     candidates: Annotated[
-        list[Path], typer.Argument(metavar="CANDIDATE", help="Images to judge, or one folder.", show_default=False)
+        list[Path], typer.Argument(metavar="CANDIDATE", help="Images to compare with it, or one folder.", show_default=False)
     ],
     layers: Annotated[
-        str, typer.Option("--layers", metavar="LAYERS", help="As in relu2_2=0.5,relu4_3; or first23, johnson, gatys, all.")
+        str,
+        typer.Option("--layers", metavar="LAYERS", help="Such as relu2_2=0.5,relu4_3, or first23, johnson, gatys, all."),
     ] = "first23",
     loss: Annotated[
         str,
-        typer.Option("--loss", metavar="TERMS", help="Weights of the terms of the total, as srcli train takes them."),
+        typer.Option("--loss", metavar="TERMS", help="Weights of the terms of the total, as for srcli train."),
     ] = "pixel=1,feature=1",
-    distance: Annotated[str, typer.Option("--distance", metavar="WHICH", help="Of features: squared or absolute.")] = "squared",
+    distance: Annotated[
+        str, typer.Option("--distance", metavar="WHICH", help="Distance of features: squared or absolute.")
+    ] = "squared",
     vgg: Annotated[
-        str, typer.Option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors.")
+        str, typer.Option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
     ] = "oxford",
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="bicubic", help="Add what bicubic makes of the image given with --lr.")
+        str | None,
+        typer.Option("--baseline", metavar="bicubic", help="Add bicubic interpolation of the image given by --lr."),
     ] = None,
     lr: Annotated[Path | None, typer.Option("--lr", metavar="FILE", help="The small image that was upscaled.")] = None,
     resize_to: Annotated[
         str | None, typer.Option("--resize-to", metavar="WHICH", help="Resize to the size of the reference or the candidate.")
     ] = None,
     crop_to_common: Annotated[
-        bool, typer.Option("--crop-to-common", help="Cut what is wider or higher at the right and below.")
+        bool, typer.Option("--crop-to-common", help="Crop to the largest common size, at the right and at the bottom.")
     ] = False,
     background: Annotated[
-        str, typer.Option("--background", metavar="COLOR", help="Under transparency: white, black, gray or #rrggbb.")
+        str, typer.Option("--background", metavar="COLOR", help="Behind transparency: white, black, gray or #rrggbb.")
     ] = "white",
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out what has no partner in the other folder.")
+        bool, typer.Option("--allow-missing", help="Skip images without a counterpart in the other folder.")
     ] = False,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Refuse images with more pixels.")] = 500_000_000,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Reject images with more pixels.")] = 500_000_000,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV at full precision.")] = False,
     map_file: Annotated[
@@ -63,57 +77,48 @@ def compare_loss(
     ] = None,
     at_most: Annotated[
         list[str] | None,
-        typer.Option("--max", metavar="FIGURE=LIMIT", help="Exit with 3 where a figure is larger, as in total=0.02."),
+        typer.Option("--max", metavar="METRIC=LIMIT", help="Exit with 3 if a metric is larger, as in total=0.02."),
     ] = None,
     at_least: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="FIGURE=LIMIT", help="Exit with 3 where a figure is smaller, as in psnr=30."),
+        typer.Option("--min", metavar="METRIC=LIMIT", help="Exit with 3 if a metric is smaller, as in psnr=30."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace map and page files that are there already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing map and page files.")] = False,
 ) -> None:
-    """Say how far images are from the true one under the losses that srcli trains on.
+    """Measure how images differ from a reference, with the losses that srcli trains on, PSNR and SSIM.
 
-    Two folders are paired by file name. Docs: docs/compare-loss.md.
+    Two folders are paired by file name. docs/compare-loss.md explains the metrics.
     """
-    from srcli.evaluation.formatting import as_csv, as_json, as_rows, as_table, missed, parse_limits
+    from srcli.evaluation.formatting import as_csv, as_json, as_rows, as_table, missed_limits
 
     config = parse_loss(loss, layers, distance)
-    for term, why in (
-        ("texture", "compares windows of a crop"),
-        ("grid", "depends on a generator's scale"),
-        ("frequency", "spans the whole of a crop"),
-    ):
-        if getattr(config, term):
-            raise ConfigError(f"The {term} loss {why}, so images are not compared by it; leave out {term}.")
     color = parse_color(background)
     most, least = parse_limits(at_most or [], config), parse_limits(at_least or [], config)
     folders = reference.is_dir()
     files = [path for path in (map_file, html_file) if path]
+    _check_terms(config)
     if json and csv:
-        raise ConfigError("--json and --csv exclude each other; give one.")
+        raise ConfigError("--json and --csv exclude each other. Choose one.")
     if resize_to not in (None, "reference", "candidate"):
-        raise ConfigError(f"There is no --resize-to {resize_to}; choose reference or candidate.")
+        raise ConfigError(f"--resize-to is {resize_to!r}; choose reference or candidate.")
     if resize_to and crop_to_common:
-        raise ConfigError("--resize-to and --crop-to-common exclude each other; give one.")
+        raise ConfigError("--resize-to and --crop-to-common exclude each other. Choose one.")
     if baseline not in (None, "bicubic"):
-        raise ConfigError(f"There is no baseline {baseline!r}; the one there is, is bicubic.")
+        raise ConfigError(f"Unknown baseline {baseline!r}; the only supported value is bicubic.")
     if (baseline is None) != (lr is None):
-        raise ConfigError(
-            "--baseline bicubic and --lr FILE belong together: the small image, upscaled to the reference's size."
-        )
+        raise ConfigError("--baseline bicubic and --lr FILE must be given together.")
     if folders and (len(candidates) > 1 or not candidates[0].is_dir()):
-        raise ConfigError(f"{reference} is a folder, so there must be one candidate, and it a folder too.")
+        raise ConfigError(f"{reference} is a folder, so there must be exactly one candidate, which is a folder, too.")
     if files and (folders or len(candidates) > 1):
-        raise ConfigError("--map and --html draw one pair; give one reference and one candidate.")
+        raise ConfigError("--map and --html support one pair only; give one reference and one candidate.")
     for path in files:
-        if path.exists() and not overwrite:
-            raise SrcliError(f"{path} is there already. Use --overwrite to replace it.")
+        check_writable(path, overwrite=overwrite)
     pairs, missing = _pairs(reference, candidates[0]) if folders else ([(reference, path) for path in candidates], [])
     if missing and not allow_missing:
-        raise SrcliError("\nsrcli: ".join(missing) + " Use --allow-missing to compare the others.")
+        raise SrcliError("\nsrcli: ".join(missing) + " Use `allow_missing` to compare the others.")
     groups = [(first, [second]) for first, second in pairs] if folders else [(reference, candidates)]
 
-    from srcli.evaluation.compare import Comparer, bicubic_to, fitted, read_comparison_image
+    from srcli.evaluation.compare import Comparer, bicubic_to, match_sizes, read_comparison_image
 
     comparer = Comparer(config, vgg)
     comparisons: list[Comparison] = []
@@ -125,15 +130,16 @@ def compare_loss(
         except SrcliError as error:
             if not folders:
                 raise
-            failures.append(str(error))  # one bad image does not stop a folder
+            failures.append(str(error))  # a bad image does not stop the comparison of folders
             continue
         if lr:
             others.append(bicubic_to(read_comparison_image(lr, max_pixels), truth))
         if resize_to or crop_to_common:
-            truth, others = fitted(truth, others, resize_to)
+            truth, others = match_sizes(truth, others, resize_to)
         comparisons += comparer.compare(truth, others, background=color, maps=bool(files))
         if files:
-            _draw(comparisons[0], truth, others[0], background, map_file, html_file)
+            images = truth.flat(color), others[0].flat(color)
+            _draw(comparisons[0], *images, background, map_file, html_file)
     if not comparisons:
         raise SrcliError("\nsrcli: ".join(failures))
 
@@ -147,55 +153,59 @@ def compare_loss(
         typer.echo(as_rows(comparisons, by="candidate", mark_best=True, with_summary=False, background=background))
     else:
         typer.echo(as_table(comparisons[0], background))
-    sentences = [sentence for comparison in comparisons for sentence in missed(comparison, most, least)]
-    for sentence in missing + failures + sentences:
+    limits = [sentence for comparison in comparisons for sentence in missed_limits(comparison, most, least)]
+    for sentence in missing + failures + limits:
         report(sentence)
     if failures:
         raise typer.Exit(1)
-    if sentences:
-        raise typer.Exit(MISSED)
+    if limits:
+        raise typer.Exit(MISSED_LIMIT)
+
+
+def _check_terms(loss: LossConfig) -> None:
+    for term, reason in TRAINING_ONLY.items():
+        if getattr(loss, term):
+            raise ConfigError(f"The {term} loss {reason}, so it is not defined for whole images; leave out {term}.")
 
 
 def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Images of two folders with the same name, whatever the ending; and a sentence for each without partner."""
-    from srcli.io.discover import find_images
-
-    def named(folder: Path) -> dict[Path, Path]:
-        names: dict[Path, Path] = {}
-        for path in find_images(folder):
-            name = path.relative_to(folder).with_suffix("")
-            if name in names:
-                raise SrcliError(f"{names[name]} and {path} have the same name, so their partner is unclear. Move one of them.")
-            names[name] = path
-        return names
-
-    ours, theirs = named(reference), named(candidate)
-    missing = [f"{path} has no partner in {candidate}." for name, path in ours.items() if name not in theirs]
-    missing += [f"{path} has no partner in {reference}." for name, path in theirs.items() if name not in ours]
+    """Images of two folders with the same name, regardless of the extension; and a sentence for each without a counterpart."""
+    ours, theirs = _by_name(reference), _by_name(candidate)
+    missing = [f"{path} has no counterpart in {candidate}." for name, path in ours.items() if name not in theirs]
+    missing += [f"{path} has no counterpart in {reference}." for name, path in theirs.items() if name not in ours]
     pairs = [(path, theirs[name]) for name, path in ours.items() if name in theirs]
     if not pairs:
         raise SrcliError(f"No image in {reference} has the name of one in {candidate}. Give two folders with the same names.")
     return pairs, missing
 
 
+def _by_name(folder: Path) -> dict[Path, Path]:
+    """The images of a folder by their path in it, without extension."""
+    names: dict[Path, Path] = {}
+    for path in find_images(folder):
+        name = path.relative_to(folder).with_suffix("")
+        if name in names:
+            raise SrcliError(f"{names[name]} and {path} have the same name, so pairs would be ambiguous. Move one of them.")
+        names[name] = path
+    return names
+
+
 def _draw(
     comparison: Comparison,
-    reference: ComparisonImage,
-    candidate: ComparisonImage,
+    reference: np.ndarray,
+    candidate: np.ndarray,
     background: str,
     map_file: Path | None,
     html_file: Path | None,
 ) -> None:
-    """Write the heat maps and the page of one comparison, each whole or not at all."""
-    color = parse_color(background)
-    truth, other = reference.flat(color), candidate.flat(color)
+    """Write the heat maps and the page of one comparison. reference, candidate: H x W x 3 uint8."""
     if map_file:
         from srcli.evaluation.heatmap import sheet
 
         with atomic_write(map_file) as part:
-            sheet(comparison.maps, other).save(part, "PNG")
+            sheet(comparison.maps, candidate).save(part, "PNG")
     if html_file:
         from srcli.evaluation.comparison_page import as_page
 
         with atomic_write(html_file) as part:
-            part.write_text(as_page(comparison, truth, other, background), encoding="utf-8")
+            part.write_text(as_page(comparison, reference, candidate, background), encoding="utf-8")

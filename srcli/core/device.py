@@ -32,7 +32,7 @@ def has_gpu_driver() -> bool:
     return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvidia0", "dxg", "kfd"))
 
 
-def takes_cpu(name: str) -> bool:
+def is_cpu(name: str) -> bool:
     """Whether `pick_device` gives the CPU; torch is asked only where a GPU may be there. Raises as `pick_device` does."""
     check_device(name)
     if name == "cpu" or (name == "auto" and not has_gpu_driver()):

@@ -1,7 +1,7 @@
-"""A true image and others in, how far apart they are out: under the losses that are trained on, and in PSNR and SSIM.
+"""Comparing images with a reference: the losses that `srcli train` minimizes, PSNR and SSIM.
 
-Images are held as the integers of their files and looked at piece by piece, so that a pair of 100 megapixels fits in 2 GB:
-the pieces overlap by what VGG16's layers see, so their sums are those of the whole.
+Images are kept as the integers of their files and processed in tiles, so that a pair of 100 megapixels takes 2 GB. The tiles
+overlap by the receptive fields of VGG16's layers, so the results equal those of the whole images.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from srcli.models.checkpoint import load_vgg_weights
 DEFAULT_LOSS = LossConfig(pixel=1, feature=1)
 """The pixel loss and the feature loss at the end of VGG16's first 23 layers, summed."""
 
-PIECE = 1_000_000
-"""Most pixels that VGG16 looks at in one piece: 600 MB for its first layers."""
+TILE_PIXELS = 1_000_000
+"""Pixels of a tile for VGG16, at most: 600 MB for its first layers."""
 
-STRIP = 128
-"""Rows of a piece for pixels and SSIM."""
+STRIP_ROWS = 128
+"""Rows that are processed at a time for pixel errors and SSIM."""
 
 WHITE = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class ComparisonImage:
-    """An image to compare: H x W x 3 (or 4, with alpha) integers in sRGB, and what to call it."""
+    """An image to compare: its name, and its pixels, H x W x 3 (or 4, with alpha) integers in sRGB."""
 
     name: str
     pixels: np.ndarray
@@ -51,22 +51,22 @@ class ComparisonImage:
         return int(self.pixels.shape[1]), int(self.pixels.shape[0])
 
     def tensor(self, place: tuple[slice, slice], background: Sequence[float]) -> Tensor:
-        """A part of it as 1 x 3 x h x w, RGB in [0, 1], what is transparent laid over `background`."""
+        """A part as 1 x 3 x h x w, RGB in [0, 1], blended with `background` where it is transparent."""
         part = torch.from_numpy(self.pixels[place].astype(np.float32)) / np.iinfo(self.pixels.dtype).max
-        image = part.permute(2, 0, 1)[None]  # in channels_last order, as it lies in memory
+        image = part.permute(2, 0, 1)[None]  # in channels_last memory format
         if image.shape[1] == 3:
             return image
         color, alpha = image[:, :3], image[:, 3:]
         return color * alpha + (1 - alpha) * torch.tensor(background).view(1, 3, 1, 1)
 
     def flat(self, background: Sequence[float]) -> np.ndarray:
-        """The whole of it as H x W x 3 uint8, what is transparent laid over `background`."""
+        """The image as H x W x 3 uint8, blended with `background` where it is transparent."""
         rows = [self.tensor((rows, slice(None)), background) for rows, _ in _row_strips(self.size[1])]
         pixels: np.ndarray = np.concatenate([(part[0] * 255).round().byte().permute(1, 2, 0).numpy() for part in rows])
         return pixels
 
     def alpha(self, place: tuple[slice, slice]) -> Tensor:
-        """The alpha of a part of it, in [0, 1], h x w; 1 where the image has none."""
+        """The alpha of a part, h x w in [0, 1]; 1 if the image has no alpha."""
         part = self.pixels[place]
         if part.shape[2] == 3:
             return torch.ones(part.shape[:2])
@@ -75,14 +75,14 @@ class ComparisonImage:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far `candidate` is from `reference`. Losses are lower, PSNR (dB) and SSIM higher, the more alike they are.
+    """The difference between `candidate` and `reference`. For similar images, losses are low, PSNR (dB) and SSIM high.
 
     pixel: mean squared error of RGB in [0, 1]. layers: feature loss at each layer, before its weight. feature: their weighted
-    sum. total: what `srcli train` would minimise for `loss`. psnr, ssim: on RGB; psnr_y, ssim_y: on luma (BT.601, 16..235).
-    alpha: mean squared error of alpha in [0, 1], NaN where neither image has any. terms: the other terms of the loss that
-    weigh something. No border is cut. SSIM is NaN for images smaller than its window of 11x11.
-    maps: where they differ, if that was asked for: the squared error of each pixel (`pixel`, H x W) and the distance of the
-    features at each place of a layer (H/stride x W/stride), each with the figure above as its mean.
+    sum. total: what `srcli train` would minimize for `loss`. psnr, ssim: on RGB; psnr_y, ssim_y: on luma (BT.601, 16..235).
+    alpha: mean squared error of alpha in [0, 1], NaN if neither image has alpha. terms: the other terms of the loss with a
+    weight. No border is cropped. SSIM is NaN for images smaller than its window of 11x11.
+    maps: if requested, the squared error of each pixel (`pixel`, H x W) and the distance of the features at each position of a
+    layer (H/stride x W/stride). The mean of each map is the metric of that name.
     """
 
     reference: str
@@ -113,24 +113,24 @@ def compare(
     background: Sequence[float] = WHITE,
     maps: bool = False,
 ) -> Comparison:
-    """Compare two image files, both brought to sRGB; transparency is laid over `background`, RGB in [0, 1].
+    """Compare two image files in sRGB. Transparent areas are blended with `background`, RGB in [0, 1].
 
-    Raises SrcliError: an image that cannot be read, or two of different sizes.
+    Raises SrcliError if an image cannot be read, or if their sizes differ.
     """
     pair = [read_comparison_image(Path(path)) for path in (reference, candidate)]
     return Comparer(loss, vgg).compare(pair[0], pair[1:], background=background, maps=maps)[0]
 
 
 def read_comparison_image(path: Path, max_pixels: int | None = None) -> ComparisonImage:
-    """An image file, brought to sRGB at its own depth."""
+    """Read an image file, converted to sRGB at its own bit depth."""
     return ComparisonImage(str(path), read_exact_srgb(path, max_pixels=max_pixels))
 
 
 class Comparer:
-    """Holds VGG16 from one comparison to the next."""
+    """Compares images, keeping VGG16 in memory."""
 
     def __init__(self, loss: LossConfig = DEFAULT_LOSS, vgg: str = "oxford") -> None:
-        """loss: the layers are compared whatever their weights. vgg: as `srcli.models.load_vgg_weights` takes it."""
+        """loss: all its layers are compared, even with weight 0. vgg: see `srcli.models.checkpoint.load_vgg_weights`."""
         self.loss = loss
         self.vgg = VGG16Features(loss.layers, load_vgg_weights(vgg))
         self.vgg.to(memory_format=torch.channels_last)
@@ -145,15 +145,15 @@ class Comparer:
         background: Sequence[float] = WHITE,
         maps: bool = False,
     ) -> list[Comparison]:
-        """One comparison for each candidate.
+        """One comparison per candidate.
 
-        Raises SrcliError where a size is not the reference's, or too small for the deepest layer.
+        Raises SrcliError if the size of an image differs from the reference's, or is too small for the deepest layer.
         """
         for candidate in candidates:
             if candidate.size != reference.size:
                 raise SrcliError(
                     f"{reference.name} is {_size(reference)} pixels and {candidate.name} is {_size(candidate)}; only images "
-                    "of one size can be compared. Use --resize-to reference, --resize-to candidate or --crop-to-common."
+                    "of the same size can be compared. Use `resize_to=reference`, `resize_to=candidate` or `crop_to_common`."
                 )
         distances = self._features(reference, candidates, background, maps)
         return [
@@ -170,6 +170,7 @@ class Comparer:
         maps: bool,
     ) -> Comparison:
         pixels = _pixels(reference, candidate, background, maps)
+        pixel = pixels["pixel"].mean
         means = {name: total.mean for name, total in layers.items()}
         feature = sum(self.loss.layers[layer] * mean for layer, mean in means.items())
         terms = {name: pixels[name].mean for name in ("l1", "charbonnier") if getattr(self.loss, name)}
@@ -183,13 +184,13 @@ class Comparer:
             height=reference.size[1],
             loss=self.loss,
             vgg=self.vgg_name,
-            pixel=pixels["pixel"].mean,
+            pixel=pixel,
             layers=means,
             feature=feature,
-            total=self.loss.pixel * pixels["pixel"].mean
-            + self.loss.feature * feature
-            + sum(getattr(self.loss, name) * value for name, value in terms.items()),
-            psnr=_decibel(pixels["pixel"].mean),
+            total=sum(
+                getattr(self.loss, name) * value for name, value in (("pixel", pixel), ("feature", feature), *terms.items())
+            ),
+            psnr=_decibel(pixel),
             ssim=pixels["ssim"].mean,
             psnr_y=_decibel(pixels["luma"].mean),
             ssim_y=pixels["ssim_y"].mean,
@@ -201,21 +202,21 @@ class Comparer:
     def _features(
         self, reference: ComparisonImage, candidates: Sequence[ComparisonImage], background: Sequence[float], maps: bool
     ) -> list[dict[str, _Sum]]:
-        """For each candidate and layer, the squared distances in units, summed over pieces that overlap by what is seen."""
+        """The distances for each candidate and layer, summed over tiles that overlap by the receptive field."""
         width, height = reference.size
-        facts = {layer: LAYERS[layer] for layer in self.vgg.layers}
-        deepest = list(facts.values())[-1]
+        infos = {layer: LAYERS[layer] for layer in self.vgg.layers}
+        deepest = list(infos.values())[-1]
         halo = -(-max(deepest.before, deepest.after) // deepest.stride) * deepest.stride
         sums = [
-            {name: _Sum((height // layer.stride, width // layer.stride), maps) for name, layer in facts.items()}
+            {name: _Sum((height // layer.stride, width // layer.stride), maps) for name, layer in infos.items()}
             for _ in candidates
         ]
-        for piece in tiles(height, width, tile=_piece(height, width, halo, deepest.stride), halo=halo):
-            truth = self.vgg(reference.tensor(piece.outer, background))
+        for tile in tiles(height, width, tile=_tile_shape(height, width, halo, deepest.stride), halo=halo):
+            truth = self.vgg(reference.tensor(tile.outer, background))
             for candidate, its_sums in zip(candidates, sums, strict=True):
-                features = self.vgg(candidate.tensor(piece.outer, background))
-                for name, layer in facts.items():
-                    inner, place = _at_stride(piece, layer.stride)
+                features = self.vgg(candidate.tensor(tile.outer, background))
+                for name, layer in infos.items():
+                    inner, place = _at_stride(tile, layer.stride)
                     distance = feature_distance(
                         features[name][inner], truth[name][inner], self.vgg.units[name], self.loss.distance
                     )
@@ -224,7 +225,7 @@ class Comparer:
 
 
 class _Sum:
-    """The mean of figures that come piece by piece, and the map of them if it is wanted."""
+    """The mean of values that arrive tile by tile, and optionally their map."""
 
     def __init__(self, size: tuple[int, int], keep_map: bool) -> None:
         self.total, self.count = 0.0, 0
@@ -241,14 +242,14 @@ class _Sum:
         return self.total / self.count if self.count else math.nan
 
 
-def _piece(height: int, width: int, halo: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of the pieces that look at the fewest pixels in all, none at more than `PIECE`; multiples of stride."""
+def _tile_shape(height: int, width: int, halo: int, stride: int) -> tuple[int, int]:
+    """The tile shape that processes the fewest pixels in total, each tile at most TILE_PIXELS. Multiples of the stride."""
     best, least = (stride, stride), math.inf
     for down in range(1, -(-height // stride) + 1):
         rows = -(-height // (down * stride)) * stride
         seen_rows = min(height, rows + 2 * halo)
-        fit = max(stride, (PIECE // seen_rows - 2 * halo) // stride * stride)
-        across = 1 if PIECE // seen_rows >= width else -(-width // fit)
+        fit = max(stride, (TILE_PIXELS // seen_rows - 2 * halo) // stride * stride)
+        across = 1 if TILE_PIXELS // seen_rows >= width else -(-width // fit)
         columns = -(-width // (across * stride)) * stride
         seen = down * across * seen_rows * min(width, columns + 2 * halo)
         if seen < least:
@@ -256,21 +257,21 @@ def _piece(height: int, width: int, halo: int, stride: int) -> tuple[int, int]:
     return best
 
 
-def _at_stride(piece: Tile, stride: int) -> tuple[tuple[slice, ...], tuple[slice, slice]]:
-    """Where a piece's inner part lies in the features of its outer part, and where in those of the whole image."""
-    starts = [(inner.start - outer.start) // stride for inner, outer in zip(piece.inner, piece.outer, strict=True)]
-    rows, columns = (slice(inner.start // stride, inner.stop // stride) for inner in piece.inner)
+def _at_stride(tile: Tile, stride: int) -> tuple[tuple[slice, ...], tuple[slice, slice]]:
+    """The position of a tile's inner part in the features of its outer part, and in those of the whole image."""
+    starts = [(inner.start - outer.start) // stride for inner, outer in zip(tile.inner, tile.outer, strict=True)]
+    rows, columns = (slice(inner.start // stride, inner.stop // stride) for inner in tile.inner)
     inner = tuple(slice(start, start + end.stop - end.start) for start, end in zip(starts, (rows, columns), strict=True))
     return (slice(None), slice(None), *inner), (rows, columns)
 
 
 def _pixels(reference: ComparisonImage, candidate: ComparisonImage, background: Sequence[float], maps: bool) -> dict[str, _Sum]:
-    """Squared errors and similarities, over strips of rows that overlap by SSIM's window."""
+    """Pixel errors and SSIM, over strips of rows that overlap by SSIM's window."""
     width, height = reference.size
     names = ("pixel", "l1", "charbonnier", "down", "across", "luma", "alpha", "ssim", "ssim_y")
     sums = {name: _Sum((height, width), maps and name == "pixel") for name in names}
     for rows, seen in _row_strips(height):
-        hr, sr = (still.tensor((seen, slice(None)), background) for still in (reference, candidate))
+        hr, sr = (image.tensor((seen, slice(None)), background) for image in (reference, candidate))
         own = slice(0, rows.stop - rows.start)
         difference = (sr - hr)[..., own, :]
         sums["pixel"].add(difference.square().mean(dim=1)[0], (rows, slice(None)))
@@ -289,9 +290,9 @@ def _pixels(reference: ComparisonImage, candidate: ComparisonImage, background: 
 
 
 def _row_strips(height: int) -> Iterator[tuple[slice, slice]]:
-    """Rows that a strip answers for, and those that it needs for the windows that begin in them."""
-    for top in range(0, height, STRIP):
-        bottom = min(top + STRIP, height)
+    """The rows of each strip, and the rows that it needs for windows that start in them."""
+    for top in range(0, height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, height)
         yield slice(top, bottom), slice(top, min(bottom + WINDOW - 1, height))
 
 
@@ -299,45 +300,48 @@ def _decibel(mean_squared_error: float) -> float:
     return math.inf if mean_squared_error == 0 else -10 * math.log10(mean_squared_error)
 
 
-def _size(still: ComparisonImage) -> str:
-    return f"{still.size[0]}x{still.size[1]}"
+def _size(image: ComparisonImage) -> str:
+    return f"{image.size[0]}x{image.size[1]}"
 
 
 def bicubic_to(small: ComparisonImage, reference: ComparisonImage) -> ComparisonImage:
-    """What bicubic upscaled image makes of a small image at the reference's size, as 8-bit files hold it."""
+    """A small image upscaled to the reference's size with bicubic interpolation, rounded to 8 bits."""
     large = _resized(small, reference.size)
     return ComparisonImage("bicubic", np.rint(large.pixels / 257).astype(np.uint8))
 
 
-def fitted(
+def match_sizes(
     reference: ComparisonImage, candidates: Sequence[ComparisonImage], resize_to: str | None
 ) -> tuple[ComparisonImage, list[ComparisonImage]]:
-    """All images at one size: resized bicubically to that of the `reference` or of the first `candidate`; or, for None, cut
-    at the right and below to the largest size that all have."""
-    stills = [reference, *candidates]
+    """All images at one size.
+
+    resize_to: resize with bicubic interpolation to the size of the `reference` or of the first `candidate`. None: crop at the
+    right and at the bottom to the largest common size.
+    """
+    images = [reference, *candidates]
     if resize_to is None:
-        width, height = (min(still.size[axis] for still in stills) for axis in (0, 1))
-        stills = [ComparisonImage(still.name, still.pixels[:height, :width]) for still in stills]
+        width, height = (min(image.size[axis] for image in images) for axis in (0, 1))
+        images = [ComparisonImage(image.name, image.pixels[:height, :width]) for image in images]
     else:
         size = reference.size if resize_to == "reference" else candidates[0].size
-        stills = [still if still.size == size else _resized(still, size) for still in stills]
-    return stills[0], stills[1:]
+        images = [image if image.size == size else _resized(image, size) for image in images]
+    return images[0], images[1:]
 
 
-def _resized(still: ComparisonImage, size: tuple[int, int]) -> ComparisonImage:
-    """Bicubic, antialiased, a = -0.5, to 16 bits; color and alpha each by itself."""
-    planes = torch.from_numpy(still.pixels.astype(np.float32)).permute(2, 0, 1)[None] / np.iinfo(still.pixels.dtype).max
+def _resized(image: ComparisonImage, size: tuple[int, int]) -> ComparisonImage:
+    """Antialiased bicubic interpolation with a = -0.5, to 16 bits, for each channel separately."""
+    planes = torch.from_numpy(image.pixels.astype(np.float32)).permute(2, 0, 1)[None] / np.iinfo(image.pixels.dtype).max
     large = F.interpolate(planes, size=(size[1], size[0]), mode="bicubic", antialias=True).clamp(0, 1)
-    return ComparisonImage(still.name, np.rint(large[0].permute(1, 2, 0).numpy() * 65_535).astype(np.uint16))
+    return ComparisonImage(image.name, np.rint(large[0].permute(1, 2, 0).numpy() * 65_535).astype(np.uint16))
 
 
 CELL = 16
-"""Side in pixels of the squares by which the worst regions are found: the stride of VGG16's deepest layer."""
+"""Side in pixels of the grid on which the worst regions are found: the stride of VGG16's deepest layer."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the image, in pixels, and the weighted pixel and feature loss over it."""
+    """A region of the image in pixels, and its weighted pixel and feature loss."""
 
     left: int
     top: int
@@ -347,9 +351,9 @@ class Region:
 
 
 def worst_regions(comparison: Comparison, *, count: int = 5, side: int = 64) -> list[Region]:
-    """The squares of `side` pixels that add most to the total, worst first, none overlapping another.
+    """The squares of `side` pixels with the largest loss, worst first, without overlap.
 
-    comparison: one with maps. side: a multiple of 16. Squares lie on a grid of 16 pixels; an image smaller than one is one.
+    comparison: with maps. side: a multiple of 16. Squares lie on a grid of 16 pixels. A smaller image is one region.
     """
     loss = comparison.loss
     weights = {"pixel": loss.pixel} | {layer: loss.feature * weight for layer, weight in loss.layers.items()}
@@ -379,7 +383,7 @@ def worst_regions(comparison: Comparison, *, count: int = 5, side: int = 64) -> 
 
 
 def _cells(values: np.ndarray, block: int, rows: int, columns: int) -> np.ndarray:
-    """Means over blocks of `block` x `block` figures, rows x columns of them; the rim's blocks repeat its last figures."""
+    """Means over blocks of `block` x `block` values, rows x columns of them. Blocks at the border repeat the last values."""
     missing = (rows * block - values.shape[0], columns * block - values.shape[1])
     padded = np.pad(values, [(0, max(0, side)) for side in missing], mode="edge")[: rows * block, : columns * block]
     means: np.ndarray = padded.reshape(rows, block, columns, block).mean(axis=(1, 3), dtype=np.float64)

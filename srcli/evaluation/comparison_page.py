@@ -1,4 +1,4 @@
-"""A comparison with its images in, one HTML page out: slider, maps, worst regions, figures."""
+"""The HTML page of a comparison: slider, maps, worst regions, metrics."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 from PIL import Image
 
 from srcli.evaluation.compare import Comparison, Region, worst_regions
-from srcli.evaluation.formatting import better, figures, format_figure, how_it_was_made, meaning_of
+from srcli.evaluation.formatting import better, format_value, meaning_of, metrics_of, settings_of
 from srcli.evaluation.heatmap import at_most, colors, overlay, scale_top
-from srcli.evaluation.html import data, page, png, slider, stage_width
+from srcli.evaluation.html import data_url, page, png, slider, stage_width
 from srcli.version import __version__
 
 SIDE = 1600
-"""Longest side of the images in the page, in pixels; larger ones are reduced for it."""
+"""Longest side of the images on the page, in pixels. Larger images are downscaled."""
 
 _BODY = Path(__file__).with_name("comparison_page.html")
 
 
 def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray, background: str = "white") -> str:
-    """The page for one comparison with maps, as text. reference, candidate: H x W x 3 uint8, sRGB."""
+    """The page of one comparison with maps, as HTML. reference, candidate: H x W x 3 uint8, sRGB."""
     shown = {"reference": at_most(reference, SIDE), "candidate": at_most(candidate, SIDE)}
     height, width = shown["reference"].shape[:2]
     regions = worst_regions(comparison)
     maps = {
         name: {
-            "image": data(png(overlay(values, shown["reference"]))),
+            "image": data_url(png(overlay(values, shown["reference"]))),
             "end": f"{scale_top(values):.3g}",
             "middle": f"{scale_top(values) / 2:.3g}",
             "mean": f"{values.mean(dtype=np.float64):.4g}",
@@ -46,7 +46,7 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
     body = Template(_BODY.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         slider=slider(
-            *(data(png(image)) for image in shown.values()),
+            *(data_url(png(image)) for image in shown.values()),
             names=(f"reference, {comparison.reference}", f"candidate, {comparison.candidate}"),
             size=(width, height),
             stage=stage_width(width),
@@ -63,25 +63,25 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
         first_map=next(iter(maps.values()))["image"],
         first_middle=next(iter(maps.values()))["middle"],
         first_end=next(iter(maps.values()))["end"],
-        bar=data(png(bar)),
+        bar=data_url(png(bar)),
         boxes=boxes,
         regions="".join(_region(number, region, reference, candidate) for number, region in enumerate(regions, start=1)),
-        rows="".join(_row(comparison, name, value) for name, value in figures(comparison).items()),
-        made=html.escape(how_it_was_made(comparison, background)),
+        rows="".join(_row(comparison, name, value) for name, value in metrics_of(comparison).items()),
+        made=html.escape(settings_of(comparison, background)),
         version=__version__,
     )
     return page(title, body)
 
 
 def _row(comparison: Comparison, name: str, value: float) -> str:
-    cells = (name, format_figure(name, value), better(name), meaning_of(comparison, name))
+    cells = (name, format_value(name, value), better(name), meaning_of(comparison, name))
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _region(number: int, region: Region, reference: np.ndarray, candidate: np.ndarray) -> str:
     rows, columns = slice(region.top, region.top + region.height), slice(region.left, region.left + region.width)
     details = "".join(
-        f'<figure><img alt="{name}, region {number}" src="{data(png(pixels[rows, columns]))}">'
+        f'<figure><img alt="{name}, region {number}" src="{data_url(png(pixels[rows, columns]))}">'
         f"<figcaption>{name}</figcaption></figure>"
         for name, pixels in (("reference", reference), ("candidate", candidate))
     )

@@ -1,4 +1,4 @@
-"""Comparisons in, words for people or programs out: a table, JSON, CSV, and whether limits are kept."""
+"""Comparisons as tables, JSON and CSV, and limits on them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from srcli.config import LOSS_TERMS, LossConfig
-from srcli.errors import ConfigError, did_you_mean
+from srcli.config import LOSS_TERMS
 from srcli.version import __version__
 
 if TYPE_CHECKING:
     from srcli.evaluation.compare import Comparison
 
 JSON_VERSION = 1
-"""Version of the shape that `as_json` gives; docs/compare-loss.md describes it."""
+"""Version of the schema of `as_json`, which docs/compare-loss.md describes."""
 
-HIGHER = ("psnr", "ssim", "psnr_y", "ssim_y")
-"""Figures of which more is better; of all others less is."""
+HIGHER_IS_BETTER = ("psnr", "ssim", "psnr_y", "ssim_y")
+"""Of all other metrics, lower is better."""
 
 TERMS = {
     "l1": "mean absolute error of RGB in 0..1",
     "charbonnier": "mean smoothed absolute error of RGB in 0..1",
     "tv": "mean absolute difference of neighboring pixels of the candidate",
 }
-"""Terms of a loss that are shown where they weigh something."""
+"""Terms of a loss that are shown if they have a weight."""
 
-MEANING = {
+MEANINGS = {
     "pixel": "mean squared error of RGB in 0..1",
     "feature": "the weighted sum of the layers",
-    "total": "what srcli train would minimise",
+    "total": "what srcli train would minimize",
     "psnr": "dB, RGB",
     "ssim": "RGB, at most 1",
     "psnr_y": "dB, luma",
@@ -42,56 +41,58 @@ MEANING = {
 }
 
 
-def figures(comparison: Comparison) -> dict[str, float]:
-    """Every figure by name, in the order in which it is shown; alpha only where an image has any."""
-    plain = {name: getattr(comparison, name) for name in MEANING}
-    if math.isnan(plain["alpha"]):
-        del plain["alpha"]
-    pixel = plain.pop("pixel")
-    return {"pixel": pixel, **comparison.terms, **comparison.layers, **plain}
+def metrics_of(comparison: Comparison) -> dict[str, float]:
+    """Every metric by name, in the order in which it is shown. alpha is included only if an image has alpha."""
+    values = {name: getattr(comparison, name) for name in MEANINGS}
+    if math.isnan(values["alpha"]):
+        del values["alpha"]
+    pixel = values.pop("pixel")
+    return {"pixel": pixel, **comparison.terms, **comparison.layers, **values}
 
 
 def summary(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
-    """Mean, median and worst of each figure over several pairs."""
-    rows = [figures(comparison) for comparison in comparisons]
+    """Mean, median and worst value of each metric over several pairs."""
+    rows = [metrics_of(comparison) for comparison in comparisons]
     columns = {name: [row[name] for row in rows if name in row] for name in rows[0]}
     return {
         "mean": {name: sum(values) / len(values) for name, values in columns.items()},
         "median": {name: statistics.median(values) for name, values in columns.items()},
-        "worst": {name: min(values) if name in HIGHER else max(values) for name, values in columns.items()},
+        "worst": {name: min(values) if name in HIGHER_IS_BETTER else max(values) for name, values in columns.items()},
     }
 
 
 def as_table(comparison: Comparison, background: str = "white") -> str:
-    """One pair: a line for each figure with its value, which way is better, and what it is."""
+    """One pair: a line per metric with its value, which direction is better, and what it is."""
     lines = []
-    for name, value in figures(comparison).items():
+    for name, value in metrics_of(comparison).items():
         meaning = meaning_of(comparison, name)
-        lines.append(f"{name:<8} {format_figure(name, value):>10}  {better(name):<6} is better  {meaning}")
+        lines.append(f"{name:<8} {format_value(name, value):>10}  {better(name):<6} is better  {meaning}")
     lines += ["", f"{comparison.candidate} against {comparison.reference}, {comparison.width}x{comparison.height} pixels."]
-    return "\n".join([*lines, how_it_was_made(comparison, background)])
+    return "\n".join([*lines, settings_of(comparison, background)])
 
 
 def meaning_of(comparison: Comparison, name: str) -> str:
-    """What a figure is, and what it weighs in the total."""
+    """What a metric is, and its weight in the total."""
     loss = comparison.loss
     if name in loss.layers:
         return f"mean {loss.distance} distance of VGG16 features, weight {loss.feature * loss.layers[name]:g}"
     if name == "pixel" or name in TERMS:
-        return f"{(MEANING | TERMS)[name]}, weight {getattr(loss, name):g}"
-    return MEANING[name]
+        return f"{(MEANINGS | TERMS)[name]}, weight {getattr(loss, name):g}"
+    return MEANINGS[name]
 
 
 def as_rows(
     comparisons: Sequence[Comparison], *, by: str, mark_best: bool, with_summary: bool, background: str = "white"
 ) -> str:
-    """Several pairs: a row each, named by their `by` (candidate or reference); the best of a column marked with a star."""
-    rows = {getattr(comparison, by): figures(comparison) for comparison in comparisons}
+    """Several pairs: a row for each, named by its `by` (candidate or reference). mark_best: star the best of each column."""
+    rows = {getattr(comparison, by): metrics_of(comparison) for comparison in comparisons}
     if with_summary:
         rows |= summary(comparisons)
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     best = {
-        name: (max if name in HIGHER else min)(row[name] for row in rows.values() if name in row) if mark_best else math.nan
+        name: (max if name in HIGHER_IS_BETTER else min)(row[name] for row in rows.values() if name in row)
+        if mark_best
+        else math.nan
         for name in names
     }
     cells = [[by, *names]]
@@ -105,25 +106,25 @@ def as_rows(
         )
         for row in cells
     ]
-    against = f"Against {comparisons[0].reference}. " if by == "candidate" else ""
-    star = "The best of each column has a star. " if mark_best else ""
-    return "\n".join([*lines, "", f"{against}{star}".rstrip(), how_it_was_made(comparisons[0], background)])
+    against = f"Compared with {comparisons[0].reference}. " if by == "candidate" else ""
+    star = "* marks the best value of a column. " if mark_best else ""
+    return "\n".join([*lines, "", f"{against}{star}".rstrip(), settings_of(comparisons[0], background)])
 
 
-def how_it_was_made(comparison: Comparison, background: str) -> str:
-    """The choices behind the figures, in one sentence each."""
+def settings_of(comparison: Comparison, background: str) -> str:
+    """How the metrics were computed, one line per subject."""
     loss = comparison.loss
     layers = ", ".join(f"{weight:g} {layer}" for layer, weight in loss.layers.items())
     terms = " + ".join(f"{getattr(loss, name):g} {name}" for name in LOSS_TERMS if getattr(loss, name))
     return (
         f"Total: {terms}, with feature = {layers}.\n"
-        f"VGG16: {comparison.vgg}, features in units of their layer's mean activation on photographs.\n"
-        f"sRGB in 0..1, transparency over {background}, luma BT.601 16..235, no border cut."
+        f"VGG16: {comparison.vgg}; features are divided by their layer's mean activation on photographs.\n"
+        f"sRGB in 0..1, transparency over {background}, luma BT.601 16..235, no border cropped."
     )
 
 
 def as_json(comparisons: Sequence[Comparison], *, background: str = "white", with_summary: bool = False) -> str:
-    """One document at full precision; infinite PSNR (equal images) is the string "inf", and what has no value is null."""
+    """One document at full precision. Infinite PSNR (equal images) is the string "inf"; metrics without a value are null."""
     first = comparisons[0]
     document: dict[str, Any] = {
         "version": JSON_VERSION,
@@ -139,19 +140,19 @@ def as_json(comparisons: Sequence[Comparison], *, background: str = "white", wit
                 "candidate": comparison.candidate,
                 "width": comparison.width,
                 "height": comparison.height,
-                "figures": _plain(figures(comparison)),
+                "figures": _json_values(metrics_of(comparison)),
             }
             for comparison in comparisons
         ],
     }
     if with_summary:
-        document["summary"] = {name: _plain(row) for name, row in summary(comparisons).items()}
+        document["summary"] = {name: _json_values(row) for name, row in summary(comparisons).items()}
     return json.dumps(document, indent=2, allow_nan=False)
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """A header and a row for each pair, at full precision; what has no value is empty, infinity is `inf`."""
-    rows = [figures(comparison) for comparison in comparisons]
+    """A header and a row per pair, at full precision. Metrics without a value are empty; infinity is `inf`."""
+    rows = [metrics_of(comparison) for comparison in comparisons]
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -162,54 +163,33 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def parse_limits(words: Sequence[str], loss: LossConfig) -> dict[str, float]:
-    """`total=0.02` and the like. Raises ConfigError for a figure that there is none of, or no number."""
-    limits: dict[str, float] = {}
-    known = [*MEANING, *loss.layers, *(name for name in TERMS if getattr(loss, name))]
-    for word in words:
-        name, _, number = word.partition("=")
-        if name not in known:
-            raise ConfigError(f"There is no figure called {name!r}. {did_you_mean(name, known)}")
-        try:
-            limits[name] = float(number)
-        except ValueError:
-            raise ConfigError(f"The limit of {name} is {number!r}, which is no number; write {name}=0.5.") from None
-        if math.isnan(limits[name]):
-            raise ConfigError(f"The limit of {name} is nan; write {name}=0.5.")
-    return limits
-
-
-def missed(comparison: Comparison, most: Mapping[str, float], least: Mapping[str, float]) -> list[str]:
-    """A sentence for each limit that a comparison does not keep; a figure without value keeps none."""
-    row = figures(comparison)
+def missed_limits(comparison: Comparison, most: Mapping[str, float], least: Mapping[str, float]) -> list[str]:
+    """A sentence for each limit that a comparison misses. A metric without a value misses every limit."""
+    row = metrics_of(comparison)
     sentences = []
     for name, limit in most.items():
         if not row.get(name, math.nan) <= limit:
-            sentences.append(
-                f"{comparison.candidate}: {name} is {row.get(name, math.nan):.6g}, and should be at most {limit:g}."
-            )
+            sentences.append(f"{comparison.candidate}: {name} is {row.get(name, math.nan):.6g}, above the limit of {limit:g}.")
     for name, limit in least.items():
         if not row.get(name, math.nan) >= limit:
-            sentences.append(
-                f"{comparison.candidate}: {name} is {row.get(name, math.nan):.6g}, and should be at least {limit:g}."
-            )
+            sentences.append(f"{comparison.candidate}: {name} is {row.get(name, math.nan):.6g}, below the limit of {limit:g}.")
     return sentences
 
 
 def better(name: str) -> str:
-    return "higher" if name in HIGHER else "lower"
+    return "higher" if name in HIGHER_IS_BETTER else "lower"
 
 
-def format_figure(name: str, value: float) -> str:
-    """A figure as tables show it."""
+def format_value(name: str, value: float) -> str:
+    """A metric as tables show it."""
     if math.isnan(value):
         return "-"
     return f"{value:.2f}" if name.startswith("psnr") else f"{value:.4f}" if name.startswith("ssim") else f"{value:.5g}"
 
 
 def _cell(name: str, value: float, best: float) -> str:
-    return format_figure(name, value) + ("*" if value == best else "")
+    return format_value(name, value) + ("*" if value == best else "")
 
 
-def _plain(row: Mapping[str, float]) -> dict[str, float | str | None]:
+def _json_values(row: Mapping[str, float]) -> dict[str, float | str | None]:
     return {name: None if math.isnan(value) else "inf" if math.isinf(value) else value for name, value in row.items()}

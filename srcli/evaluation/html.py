@@ -1,4 +1,4 @@
-"""What the HTML pages have in common: self-contained, light and dark, for screens of any width and for paper."""
+"""Parts shared by the HTML pages: self-contained, light and dark, for screens of any width and for print."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _JPEG = b"\xff\xd8"
 
 
 def page(title: str, body: str) -> str:
-    """A whole page. title: plain text. body: HTML."""
+    """A complete page. title: plain text. body: HTML."""
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=html.escape(title), body=body)
 
 
 def slider(left: str, right: str, *, names: tuple[str, str], size: tuple[int, int], stage: int, exact: bool = False) -> str:
-    """Two images over each other with an edge that the reader moves.
+    """Two images on top of each other with a movable edge.
 
-    left, right: from `data`. names: what they are, the first word short, as in `reference, file.png`. size: width and height of
-    both. stage: on how many pixels of the page they are shown at most. exact: whether upscaled pixels stay squares.
+    left, right: from `data_url`. names: a label and a description for each, as in `reference, file.png`. size: width and height
+    of both. stage: largest width on the page, in pixels. exact: whether magnified pixels stay squares.
     """
     first, second = (html.escape(name.split(",")[0], quote=True) for name in names)
     width, height = size
@@ -34,24 +34,24 @@ def slider(left: str, right: str, *, names: tuple[str, str], size: tuple[int, in
 <img class="over" alt="{second}" src="{right}" width="{width}" height="{height}">
 <div class="edge"></div>
 </div>
-<input type="range" class="cut" min="0" max="100" value="50" step="0.1" aria-label="How much of {first} is shown">
+<input type="range" class="cut" min="0" max="100" value="50" step="0.1" aria-label="Share of {first} that is shown">
 <div class="names"><span>left: {html.escape(names[0])}</span><span>right: {html.escape(names[1])}</span></div>
 </div>"""
 
 
 def stage_width(width: int) -> int:
-    """How wide to show an image: at least 600 pixels, by a whole number of times its width."""
+    """The width to show an image at: the smallest multiple of its own that is at least 600 pixels."""
     return width * -(-600 // width)
 
 
-def data(file: bytes) -> str:
-    """A JPEG or PNG file as an address that holds it."""
+def data_url(file: bytes) -> str:
+    """A JPEG or PNG file as a data URL."""
     kind = "jpeg" if file.startswith(_JPEG) else "png"
     return f"data:image/{kind};base64,{base64.b64encode(file).decode('ascii')}"
 
 
 def png(image: Image.Image | np.ndarray) -> bytes:
-    """The file of an image; an array is H x W x 3 uint8."""
+    """An image as a PNG file. An array is H x W x 3 uint8."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Upscaled images in, one HTML page out: each before and after, by bicubic and by the model, under a slider."""
+"""The HTML page that compares upscaled images with bicubic interpolation, under a slider."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srcli.evaluation.html import data, page, slider, stage_width
+from srcli.evaluation.html import data_url, page, slider, stage_width
 from srcli.inference.previews import PreviewPair
 from srcli.version import __version__
 
 
 @dataclass(frozen=True)
 class UpscaledImage:
-    """What became of an image. lr, sr: width and height. how: by what and in which time. views: the whole first."""
+    """An image on the page. lr, sr: width and height. how: by which model, where and how fast. previews: the whole first."""
 
     source: str
     target: str
     lr: tuple[int, int]
     sr: tuple[int, int]
     how: str
-    views: Sequence[PreviewPair]
+    previews: Sequence[PreviewPair]
 
 
-def as_page(upscaled_images: Sequence[UpscaledImage], *, left_out: int = 0) -> str:
-    """The page. left_out: how many more were upscaled that are not among these."""
-    one = upscaled_images[0].source if len(upscaled_images) == 1 else None
-    title = f"{one}, before and after" if one else f"{len(upscaled_images)} images, before and after"
-    more = f"{left_out} more were upscaled; a page shows the first {len(upscaled_images)}." if left_out else ""
-    sections = "".join(_section(upscaled, named=not one) for upscaled in upscaled_images)
+def as_page(images: Sequence[UpscaledImage], *, left_out: int = 0) -> str:
+    """The page as HTML. left_out: how many more images were upscaled."""
+    only = images[0].source if len(images) == 1 else None
+    title = f"{only}, before and after" if only else f"{len(images)} images, before and after"
+    more = f"This page shows the first {len(images)} images; {left_out} more were upscaled." if left_out else ""
+    sections = "".join(_section(image, named=not only) for image in images)
     return page(
         title,
         f"""<h1>{html.escape(title)}</h1>
-<p>Left of the slider is the image upscaled by bicubic, right of it what srcli made of it; colors as sRGB with 8 bits.
+<p>Left of the slider: bicubic interpolation. Right: srcli. Colors are shown as 8-bit sRGB.
 {more}</p>
 {sections}
 <p class="about">srcli {__version__}</p>
@@ -40,33 +40,33 @@ def as_page(upscaled_images: Sequence[UpscaledImage], *, left_out: int = 0) -> s
     )
 
 
-def _section(upscaled: UpscaledImage, *, named: bool) -> str:
-    whole, *details = upscaled.views
-    shown = whole.piece.shown
-    (width, height), (wide, high) = upscaled.lr, upscaled.sr
-    source, target, how = (html.escape(words) for words in (upscaled.source, upscaled.target, upscaled.how))
+def _section(image: UpscaledImage, *, named: bool) -> str:
+    whole, *details = image.previews
+    shown = whole.region.shown
+    (width, height), (wide, high) = image.lr, image.sr
+    source, target, how = (html.escape(text) for text in (image.source, image.target, image.how))
     heading = f"<h2>{source}</h2>" if named else ""
-    reduced = f" Shown at {shown[0]}x{shown[1]}; the details are pixel for pixel." if details else ""
-    pieces = "".join(_detail(view) for view in details)
+    downscaled = f" Shown at {shown[0]}x{shown[1]}; the details are shown pixel for pixel." if details else ""
     return f"""<section>{heading}
 {_slider(whole, stage=stage_width(shown[0]))}
-<p class="about">{source}, {width}x{height} pixels, became {target}, {wide}x{high} pixels, {how}.{reduced}</p>
-<ol class="details">{pieces}</ol>
+<p class="about">{source}, {width}x{height} pixels, to {target}, {wide}x{high} pixels: {how}.{downscaled}</p>
+<ol class="details">{"".join(_detail(preview) for preview in details)}</ol>
 </section>
 """
 
 
-def _detail(view: PreviewPair) -> str:
-    piece = view.piece
-    return f"<li><p>{piece.width}x{piece.height} pixels at {piece.left}, {piece.top}</p>{_slider(view, stage=piece.width)}</li>"
+def _detail(preview: PreviewPair) -> str:
+    region = preview.region
+    where = f"{region.width}x{region.height} pixels at {region.left}, {region.top}"
+    return f"<li><p>{where}</p>{_slider(preview, stage=region.width)}</li>"
 
 
-def _slider(view: PreviewPair, *, stage: int) -> str:
+def _slider(preview: PreviewPair, *, stage: int) -> str:
     return slider(
-        data(view.bicubic),
-        data(view.result),
+        data_url(preview.bicubic),
+        data_url(preview.result),
         names=("bicubic", "srcli"),
-        size=view.piece.shown,
+        size=preview.region.shown,
         stage=stage,
-        exact=stage > view.piece.shown[0],
+        exact=stage > preview.region.shown[0],
     )

@@ -1,44 +1,47 @@
-"""Colors under transparency: what invisible pixels are given before a network sees them."""
+"""Colors of transparent pixels, and the range of upscaled alpha."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from srcli.models.registry import ModelSpec
+BLEED_RADII = (1, 2, 4, 8)
+"""Radii in pixels by which visible colors spread into invisible ones, one after another."""
 
-if TYPE_CHECKING:
-    from srcli.inference.third_party import ThirdPartyModel
-
-    Model = ModelSpec | ThirdPartyModel
-
-BLEED = (1, 2, 4, 8)
-"""By how many pixels visible colors spread into invisible ones, step after step."""
-
-TRUSTED = 16
-"""From one part in so many of opacity on, a pixel's own color counts alone."""
+TRUSTED_ALPHA = 1 / 16
+"""From this opacity on, a pixel keeps its own color."""
 
 
 def bleed(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """C x H x W with the colors of visible pixels spread into the invisible ones around them.
+    """Spread the colors of visible pixels into the invisible ones around them: C x H x W, alpha 1 x H x W in [0, 1].
 
-    Multiplying by alpha and dividing afterwards would be exact for a linear resampler, but a network is none: it would leave
-    a fringe wherever little alpha is left to divide by.
+    Premultiplied colors would be exact for linear resampling only. A network would leave a fringe where alpha is small and the
+    output is divided by it.
     """
-    trust = np.minimum(alpha * TRUSTED, 1)  # colors that are hardly visible have few bits left of what they were
+    trust = np.minimum(alpha / TRUSTED_ALPHA, 1)  # colors that are hardly visible have few significant bits
     known, sums = trust.astype(np.float64), (color * trust).astype(np.float64)
-    for radius in BLEED:
-        around, total = _box(sums, radius), _box(known, radius)
-        fresh = (known < 1) & (total > 0)
+    for radius in BLEED_RADII:
+        around, total = _box_sum(sums, radius), _box_sum(known, radius)
+        fillable = (known < 1) & (total > 0)
         filled = around / np.maximum(total, 1e-12)
-        sums = np.where(fresh, sums + (1 - known) * filled, sums)
-        known = np.where(fresh, 1, known)
+        sums = np.where(fillable, sums + (1 - known) * filled, sums)
+        known = np.where(fillable, 1, known)
     bled: np.ndarray = sums.astype(np.float32)
     return bled
 
 
-def _box(planes: np.ndarray, radius: int) -> np.ndarray:
+def neighbor_range(plane: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """The minimum and the maximum of the 3 x 3 pixels around each pixel: H x W to sH x sW each."""
+    low = high = plane
+    for axis in (0, 1):
+        edge = [(1, 1) if axis == other else (0, 0) for other in (0, 1)]
+        parts = [np.pad(extreme, edge, mode="edge") for extreme in (low, high)]
+        windows = [np.lib.stride_tricks.sliding_window_view(part, 3, axis=axis) for part in parts]
+        low, high = windows[0].min(axis=-1), windows[1].max(axis=-1)
+    square = np.ones((scale, scale), dtype=plane.dtype)
+    return np.kron(low, square), np.kron(high, square)
+
+
+def _box_sum(planes: np.ndarray, radius: int) -> np.ndarray:
     """The sum over the square around each pixel of C x H x W."""
     for axis in (1, 2):
         edges = [(radius + 1, radius) if axis == other else (0, 0) for other in range(3)]
@@ -47,17 +50,5 @@ def _box(planes: np.ndarray, radius: int) -> np.ndarray:
         first, last = ([slice(None)] * 3 for _ in range(2))
         first[axis], last[axis] = slice(0, length), slice(2 * radius + 1, 2 * radius + 1 + length)
         planes = running[tuple(last)] - running[tuple(first)]
-        planes[np.abs(planes) < 1e-9] = 0  # what differences of running sums leave of nothing
+        planes[np.abs(planes) < 1e-9] = 0  # rounding errors of sums that are zero
     return planes
-
-
-def neighbor_range(plane: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value around each pixel of H x W, 3 x 3 of them, spread to sH x sW."""
-    low = high = plane
-    for axis in (0, 1):
-        edge = [(1, 1) if axis == other else (0, 0) for other in (0, 1)]
-        parts = [np.pad(extreme, edge, mode="edge") for extreme in (low, high)]
-        views = [np.lib.stride_tricks.sliding_window_view(part, 3, axis=axis) for part in parts]
-        low, high = views[0].min(axis=-1), views[1].max(axis=-1)
-    square = np.ones((scale, scale), dtype=plane.dtype)
-    return np.kron(low, square), np.kron(high, square)

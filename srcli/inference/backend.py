@@ -1,15 +1,15 @@
-"""What runs a network: the `Backend` protocol, and `load_model`, which picks an implementation for a model and a device."""
+"""Backends run a network on a device: arrays in, arrays out. `load_model` chooses one for a model. Needs no torch by itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from srcli.core.device import has_gpu_driver, pick_device, takes_cpu
+from srcli.core.device import has_gpu_driver, is_cpu, pick_device
 from srcli.core.graph import BODIES
 from srcli.models.registry import ModelSpec, describe_model, is_third_party, read_weights
 
@@ -20,75 +20,63 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """What runs a generator, for one thread or for several at once, of which some may have to wait.
+    """Runs a network. May be called from several threads at once; calls may wait for each other.
 
-    `halo`: how many lr pixels around a place decide what it becomes. `grid`: tiles, with their halo, begin at multiples of so
-    many lr pixels, and `halo` is one.
+    halo: radius of the receptive field in lr pixels. tile_multiple: tiles, with their halo, start at multiples of this many lr
+    pixels, and `halo` is one. bytes_per_pixel: memory per lr pixel of a tile, at most, for all concurrent calls together.
+    device_free_bytes: free memory of a GPU after the network is loaded; None if the network uses the machine's memory.
     """
 
-    @property
-    def scale(self) -> int: ...
+    scale: int
+    halo: int
+    tile_multiple: int
+    bytes_per_pixel: int
+    device_free_bytes: int | None
 
     @property
-    def halo(self) -> int: ...
-
-    @property
-    def grid(self) -> int: ...
-
-    @property
-    def bytes_per_pixel(self) -> int:
-        """How much memory it needs at most for each lr pixel of a tile, with all that it keeps for other threads' tiles."""
-        ...
-
-    @property
-    def device_free_bytes(self) -> int | None:
-        """How much is free in a memory of its own, as a GPU has; None where it works in the machine's."""
-        ...
-
-    @property
-    def runs_on(self) -> str:
-        """Device, what computes there and how precisely, as in `cpu (OpenVINO, fp32)`."""
+    def description(self) -> str:
+        """Device, library and precision, as in `cpu (OpenVINO, fp32)`."""
         ...
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1], which is the caller's to change.
+        """lr, 3 x H x W, RGB float32 in [0, 1], to sr, 3 x sH x sW, around [0, 1]. The caller may change sr.
 
-        Raises MemoryError where there is too little for an image of this size, and SrcliError where sr is not finite.
+        Raises MemoryError if an image of this size does not fit, and NonFiniteOutputError if sr is not finite.
         """
         ...
 
 
 def find_model(model: str | Path) -> Model:
-    """A shipped model by name, a file that srcli train wrote, or other people's weights, which need spandrel.
+    """A shipped model by name, a file that `srcli train` wrote, or a third-party model, for which spandrel is needed.
 
-    Raises SrcliError: no such model, a damaged file, or a network that srcli cannot use.
+    Raises SrcliError if there is no such model, if the file is damaged, or if the network is not supported.
     """
     if not is_third_party(model):
         return describe_model(model)
-    from srcli.inference.third_party import load_third_party  # here, as torch takes seconds to import
+    from srcli.inference.third_party import load_third_party  # imports torch, which takes seconds
 
     return load_third_party(Path(model))
 
 
 def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
-    """A model (see `find_model`), ready to upscale on `device` (auto, cpu, cuda, cuda:N, mps).
+    """Load a model (see `find_model`) for inference on a device: auto, cpu, cuda, cuda:N or mps.
 
-    Compact generators run without torch on the CPU, which saves the seconds that importing torch takes.
-    Raises SrcliError: no such model, a damaged file, a device that is not there.
+    Generators with a body in `srcli.core.graph` run in OpenVINO on the CPU, without importing torch.
+    Raises SrcliError if there is no such model or device, or if the file is damaged.
     """
     found = find_model(model) if isinstance(model, str | Path) else model
     if not isinstance(found, ModelSpec):
         return found.backend(pick_device(device))
     if found.ensemble:
         return SelfEnsemble(load_model(replace(found, ensemble=False), device))
-    cpu = takes_cpu(device)
+    cpu = is_cpu(device)
     note = "; a GPU driver is installed, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
     if found.int8 and not cpu:
         note = f"{note}; int8 runs on CPUs only"
     if type(found.config) in BODIES and cpu:
         try:
             from srcli.inference.openvino_backend import OpenVINOBackend
-        except (ImportError, OSError) as error:  # there is no OpenVINO for some platforms; torch gives the same image
+        except (ImportError, OSError) as error:  # OpenVINO does not exist for some platforms; torch gives the same image
             note += f"; OpenVINO cannot be loaded: {error}"
         else:
             return OpenVINOBackend(found.config, read_weights(found), note=note)
@@ -106,54 +94,29 @@ def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
     )
 
 
-@dataclass
-class BackendWrapper:
-    """An enlarger that has another one do the work: what it says of itself is what that one says."""
+class SelfEnsemble:
+    """The mean of a backend's outputs for all eight flips and rotations of an image, each transformed back.
 
-    backend: Backend
-
-    @property
-    def scale(self) -> int:
-        return self.backend.scale
-
-    @property
-    def halo(self) -> int:
-        return self.backend.halo
-
-    @property
-    def grid(self) -> int:
-        return self.backend.grid
-
-    @property
-    def bytes_per_pixel(self) -> int:
-        return self.backend.bytes_per_pixel
-
-    @property
-    def device_free_bytes(self) -> int | None:
-        return self.backend.device_free_bytes
-
-    @property
-    def runs_on(self) -> str:
-        return self.backend.runs_on
-
-
-class SelfEnsemble(BackendWrapper):
-    """The mean of what an enlarger makes of an image in its eight positions, turned and mirrored, each brought back.
-
-    Errors that depend on the position go (the self-ensemble of Timofte et al. 2016, "Seven ways to improve example-based
-    single image super resolution"); it takes eight times as long.
+    It averages out errors that depend on the orientation (self-ensemble: Timofte et al. 2016, "Seven ways to improve
+    example-based single image super resolution"), and takes eight times as long.
     """
 
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.scale, self.halo, self.tile_multiple = backend.scale, backend.halo, backend.tile_multiple
+        self.bytes_per_pixel = backend.bytes_per_pixel + 24 * backend.scale**2  # one output and the sum, float32 RGB
+        self.device_free_bytes = backend.device_free_bytes
+
     @property
-    def bytes_per_pixel(self) -> int:
-        return self.backend.bytes_per_pixel + 24 * self.scale**2  # one result, and the sum of them
+    def description(self) -> str:
+        return self.backend.description
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """As an enlarger's."""
+        """See `Backend`."""
         height, width = (side * self.scale for side in lr.shape[1:])
         total = np.zeros((3, height, width), np.float32)
         for transposed, axes in product((False, True), ((), (1,), (2,), (1, 2))):
-            turned = np.flip(lr.swapaxes(1, 2) if transposed else lr, axes)
-            sr = np.flip(self.backend(np.ascontiguousarray(turned)), axes)
+            transformed = np.flip(lr.swapaxes(1, 2) if transposed else lr, axes)
+            sr = np.flip(self.backend(np.ascontiguousarray(transformed)), axes)
             total += sr.swapaxes(1, 2) if transposed else sr
         return total / 8

@@ -1,4 +1,4 @@
-"""Many images in, many larger images out: which, where to, how large, and what became of each."""
+"""Upscaling a batch of image files, a few at a time, from decoding to encoding."""
 
 from __future__ import annotations
 
@@ -9,52 +9,50 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from srcli.errors import SrcliError
-from srcli.inference.backend import Backend, BackendWrapper, load_model
+from srcli.inference.backend import Backend, load_model
 from srcli.inference.memory import release_freed_memory
 from srcli.inference.plan import STDIO, Job, Size, model_chain
 from srcli.inference.previews import Preview, PreviewPair
 from srcli.inference.tiling import TilePlanner
 from srcli.inference.upscale import upscale_rows
 from srcli.io.atomic import remove_stale_temp_files
-from srcli.io.read import ImageReader, is_whole, open_image
+from srcli.io.read import ImageReader, is_complete, open_image
 from srcli.io.write import check_target, write_rows
 
 if TYPE_CHECKING:
     from srcli.inference.backend import Model
 
 WORKERS = 3
-"""Images at a time: while one or two are upscaled, the next is decoded or the last encoded."""
+"""Images at a time: while one or two are upscaled, the next is decoded or the last one encoded."""
 
 LARGE = 2**26
-"""Bytes of result from which on an image has no other large one beside it in memory."""
+"""Size of a result in bytes from which on only one such image is in memory at a time."""
 
-REPLACE = "Use --overwrite to replace it."
-_ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "heif": ".avif"}
+_EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "heif": ".avif"}
+"""By the start of libvips' loader's name."""
 
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """What is to be done with every image.
+    """What to do with every image.
 
-    models: those to choose from, of different scales; before: those for all passes but the last, if not the same. ending:
-    stdout's format. views: of how many images, from the first on, to keep what a page can show.
+    models: those to choose from, of different scales. first_models: those for all passes but the last, if they differ.
+    extension: of the format for stdout. previews: of how many images, from the first on, to keep previews for a page.
     """
 
     size: Size
     models: Sequence[Model]
     tiling: TilePlanner
-    before: Sequence[Model] = ()
+    first_models: Sequence[Model] = ()
     device: str = "auto"
-    ending: str | None = None
+    extension: str | None = None
     overwrite: bool = False
     skip_existing: bool = False
     dry_run: bool = False
@@ -62,14 +60,15 @@ class UpscaleOptions:
     max_pixels: int | None = None
     strip_metadata: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
-    views: int = 0
+    previews: int = 0
 
 
 @dataclass(frozen=True)
 class UpscaleResult:
-    """What became of a job. lr, sr: width and height. error: a sentence, where it failed. notes: sentences to know.
+    """The result of a job.
 
-    views: what a page can show of it, the whole first; empty where it was not asked for.
+    lr, sr: width and height of the image and of the result. error: why the job failed. notes: sentences for the user.
+    previews: the whole image first; empty if not asked for.
     """
 
     job: Job
@@ -81,196 +80,190 @@ class UpscaleResult:
     skipped: bool = False
     error: str | None = None
     notes: tuple[str, ...] = ()
-    views: tuple[PreviewPair, ...] = ()
+    previews: tuple[PreviewPair, ...] = ()
 
 
 def _ignore(*_: object) -> None: ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class ProgressCallbacks:
-    """Who is told while the work goes on, from several threads. An image is known by its job."""
+    """Called while the batch runs, from several threads."""
 
     on_start: Callable[[Job, int], None] = _ignore
-    """The job and the number of lr pixels that its networks will see."""
+    """The job, and the number of lr pixels that its networks will process."""
     on_pixels: Callable[[Job, int], None] = _ignore
-    """So many more of them are done."""
+    """The job, and the number of lr pixels processed since the last call."""
     on_note: Callable[[str], None] = _ignore
-    """A sentence to be said at once."""
+    """A sentence for the user."""
 
 
 class _Cancelled(Exception):
-    """The run is over, so this image is left as it was."""
+    """The batch has ended, so this image is left as it was."""
 
 
 class _ModelLoadError(Exception):
-    """No image can be upscaled with this model on this device."""
+    """The model cannot be loaded on this device, so no image can be upscaled."""
 
     def __init__(self, reason: SrcliError) -> None:
         self.reason = reason
 
 
-@dataclass
 class BatchUpscaler:
-    """The work on many images: a few at a time, from decoding to encoding."""
+    """Upscales a batch of images with the same options."""
 
-    order: UpscaleOptions
-    listener: ProgressCallbacks = field(default_factory=ProgressCallbacks)
-
-    def __post_init__(self) -> None:
+    def __init__(self, options: UpscaleOptions, callbacks: ProgressCallbacks = ProgressCallbacks()) -> None:
+        self.options = options
+        self.callbacks = callbacks
         self._stop = Event()
         self._loading, self._large = Lock(), Lock()
         self._backends: dict[int, Backend] = {}  # by the identity of the model
-        self._shown: set[Job] = set()
+        self._with_previews: set[Job] = set()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[UpscaleResult]:
-        """The outcomes in the order of the jobs. Leaving early ends the work and removes what is half written.
+        """The results in the order of the jobs. Closing the iterator stops the work and removes incomplete files.
 
-        Raises SrcliError where no image can be upscaled: no such device, a damaged model.
+        Raises SrcliError if no image can be upscaled: the device is missing or the model damaged.
         """
-        self.order.tiling.on_halved = lambda side: self.listener.on_note(
-            f"Memory ran out, so the tiles are halved to {side} pixels."
+        self.options.tiling.on_halved = lambda side: self.callbacks.on_note(
+            f"Out of memory; continuing with tiles of {side} pixels."
         )
-        if not self.order.dry_run:
-            self._shown = set([job for job in jobs if not job.error][: self.order.views])
+        if not self.options.dry_run:
+            self._with_previews = set([job for job in jobs if not job.error][: self.options.previews])
             remove_stale_temp_files(job.target for job in jobs if job.target != STDIO)
         pool = ThreadPoolExecutor(WORKERS)
         try:
-            futures: list[Future[UpscaleResult]] = [pool.submit(self._outcome, job) for job in jobs]
+            futures: list[Future[UpscaleResult]] = [pool.submit(self._run, job) for job in jobs]
             for place, future in enumerate(futures):
-                while not wait([future], timeout=0.5).done:  # wakes up, so that Ctrl-C is heard on every system
+                while not wait([future], timeout=0.5).done:  # waking up lets Ctrl-C through on every system
                     pass
                 yield future.result()
-                futures[place] = Future()  # forget it: there may be many thousands
+                futures[place] = Future()  # frees the result, of which there may be many thousands
         except _ModelLoadError as failure:
             raise failure.reason from None
         finally:
             self._stop.set()
             pool.shutdown(cancel_futures=True)
 
-    def _outcome(self, job: Job) -> UpscaleResult:
+    def _run(self, job: Job) -> UpscaleResult:
         if job.error:
             return UpscaleResult(job, error=job.error)
         begin = time.perf_counter()
         try:
-            outcome = self._upscale(job)
+            result = self._upscale(job)
         except SrcliError as error:
-            outcome = UpscaleResult(job, error=str(error))
+            result = UpscaleResult(job, error=str(error))
         except MemoryError:
-            outcome = UpscaleResult(job, error=f"There is not enough memory for {job.source}. Close other programs.")
-        return replace(outcome, seconds=round(time.perf_counter() - begin, 3))
+            result = UpscaleResult(job, error=f"There is not enough memory for {job.source}. Close other programs.")
+        return replace(result, seconds=round(time.perf_counter() - begin, 3))
 
     def _upscale(self, job: Job) -> UpscaleResult:
-        order = self.order
+        options = self.options
         source = sys.stdin.buffer.read() if job.source == STDIO else job.source
-        image = open_image(source, frame=order.frame, max_pixels=order.max_pixels, srgb=order.strip_metadata, find_damage=True)
+        image = open_image(
+            source, frame=options.frame, max_pixels=options.max_pixels, srgb=options.strip_metadata, find_damage=True
+        )
         lr = image.width, image.height
-        sr = order.size.of(*lr)
+        sr = options.size.of(*lr)
         chain = self._chain(job, lr, sr)
-        outcome = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
+        result = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
         check_target(Path("stdout.png") if job.target == STDIO else job.target, *sr)
         notes: list[str] = []
-        replacing = order.overwrite
-        if job.target.exists() and job.target != STDIO and not order.overwrite:
-            if not order.skip_existing:
-                raise SrcliError(f"{job.target} is there already, so {job.source} was left alone. {REPLACE}")
-            whole = is_whole(job.target, *sr)
-            if whole:
-                before = self._before(job, source, sr)
-                return replace(outcome, skipped=True, views=before.with_result(job.target) if before else ())
-            if whole is None:
-                raise SrcliError(f"{job.target} is there already in another size than {sr[0]}x{sr[1]}. {REPLACE}")
-            notes.append(f"{job.target} was not whole, so it was made anew.")
-            replacing = True
+        overwrite = options.overwrite
+        if job.target.exists() and job.target != STDIO and not overwrite:
+            if not options.skip_existing:
+                raise SrcliError(
+                    f"{job.target} already exists, so {job.source} was not upscaled. Use `overwrite` to replace it."
+                )
+            complete = is_complete(job.target, *sr)
+            if complete:
+                preview = self._preview(job, source, sr)
+                return replace(result, skipped=True, previews=preview.with_result(job.target) if preview else ())
+            if complete is None:
+                raise SrcliError(
+                    f"{job.target} already exists with a size other than {sr[0]}x{sr[1]}. Use `overwrite` to replace it."
+                )
+            notes.append(f"{job.target} was incomplete and has been replaced.")
+            overwrite = True
         self._announce(job, lr, sr, chain)
-        if order.dry_run:
-            return replace(outcome, notes=tuple(notes))
+        if options.dry_run:
+            return replace(result, notes=tuple(notes))
         backends = [self._backend(model) for model in chain]
-        sizes = [lr[0] * lr[1] * prod(model.scale for model in chain[:number]) ** 2 for number in range(len(chain))]
-        before = self._before(job, source, sr)
-        views: list[PreviewPair] = []
-        self.listener.on_start(job, sum(sizes))
-        result = sizes[-1] * chain[-1].scale ** 2 * image.channels * image.dtype.itemsize
-        large = result > LARGE
+        pixels = [lr[0] * lr[1] * prod(model.scale for model in chain[:number]) ** 2 for number in range(len(chain))]
+        preview = self._preview(job, source, sr)
+        previews: list[PreviewPair] = []
+        self.callbacks.on_start(job, sum(pixels))
+        large = pixels[-1] * chain[-1].scale ** 2 * image.channels * image.dtype.itemsize > LARGE
         if large:
             release_freed_memory()
         with self._large if large else nullcontext():
             rows = upscale_rows(
-                [_Cancellable(backend, self._stop) for backend in backends],
+                backends,
                 image,
                 profile=image.profile,
-                tiling=order.tiling,
-                on_pixels=lambda pixels: self.listener.on_pixels(job, pixels),
+                tiling=options.tiling,
+                on_pixels=lambda count: self._on_pixels(job, count),
             )
 
             def write(target: Path) -> list[str]:
                 lost = write_rows(
-                    rows, target, metadata=image.metadata, size=sr, overwrite=replacing, background=order.background
+                    rows, target, metadata=image.metadata, size=sr, overwrite=overwrite, background=options.background
                 )
-                views.extend(before.with_result(target) if before else ())  # now, as stdout's result does not last
+                previews.extend(preview.with_result(target) if preview else ())  # now, as stdout's file is temporary
                 return lost
 
-            lost = _to_stdout(image, order.ending, write) if job.target == STDIO else write(job.target)
+            lost = _to_stdout(image, options.extension, write) if job.target == STDIO else write(job.target)
         if image.damage:
-            notes.append(f"{image.name} is damaged ({image.damage}); look whether {job.target} is what you want.")
-        notes += [f"{job.target} could not hold everything: {what}." for what in lost]
-        return replace(outcome, device=backends[0].runs_on, notes=tuple(notes), views=tuple(views))
+            notes.append(f"{image.name} is damaged ({image.damage}); check whether {job.target} is what you want.")
+        notes += [f"{job.target} could not store everything: {what}." for what in lost]
+        return replace(result, device=backends[0].description, notes=tuple(notes), previews=tuple(previews))
 
-    def _before(self, job: Job, source: Path | bytes, sr: tuple[int, int]) -> Preview | None:
-        """What to show of an image on a page, where it is to be shown on one."""
-        return Preview(source, sr, frame=self.order.frame) if job in self._shown else None
+    def _on_pixels(self, job: Job, count: int) -> None:
+        """After each tile."""
+        if self._stop.is_set():
+            raise _Cancelled
+        self.callbacks.on_pixels(job, count)
+
+    def _preview(self, job: Job, source: Path | bytes, sr: tuple[int, int]) -> Preview | None:
+        return Preview(source, sr, frame=self.options.frame) if job in self._with_previews else None
 
     def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Model]:
         factor = max(sr[0] / lr[0], sr[1] / lr[1])
         if factor <= 1:
-            raise SrcliError(
-                f"{job.source} has {lr[0]}x{lr[1]} pixels already, and {sr[0]}x{sr[1]} is no upscaled image. Ask for more."
-            )
-        return model_chain(self.order.models, factor, self.order.before)
+            raise SrcliError(f"{job.source} is already {lr[0]}x{lr[1]} pixels, so {sr[0]}x{sr[1]} would not upscale it.")
+        return model_chain(self.options.models, factor, self.options.first_models)
 
     def _announce(self, job: Job, lr: tuple[int, int], sr: tuple[int, int], chain: Sequence[Model]) -> None:
-        """Say the size before the work where it is not simply the model's scale."""
+        """Report the size before the work, unless it is just the model's scale."""
         made = tuple(side * prod(model.scale for model in chain) for side in lr)
-        if len(chain) == 1 and made == sr and not self.order.dry_run:
+        if len(chain) == 1 and made == sr and not self.options.dry_run:
             return
-        way = ", ".join([*(model.name for model in chain), *([] if made == sr else ["Lanczos down"])])
-        sentence = f"{job.source}: {lr[0]}x{lr[1]} becomes {sr[0]}x{sr[1]} ({way})."
+        steps = ", ".join([*(model.name for model in chain), *([] if made == sr else ["downscaled with Lanczos"])])
+        sentence = f"{job.source}: {lr[0]}x{lr[1]} becomes {sr[0]}x{sr[1]} ({steps})."
         wide, high = sr[0] / lr[0], sr[1] / lr[1]
-        if abs(wide / high - 1) > 0.01 and min(sr) > 1 and self.order.size.scale is None and not self.order.size.fit:
-            sentence += " Its proportions change; --fit keeps them."
-        self.listener.on_note(sentence)
+        if abs(wide / high - 1) > 0.01 and min(sr) > 1 and self.options.size.scale is None and not self.options.size.fit:
+            sentence += " This changes the aspect ratio; `fit` keeps it."
+        self.callbacks.on_note(sentence)
 
     def _backend(self, model: Model) -> Backend:
-        with self._loading:  # the first readable image pays for loading; a refused one does not wait for it
+        with self._loading:  # the model is loaded for the first valid image, and invalid ones do not wait for it
             if self._stop.is_set():
                 raise _Cancelled
             if id(model) not in self._backends:
                 try:
-                    backend = self._backends[id(model)] = load_model(model, self.order.device)
+                    backend = self._backends[id(model)] = load_model(model, self.options.device)
                 except SrcliError as error:
                     raise _ModelLoadError(error) from None
-                if self.order.device == "auto":
-                    self.listener.on_note(f"{model.name} on {backend.runs_on}.")
+                if self.options.device == "auto":
+                    self.callbacks.on_note(f"{model.name} on {backend.description}.")
             return self._backends[id(model)]
 
 
-@dataclass
-class _Cancellable(BackendWrapper):
-    """An enlarger that ends with the run."""
-
-    stop: Event
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        if self.stop.is_set():
-            raise _Cancelled
-        return self.backend(lr)
-
-
-def _to_stdout(image: ImageReader, ending: str | None, write: Callable[[Path], list[str]]) -> list[str]:
-    """Nothing of an image that fails half-way, so it is written whole before it goes on; in the image's own format."""
-    ending = ending or next((ending for loader, ending in _ENDINGS.items() if image.loader.startswith(loader)), ".png")
+def _to_stdout(image: ImageReader, extension: str | None, write: Callable[[Path], list[str]]) -> list[str]:
+    """Write to a temporary file and copy it to stdout, so that nothing is printed if it fails. Default format: the image's."""
+    extension = extension or next((known for loader, known in _EXTENSIONS.items() if image.loader.startswith(loader)), ".png")
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"stdout{ending}"
+        path = Path(scratch) / f"stdout{extension}"
         lost = write(path)
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

@@ -54,13 +54,13 @@ class OpenVINOBackend:
 
         Raises SrcliError if the weights do not fit the config.
         """
-        self.runs_on = f"cpu (OpenVINO, {'int8' if any(name.startswith('int8.') for name in weights) else 'fp32'}{note})"
+        self.description = f"cpu (OpenVINO, {'int8' if any(name.startswith('int8.') for name in weights) else 'fp32'}{note})"
         self.scale = config.scale
         shapes = shapes_of(config)
         self.halo = shapes.halo
-        self.grid = 1
+        self.tile_multiple = 1
         self.bytes_per_pixel = shapes.bytes_per_pixel * (1 + MAX_STREAMS)  # requests keep their memory
-        self.device_free_bytes = None
+        self.device_free_bytes: int | None = None
         self._core = Core()
         self._graph = build_graph(config, weights)
         self._free: dict[int, SimpleQueue[InferRequest]] = {}  # idle requests, by how many share the cores

@@ -1,119 +1,109 @@
-"""How large the tiles and bands are that a network works on, given the memory there is."""
+"""How large tiles and bands may be, given the memory there is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import TYPE_CHECKING
 
 from srcli.errors import ConfigError, SrcliError
 from srcli.inference.backend import Backend
 from srcli.inference.memory import default_memory_budget
 from srcli.io.image import RowReader
-from srcli.models.registry import ModelSpec
 
-if TYPE_CHECKING:
-    from srcli.inference.third_party import ThirdPartyModel
+MIN_TILE = 16
+BYTES_PER_PIXEL = 4096
+"""Memory that `TilePlanner.side` plans for each lr pixel of a tile."""
 
-    Model = ModelSpec | ThirdPartyModel
+SHIPPED_BYTES_PER_PIXEL = 1400
+"""What the shipped networks need of it."""
 
-SMALLEST_TILE = 16
-PER_PIXEL = 4096
-"""Bytes that `Tiling.side` leaves a network for each lr pixel of a tile."""
-
-USUAL_PER_PIXEL = 1400
-"""What the shipped networks need of them."""
-
-ROWS_HELD = 1500
-"""Rows of a result that there must be memory for while they are written: libvips holds two thirds of them, and some are
-copied."""
+ROWS_IN_FLIGHT = 1500
+"""Rows of a result that need memory while they are written: libvips holds two thirds of them, and some are copied."""
 
 
 @dataclass
 class TilePlanner:
-    """How large the pieces are that a network sees.
+    """Plans the size of tiles and of bands.
 
-    side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole image. chosen: by the
-    user, and so never changed. Other tiles are smaller where a network needs more memory than there is for it: than PER_PIXEL
-    in the machine's, than half of what is free in its own; and where rows are so long that those on their way to the file
-    need much of it. They halve when memory runs out all the same, which `on_halved` is told with the new side.
-    band: bytes that a band of upscaled rows may have, of which there are two, one being made while the other is written.
+    side: of a square with as many lr pixels as a tile may have, without its halo; 0 for the whole image. fixed: whether the
+    user chose it, so it never changes. Otherwise tiles are smaller if a network needs more than BYTES_PER_PIXEL of the
+    machine's memory or more than half of a GPU's free memory, and if the rows of a result are so long that writing them takes
+    much memory. They are halved if memory runs out nevertheless; `on_halved` is called with the new side.
+    band: size of a band of upscaled rows in bytes. There are two bands, one being computed while the other is written.
     """
 
     side: int
-    chosen: bool = False
+    fixed: bool = False
     band: int = 2**26
     on_halved: Callable[[int], None] | None = field(default=None, repr=False)
     halvings: int = field(default=0, init=False)
 
     def side_for(self, backend: Backend, row: int = 0) -> int:
-        """row: bytes of a row of the result."""
-        if self.chosen or not self.side:
+        """row: size of a row of the result in bytes."""
+        if self.fixed or not self.side:
             return self.side
-        # what rows on their way to the file need is taken from the tiles, by at most three quarters of their pixels
-        pixels = max(self.side**2 - ROWS_HELD * row // USUAL_PER_PIXEL, self.side**2 // 4)
-        room = pixels * PER_PIXEL if backend.device_free_bytes is None else backend.device_free_bytes // 2
-        # a tile's own arrays lie in the machine's memory wherever the network works
-        side = isqrt(min(pixels, room // backend.bytes_per_pixel))
-        return max(side >> self.halvings, SMALLEST_TILE)
+        # rows that are being written take memory from the tiles, at most three quarters of it
+        pixels = max(self.side**2 - ROWS_IN_FLIGHT * row // SHIPPED_BYTES_PER_PIXEL, self.side**2 // 4)
+        available = pixels * BYTES_PER_PIXEL if backend.device_free_bytes is None else backend.device_free_bytes // 2
+        # the arrays of a tile are in the machine's memory even if the network is not
+        side = isqrt(min(pixels, available // backend.bytes_per_pixel))
+        return max(side >> self.halvings, MIN_TILE)
 
     def rows(self, source: RowReader, backend: Backend) -> int:
-        """How many lr rows to upscale at a time."""
+        """The number of lr rows to upscale at a time."""
         row = _row_bytes(source, backend)
         side = self.side_for(backend, row)
         if not side:
             return source.height
-        fit = side if self.chosen else self.band // (row * backend.scale)
-        return _even(source.height, min(side, max(fit, SMALLEST_TILE)), backend.grid)
+        fit = side if self.fixed else self.band // (row * backend.scale)
+        return _equal_parts(source.height, min(side, max(fit, MIN_TILE)), backend.tile_multiple)
 
     def shape(self, rows: int, source: RowReader, backend: Backend) -> tuple[int, int]:
-        """Rows and columns of a tile in a band of so many rows: as many pixels as allowed, and no sliver at the end."""
+        """Rows and columns of the tiles in a band of so many rows: as many pixels as allowed, and no narrow last tile."""
         side = self.side_for(backend, _row_bytes(source, backend))
         if not side:
             return rows, source.width
-        height = _even(rows, side, backend.grid)
-        return height, _even(source.width, side if self.chosen else side**2 // height, backend.grid)
+        height = _equal_parts(rows, side, backend.tile_multiple)
+        return height, _equal_parts(source.width, side if self.fixed else side**2 // height, backend.tile_multiple)
 
     def halve(self, source: RowReader, backend: Backend) -> None:
-        """Raises SrcliError where its tiles cannot become smaller."""
-        if self.chosen:
+        """Raises SrcliError if the tiles cannot become smaller."""
+        if self.fixed:
             what = f"tiles of {self.side} pixels" if self.side else "the whole image at once"
-            raise SrcliError(f"There is not enough memory for {what}. Use a smaller --tile, or leave it out.")
+            raise SrcliError(f"There is not enough memory for {what}. Use a smaller `tile`, or leave it out.")
         row = _row_bytes(source, backend)
         side = self.side_for(backend, row)
-        if side <= SMALLEST_TILE:
+        if side <= MIN_TILE:
             raise SrcliError(f"There is not enough memory for tiles of {side} pixels. Close other programs.")
         self.halvings += 1
         if self.on_halved:
             self.on_halved(self.side_for(backend, row))
 
 
+def plan_tiling(tile: int | None = None, memory: int | None = None) -> TilePlanner:
+    """tile: the side in lr pixels, 0 for the whole image, None for what fits into `memory` bytes.
+
+    Half of the memory is for the network, a thirty-second for each of two bands, the rest for everything else.
+    """
+    memory = memory or default_memory_budget()
+    if tile is None:
+        side = isqrt(memory // 2 // BYTES_PER_PIXEL)
+        return TilePlanner(max(side // 32 * 32, MIN_TILE), band=memory // 32)
+    if tile and tile < MIN_TILE:
+        raise ConfigError(f"A tile of {tile} pixels is too small; use at least {MIN_TILE}, or 0 for the whole image at once.")
+    return TilePlanner(tile, fixed=True, band=memory // 32)
+
+
+def round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
 def _row_bytes(source: RowReader, backend: Backend) -> int:
     return source.width * backend.scale * source.channels * source.dtype.itemsize
 
 
-def plan_tiling(tile: int | None = None, memory: int | None = None) -> TilePlanner:
-    """tile: the user's side in lr pixels, 0 for the whole image; None for what fits into `memory` bytes.
-
-    Half of the memory is for the network, a thirty-second for each of two bands of rows; the rest is for all else.
-    """
-    memory = memory or default_memory_budget()
-    if tile is None:
-        side = isqrt(memory // 2 // PER_PIXEL)
-        return TilePlanner(max(side // 32 * 32, SMALLEST_TILE), band=memory // 32)
-    if tile and tile < SMALLEST_TILE:
-        raise ConfigError(
-            f"A tile of {tile} pixels is too small; use at least {SMALLEST_TILE}, or 0 for the whole image at once."
-        )
-    return TilePlanner(tile, chosen=True, band=memory // 32)
-
-
-def _even(length: int, most: int, grid: int) -> int:
-    """The length of equal pieces, none longer than `most`, and of multiples of `grid`."""
-    pieces = -(-length // max(most, 1))
-    return round_up(-(-length // pieces), grid)
-
-
-def round_up(length: int, grid: int) -> int:
-    return -(-length // grid) * grid
+def _equal_parts(length: int, most: int, multiple: int) -> int:
+    """The length of equal parts, none longer than `most`, rounded up to `multiple`."""
+    parts = -(-length // max(most, 1))
+    return round_up(-(-length // parts), multiple)

@@ -1,4 +1,4 @@
-"""A network behind the seam that `srcli.upscaling` calls, run by torch: arrays in, arrays out."""
+"""The backend that runs a network with torch: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from srcli.errors import NonFiniteOutputError
 class TorchBackend:
     """Runs a network (N x 3 x H x W to N x 3 x sH x sW) on one device.
 
-    In float16 (autocast) where the device gains by it; what is not finite then is computed again in float32, and so is
-    everything after it, as a network that leaves float16's range once does so again.
+    Uses float16 (autocast) where that is faster. If the output is not finite, it is computed again in float32, and so is
+    everything after it, as a network that overflows float16 once will do so again.
     """
 
     def __init__(
@@ -26,27 +26,27 @@ class TorchBackend:
         *,
         scale: int,
         halo: int,
-        grid: int = 1,
+        tile_multiple: int = 1,
         bytes_per_pixel: int = 4096,
         dtype: torch.dtype | None = None,
         note: str = "",
     ) -> None:
-        """dtype: None takes the device's own (`inference_dtype`). note: why torch, where something quicker was expected."""
+        """dtype: None for the device's default (`inference_dtype`). note: appended to the description."""
         self.device = device
         self.network = network.eval().requires_grad_(False)
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.scale = scale
         self.halo = halo
-        self.grid = grid
+        self.tile_multiple = tile_multiple
         self.bytes_per_pixel = bytes_per_pixel
-        # now, as torch keeps what a tile took, and it would seem to be gone for the next
+        # measured now: torch keeps the memory of a tile, so later it would seem to be in use
         self.device_free_bytes: int | None = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
         self.dtype = dtype or inference_dtype(device)
         self.note = note
         self._one_at_a_time = Lock()
 
     @property
-    def runs_on(self) -> str:
+    def description(self) -> str:
         name = f", {torch.cuda.get_device_name(self.device)}" if self.device.type == "cuda" else ""
         precision = "fp32" if self.dtype == torch.float32 else "fp16" if self.dtype == torch.float16 else "bf16"
         return f"{self.device}{name} (torch, {precision}{self.note})"
@@ -57,7 +57,7 @@ class TorchBackend:
         Raises MemoryError, and NonFiniteOutputError where the weights make numbers that are none.
         """
         try:
-            with self._one_at_a_time:  # the network has the whole device, and what it needs was planned for one tile
+            with self._one_at_a_time:  # memory is planned for one tile at a time
                 sr = self._run(lr, self.dtype)
                 if self.dtype != torch.float32 and not sr.isfinite().all():
                     self.dtype = torch.float32
@@ -67,7 +67,7 @@ class TorchBackend:
                 array: np.ndarray = sr.cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
-        except RuntimeError as error:  # what the CPU's and Apple's allocators raise
+        except RuntimeError as error:  # raised by the allocators of the CPU and of Apple's GPUs
             if "not enough memory" in str(error) or "can't allocate memory" in str(error) or "out of memory" in str(error):
                 raise MemoryError(str(error)) from None
             raise

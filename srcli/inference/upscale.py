@@ -1,29 +1,20 @@
-"""An image and what upscales it in, the upscaled image out: band by band and tile by tile, so that memory stays small.
-
-Works on arrays and needs no torch: what runs the generator is behind `Backend`.
-"""
+"""Upscaling an image with a backend, band by band and tile by tile, so that large images take little memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from srcli.errors import SrcliError
-from srcli.inference.alpha import BLEED, bleed, neighbor_range
+from srcli.inference.alpha import BLEED_RADII, bleed, neighbor_range
 from srcli.inference.backend import Backend
 from srcli.inference.tiling import TilePlanner, plan_tiling, round_up
 from srcli.io.color import from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.io.image import Image, LutRows, RowReader
 from srcli.io.tiles import tiles
-from srcli.models.registry import ModelSpec
-
-if TYPE_CHECKING:
-    from srcli.inference.third_party import ThirdPartyModel
-
-    Model = ModelSpec | ThirdPartyModel
 
 
 def upscale(
@@ -33,10 +24,10 @@ def upscale(
     tile: int | None = None,
     on_pixels: Callable[[int], None] | None = None,
 ) -> Image:
-    """Upscale every channel of the image by the enlarger's scale; depth, profile and metadata stay.
+    """Upscale every channel of an image by the backend's scale. Bit depth, color profile and metadata are preserved.
 
-    tile: side of a tile in lr pixels; 0 takes the whole image at once; None what fits into memory. on_pixels: called with
-    the number of lr pixels done since the last time. See `upscaled`.
+    tile: side of a tile in lr pixels; 0 for the whole image at once; None for what fits into memory. on_pixels: called with the
+    number of lr pixels processed since the last call. See `upscale_rows`.
     """
     profile = next((value for name, _, value in image.metadata if name == "icc-profile-data"), None)
     rows = upscale_rows([backend], image.rows(), profile=profile, tiling=plan_tiling(tile), on_pixels=on_pixels)
@@ -57,26 +48,26 @@ def upscale_rows(
     tiling: TilePlanner,
     on_pixels: Callable[[int], None] | None = None,
 ) -> RowReader:
-    """The rows of the image after one enlarger after another, made as they are read; of the same type.
+    """The rows of an image after one backend after another, of the same type, computed as they are read.
 
-    Gray images are upscaled as RGB of three equal channels. The alpha of transparent images is upscaled by itself, and
-    their colors with visible ones in the place of invisible ones, so that none of these bleed into what is seen.
+    Gray images are upscaled as RGB with equal channels. The alpha channel is upscaled separately, and invisible pixels take the
+    colors of visible ones first, so that their own do not bleed into the result.
 
-    profile: the image's color profile; where its tone curve is far from sRGB's, as a linear one, networks see the image
-    with sRGB's curve instead. on_pixels: called with the number of lr pixels done since the last time.
+    profile: color profile of the image. If its tone curve is far from sRGB's, as in linear images, networks get the image with
+    sRGB's curve. on_pixels: called after each tile with its number of lr pixels; what it raises ends the work.
     """
-    kind = rows.dtype
+    dtype = rows.dtype
     curve = tone_curve(profile, gray=rows.channels <= 2) if profile else None
-    result = rows if curve is None else LutRows(rows, to_srgb_tone(curve, kind))
+    result = rows if curve is None else LutRows(rows, to_srgb_tone(curve, dtype))
     for number, backend in enumerate(backends, start=1):
         last = number == len(backends) and curve is None
-        # between networks, and before another tone curve, 16 bits keep what 8 would round away
-        result = _UpscaledRows(backend, result, kind if last else np.dtype(np.uint16), tiling, on_pixels)
-    return result if curve is None else LutRows(result, from_srgb_tone(curve, kind))
+        # 16 bits between networks, and before another tone curve, avoid rounding to 8 bits twice
+        result = _UpscaledRows(backend, result, dtype if last else np.dtype(np.uint16), tiling, on_pixels)
+    return result if curve is None else LutRows(result, from_srgb_tone(curve, dtype))
 
 
 class _UpscaledRows:
-    """What an enlarger makes of the rows of an image, a band of tiles at a time, one band ahead of the reader."""
+    """The upscaled rows of an image, computed in bands of tiles, one band ahead of the reader."""
 
     def __init__(
         self,
@@ -90,13 +81,13 @@ class _UpscaledRows:
         self.width, self.height = source.width * backend.scale, source.height * backend.scale
         self.channels = source.channels
         self.dtype = dtype
-        self._halo = round_up(backend.halo + (sum(BLEED) if self.channels in (2, 4) else 0), backend.grid)
+        self._halo = round_up(backend.halo + (sum(BLEED_RADII) if self.channels in (2, 4) else 0), backend.tile_multiple)
         self._rows = tiling.rows(source, backend)
         self._top = 0  # lr rows done
-        self._start = 0  # the lr row that `_lr` begins with
+        self._start = 0  # the lr row that `_lr` starts with
         self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
         self._band = np.empty((0, self.width, self.channels), dtype=dtype)
-        self._ahead = ThreadPoolExecutor(1)  # of which an image of one band makes no use
+        self._ahead = ThreadPoolExecutor(1)  # starts no thread for an image of one band
         self._next: Future[np.ndarray] | None = None
 
     def read(self, count: int) -> np.ndarray:
@@ -106,7 +97,7 @@ class _UpscaledRows:
                 self._band = self._next.result() if self._next else self._next_band()
                 self._next = self._ahead.submit(self._next_band) if self._top < self.source.height else None
             part, self._band = self._band[:count], self._band[count:]
-            if not len(self._band):  # nothing of this band shall stay beside the two that follow
+            if not len(self._band):  # views would keep the band in memory while the next two are computed
                 part, self._band = part.copy(), self._band.copy()
             parts.append(part)
             count -= len(parts[-1])
@@ -117,10 +108,10 @@ class _UpscaledRows:
     def _next_band(self) -> np.ndarray:
         top, bottom = self._top, min(self._top + self._rows, self.source.height)
         halo = self._halo
-        seen = self._start + len(self._lr)
+        available = self._start + len(self._lr)
         first = max(0, top - halo)
-        fresh = self.source.read(min(bottom + halo, self.source.height) - seen)
-        self._lr = np.concatenate([self._lr[first - self._start :], fresh])
+        following = self.source.read(min(bottom + halo, self.source.height) - available)
+        self._lr = np.concatenate([self._lr[first - self._start :], following])
         self._start = first
         while True:
             try:
@@ -137,13 +128,13 @@ class _UpscaledRows:
         band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
         transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
         shape = self.tiling.shape(bottom - top, self.source, self.backend)
-        # tiles are cut from the rows at hand, whose upper and lower borders are the image's or a halo away
+        # the rows in memory end at the border of the image or a halo away from the band
         above = top - self._start
         for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):
             inner = slice(above + tile.inner[0].start, above + tile.inner[0].stop)
             outer = slice(max(0, inner.start - self._halo), inner.stop + self._halo)
             outer = slice(outer.start, min(outer.stop, len(self._lr)))
-            large = _upscale(self.backend, self._lr[outer, tile.outer[1]], transparent, self.dtype)
+            large = _upscale_tile(self.backend, self._lr[outer, tile.outer[1]], transparent, self.dtype)
             down = (inner.start - outer.start) * scale
             across = (tile.inner[1].start - tile.outer[1].start) * scale
             place = tuple(slice(part.start * scale, part.stop * scale) for part in tile.inner)
@@ -154,8 +145,8 @@ class _UpscaledRows:
         return band
 
 
-def _upscale(backend: Backend, pixels: np.ndarray, transparent: bool, dtype: np.dtype[Any]) -> np.ndarray:
-    """H x W x C integers to sH x sW x C integers of another or the same type."""
+def _upscale_tile(backend: Backend, pixels: np.ndarray, transparent: bool, dtype: np.dtype[Any]) -> np.ndarray:
+    """H x W x C integers to sH x sW x C integers of `dtype`."""
     top, new_top = np.iinfo(pixels.dtype).max, np.iinfo(dtype).max
     planes = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(top)  # C x H x W
     has_alpha = planes.shape[0] in (2, 4)
@@ -164,7 +155,7 @@ def _upscale(backend: Backend, pixels: np.ndarray, transparent: bool, dtype: np.
     large_alpha = None
     if transparent and alpha is not None:
         low, high = neighbor_range(alpha[0], backend.scale)
-        # within its neighbors' range, so that what was opaque or invisible stays so to the last bit
+        # clipping keeps fully opaque and fully invisible areas exactly so
         large_alpha = np.clip(_run(backend, np.repeat(alpha, 3, axis=0)).mean(axis=0), low, high)[None]
         color = bleed(color, alpha)
     large = _run(backend, np.repeat(color, 3, axis=0) if gray else color)
@@ -182,5 +173,5 @@ def _run(backend: Backend, lr: np.ndarray) -> np.ndarray:
     sr = backend(lr)
     expected = (3, lr.shape[1] * backend.scale, lr.shape[2] * backend.scale)
     if sr.shape != expected:
-        raise SrcliError(f"The model made {sr.shape} of {lr.shape} where {expected} was due. Use another model.")
+        raise SrcliError(f"The model returned {sr.shape} for an input of {lr.shape}, not {expected}. Use another model.")
     return sr

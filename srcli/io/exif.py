@@ -1,7 +1,7 @@
-"""EXIF in TIFF, which libvips neither reads nor writes: there the tags stand in the file's own directories.
+"""EXIF in TIFF files, where the tags are in the file's own directories, which libvips neither reads nor writes.
 
-Pillow's tag directories parse and pack the tags; the pixels are not touched. (tifffile and piexif can do only one of the two,
-the wrappers of exiv2 are under the GPL.)
+Pillow's tag directories parse and pack the tags; the pixels are not touched. (tifffile and piexif can do only one of the two;
+the wrappers of exiv2 are licensed under the GPL.)
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _ASCII, _LONG = 2, 4
 _DESCRIPTIVE = (269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
-"""Tags of a TIFF's first directory that speak of the image, not of how it is stored: maker, model, date, artist, ..."""
-_POINTERS = (0x8769, 0x8825)  # to the directories of EXIF and of GPS
-_INTEROPERABILITY = 0xA005  # a pointer inside EXIF, to a directory that says nothing about a changed image
+"""Tags of a TIFF's first directory that describe the image rather than its storage: maker, model, date, artist, ..."""
+_POINTERS = (0x8769, 0x8825)  # to the EXIF and GPS directories
+_INTEROPERABILITY = 0xA005  # a pointer inside EXIF, to a directory that does not apply to a changed image
 
 
 def exif_of_tiff(file: IO[bytes]) -> bytes:
-    """The EXIF block of a TIFF's first directory as JPEG has it, little-endian; empty where there is none.
+    """The EXIF data of a TIFF's first directory as a JPEG EXIF block, little-endian. Empty if it has none.
 
-    Damaged directories count as none: the image is worth more than what is said about it.
+    Damaged directories are ignored, so that the image can still be read.
     """
     try:
         main, subs = _read(file)
-    except Exception:  # Pillow raises whatever the bytes lead it to
+    except Exception:  # Pillow raises errors of many types for damaged files
         return b""
     if not subs and not any(tag in main for tag in _DESCRIPTIVE if tag != 270):  # libvips reads the description itself
         return b""
@@ -39,9 +39,9 @@ def exif_of_tiff(file: IO[bytes]) -> bytes:
 
 
 def fields_of_exif(block: bytes) -> list[tuple[str, int, Any]]:
-    """The block and its tags one by one, under libvips' names, as libvips would give them for an image that has the block.
+    """The block and its tags, under libvips' names, as libvips gives them for an image with the block.
 
-    None of them where libvips finds the block damaged.
+    Empty if libvips finds the block damaged.
     """
     carrier = io.BytesIO()
     Image.new("L", (1, 1)).save(carrier, "PNG", exif=block)
@@ -53,7 +53,7 @@ def fields_of_exif(block: bytes) -> list[tuple[str, int, Any]]:
 
 
 def add_exif_to_tiff(path: Path, block: bytes) -> None:
-    """Append the block's tags to a TIFF or BigTIFF and point its first directory to them; its other bytes stay."""
+    """Append the block's tags to a TIFF or BigTIFF and point its first directory to them. Other bytes are unchanged."""
     with path.open("r+b") as file:
         header = file.read(16)
         order, big = {b"II": "<", b"MM": ">"}[header[:2]], header[2] == 43 or header[3] == 43
@@ -86,7 +86,7 @@ def add_exif_to_tiff(path: Path, block: bytes) -> None:
 
 
 def _read(file: IO[bytes]) -> tuple[ImageFileDirectory_v2, dict[int, ImageFileDirectory_v2]]:
-    """The first directory of a TIFF structure, and those of EXIF and GPS."""
+    """The first directory of a TIFF structure, and the EXIF and GPS directories."""
     file.seek(0)
     header = file.read(16)
     header = header if header[2] == 43 or header[3] == 43 else header[:8]
@@ -108,7 +108,7 @@ def _packed(
     start: int,
     leave: set[int] | None = None,
 ) -> tuple[bytes, int]:
-    """The bytes, to stand at `start`, of the descriptive tags but those to `leave`, and where their directory begins."""
+    """The bytes at `start` of all descriptive tags except those to `leave`, and the offset of their directory."""
     body = b""
     first = ImageFileDirectory_v2(header)
     _copy(main, first, lambda tag: tag in _DESCRIPTIVE and tag not in (leave or ()))
@@ -126,5 +126,5 @@ def _copy(source: ImageFileDirectory_v2, target: ImageFileDirectory_v2, wanted: 
         if wanted(tag):
             value = source[tag]
             target.tagtype[tag] = source.tagtype[tag]
-            # text is kept as the bytes that it was: Pillow would write a question mark for all that is not ASCII
+            # keep the bytes of a text: Pillow would write question marks for non-ASCII characters
             target[tag] = value.encode("latin-1") if source.tagtype[tag] == _ASCII and isinstance(value, str) else value

@@ -1,36 +1,29 @@
-"""Images as streams of rows, so that none need be held whole."""
+"""Images in memory, and images as streams of rows, so that they need not fit into memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 Metadata = tuple[tuple[str, int, Any], ...]
-"""Color profile, EXIF, XMP and resolution under libvips' names, with their types."""
+"""Color profile, EXIF, XMP and resolution, as (libvips' name, libvips' type, value)."""
 
 
 class RowReader(Protocol):
-    """An image that is read once, from top to bottom: H x W x C; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA).
+    """An image that is read once, from top to bottom: H x W x C.
 
-    Alpha is not premultiplied; `dtype` is uint8 or uint16.
+    channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or uint16.
     """
 
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def channels(self) -> int: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
+    width: int
+    height: int
+    channels: int
+    dtype: np.dtype[Any]
 
     def read(self, count: int) -> np.ndarray:
-        """The next rows, `count` of them or as many as there are: n x W x C."""
+        """The next `count` rows, or the remaining ones if there are fewer: n x W x C."""
         ...
 
 
@@ -39,7 +32,7 @@ class Image:
     """An image in memory, upright.
 
     pixels: H x W x C; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied; uint8 or uint16.
-    metadata: color profile, EXIF, XMP and resolution under libvips' names, with their types.
+    metadata: color profile, EXIF, XMP and resolution, which `write_image` writes along.
     """
 
     pixels: np.ndarray
@@ -53,73 +46,39 @@ class Image:
     def height(self) -> int:
         return int(self.pixels.shape[0])
 
-    @property
-    def has_alpha(self) -> bool:
-        return self.pixels.shape[2] in (2, 4)
-
     def with_pixels(self, pixels: np.ndarray) -> Image:
+        """The same metadata with other pixels."""
         return replace(self, pixels=pixels)
 
     def rows(self) -> ArrayRows:
         return ArrayRows(self.pixels)
 
 
-@dataclass
 class ArrayRows:
     """The rows of an image in memory."""
 
-    pixels: np.ndarray
-    done: int = field(default=0, init=False)
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
-
-    @property
-    def channels(self) -> int:
-        return int(self.pixels.shape[2])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.pixels.dtype
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.height, self.width, self.channels = (int(side) for side in pixels.shape)
+        self.dtype = pixels.dtype
+        self._remaining = pixels
 
     def read(self, count: int) -> np.ndarray:
-        rows = self.pixels[self.done : self.done + count]
-        self.done += len(rows)
+        rows, self._remaining = self._remaining[:count], self._remaining[count:]
         return rows
 
 
-@dataclass
 class LutRows:
-    """Rows whose gray or color values, but not alpha, go through a table: from one type to another."""
+    """Rows whose gray or color values go through a lookup table, which may change their type. Alpha is only rescaled."""
 
-    source: RowReader
-    table: np.ndarray
-
-    @property
-    def width(self) -> int:
-        return self.source.width
-
-    @property
-    def height(self) -> int:
-        return self.source.height
-
-    @property
-    def channels(self) -> int:
-        return self.source.channels
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.table.dtype
+    def __init__(self, source: RowReader, table: np.ndarray) -> None:
+        self.width, self.height, self.channels = source.width, source.height, source.channels
+        self.dtype = table.dtype
+        self._source, self._table = source, table
 
     def read(self, count: int) -> np.ndarray:
-        rows = self.source.read(count)
-        retoned: np.ndarray = self.table[rows]
+        rows = self._source.read(count)
+        converted: np.ndarray = self._table[rows]
         if self.channels in (2, 4):
-            top, old_top = np.iinfo(self.dtype).max, np.iinfo(rows.dtype).max
-            retoned[..., -1] = np.rint(rows[..., -1] * (top / old_top)).astype(self.dtype)
-        return retoned
+            top, source_top = np.iinfo(self.dtype).max, np.iinfo(rows.dtype).max
+            converted[..., -1] = np.rint(rows[..., -1] * (top / source_top)).astype(self.dtype)
+        return converted

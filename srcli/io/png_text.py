@@ -1,4 +1,4 @@
-"""PNG's texts, which go from file to file as they stand: libvips takes all for UTF-8, and writes that as if it were Latin-1."""
+"""Text chunks of PNG files, copied byte by byte: libvips reads all of them as UTF-8, and writes that as Latin-1."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import IO
 
 TEXTS = "png-texts"
-"""The name under which the texts are among an image's metadata."""
+"""The name of the text chunks among an image's metadata."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KINDS = (b"tEXt", b"zTXt", b"iTXt")
-_XMP = b"XML:com.adobe.xmp\0"  # which libvips looks after
-_MOST = 2**24  # bytes; nobody says more about an image
+_XMP = b"XML:com.adobe.xmp\0"  # libvips handles it
+_MOST = 2**24  # bytes, more than any real text
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def texts_of_png(file: IO[bytes]) -> bytes:
-    """The chunks of text of a PNG, whole and one after another; empty for other files. Damaged ones are left out."""
+    """The text chunks of a PNG, concatenated. Empty for other files. Damaged chunks are left out."""
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
         return b""
     texts = b""
@@ -28,14 +28,14 @@ def texts_of_png(file: IO[bytes]) -> bytes:
             file.seek(length + 4, 1)
             continue
         body, checksum = file.read(length), file.read(4)
-        sound = checksum == struct.pack(">L", zlib.crc32(body, zlib.crc32(kind)))
-        if sound and not body.startswith(_XMP) and len(texts) + length <= _MOST:
+        intact = checksum == struct.pack(">L", zlib.crc32(body, zlib.crc32(kind)))
+        if intact and not body.startswith(_XMP) and len(texts) + length <= _MOST:
             texts += head + body + checksum
     return texts
 
 
 def add_texts_to_png(path: Path, texts: bytes) -> None:
-    """Put chunks of text before the end of a PNG that libvips wrote."""
+    """Insert text chunks before the end of a PNG that libvips wrote."""
     with path.open("r+b") as file:
         file.seek(-len(_END), 2)
         file.write(texts + _END)

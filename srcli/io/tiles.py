@@ -1,4 +1,4 @@
-"""An image's size in, the pieces to work on one after another out."""
+"""Splitting an image into tiles that overlap by a halo."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and columns that a piece of work answers for (`inner`), and those that it looks at (`outer`)."""
+    """inner: the rows and columns that the tile covers. outer: those that are read for it, with the halo."""
 
     inner: tuple[slice, slice]
     outer: tuple[slice, slice]
 
 
 def tiles(height: int, width: int, *, tile: int | tuple[int, int], halo: int) -> Iterator[Tile]:
-    """Cover height x width without overlap by tiles, each seen with a halo that ends at the image's border.
+    """Cover height x width by tiles whose inner parts do not overlap.
 
-    tile: the side of a square, or rows and columns. At the border a tile ends where the image does, so a network pads there
-    as it does for the whole image.
+    tile: the side of a square, or rows and columns. The halo ends at the border of the image, so a network pads there as it
+    does for the whole image.
     """
     rows, columns = (tile, tile) if isinstance(tile, int) else tile
     for top in range(0, height, rows):

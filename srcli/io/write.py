@@ -1,4 +1,4 @@
-"""Images in, files out: whole or not at all, and row by row."""
+"""Writing images to files: atomically, and row by row."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ _SAVE: dict[str, dict[str, Any]] = {
 }
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 _LONGEST_SIDE = {".jpg": 65_535, ".webp": 16_383, ".avif": 16_384}
-_LONGEST = 10_000_000  # what libvips takes of any format
-_DEEP = (".png", ".tif", ".avif")  # formats that hold more than 8 bits
-_OPAQUE = (".jpg",)  # formats that hold no transparency
-_CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that surely fit where places are numbers of 32 bits
-_USUAL_DPI = 72  # what programs take where a file says nothing; libvips would write 25.4
-_HELD = 2**24  # pixels that may all be in memory
-_BLOCK = 2**20  # bytes of rows that are asked for at a time, of which several copies are made
+_LONGEST = 10_000_000  # libvips' own limit
+_DEEP = (".png", ".tif", ".avif")  # formats with more than 8 bits
+_OPAQUE = (".jpg",)  # formats without transparency
+_CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that certainly fit into 32-bit offsets
+_DEFAULT_DPI = 72  # what programs assume for files without a resolution; libvips would write 25.4
+_IN_MEMORY = 2**24  # pixels that may be in memory at once
+_BLOCK = 2**20  # bytes of rows that are read at a time and copied several times
 
 WHITE = (255, 255, 255)
 
 
 def check_target(path: Path, width: int, height: int) -> None:
-    """Raises SrcliError where an image of this size cannot be written under this name: format or its longest side."""
+    """Raise SrcliError if the format of this file name does not support images of this size, or is unknown."""
     extension = _extension(path)
     longest = _LONGEST_SIDE.get(extension, _LONGEST)
     if max(width, height) > longest:
-        raise SrcliError(f"{path} would be {width}x{height} pixels; {extension} ends at {longest} a side. Write .png or .tif.")
+        raise SrcliError(f"{path} would be {width}x{height} pixels; {extension} supports {longest} per side. Use .png or .tif.")
 
 
 def _extension(path: Path) -> str:
     extension = path.suffix.lower()
     extension = _ALIASES.get(extension, extension)
     if extension not in _SAVE:
-        raise ConfigError(f"{path} has no ending that srcli can write; use one of {', '.join(EXTENSIONS)}.")
+        raise ConfigError(f"{path} has no supported extension; use one of {', '.join(EXTENSIONS)}.")
     return extension
 
 
 def write_image(
     image: Image, path: str | Path, *, overwrite: bool = False, background: tuple[int, int, int] = WHITE
 ) -> list[str]:
-    """Write an image in memory, as `write_rows` does."""
+    """Write an image in memory to a file. See `write_rows`."""
     return write_rows(image.rows(), Path(path), metadata=image.metadata, overwrite=overwrite, background=background)
 
 
@@ -71,14 +71,13 @@ def write_rows(
     overwrite: bool = False,
     background: tuple[int, int, int] = WHITE,
 ) -> list[str]:
-    """Write the image beside its place and rename it: whole or not at all. Gives back what the format could not hold.
+    """Write an image to a file atomically. Returns what the format could not store.
 
-    JPEG is written at quality 95, WebP at 95, AVIF at 90, PNG and TIFF without loss; 16 bits stay where the format has
-    them; transparency in JPEG becomes the background, RGB in 0..255. size: width and height to resample to first, by Lanczos'
-    kernel on premultiplied colors. PNG, JPEG and TIFF are written while the rows come; WebP and AVIF hold them all.
+    JPEG and WebP are written at quality 95, AVIF at 90, PNG and TIFF losslessly. 16 bits are kept if the format supports them.
+    background: RGB in 0..255, replaces transparency in JPEG. size: width and height to resample to first, with a Lanczos kernel
+    on premultiplied colors. PNG, JPEG and TIFF are written while the rows are read; WebP and AVIF hold all of them in memory.
 
-    Raises SrcliError: the file is there already and not to be overwritten, or the place cannot be written; and whatever
-    reading the rows raises.
+    Raises SrcliError if the file exists and `overwrite` is false, or if it cannot be written; and what reading the rows raises.
     """
     extension = _extension(path)
     options = dict(_SAVE[extension])
@@ -93,22 +92,22 @@ def write_rows(
             if alpha and extension in _OPAQUE:
                 image = image.flatten(background=_tone(background, gray=gray, deep=deep))
             if deep and extension not in _DEEP:
-                # halves round up, so that 65535 and 0 stay white and black
+                # maps 65535 to 255
                 image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if gray else "srgb")
-                lost.append("16 bits, now 8")
-            said = {name: value for name, _, value in metadata}
-            dots = {axis: said.get(axis, _USUAL_DPI / 25.4) for axis in ("xres", "yres")}
+                lost.append("16 bits (reduced to 8)")
+            fields = {name: value for name, _, value in metadata}
+            dots = {axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in ("xres", "yres")}
             image = image.copy(**dots)  # dots per mm
             for name, kind, value in metadata:
                 if name not in dots and name != TEXTS:
                     image.set_type(kind, name, value)
-            exif = said.get("exif-data")
+            exif = fields.get("exif-data")
             if exif:
                 image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
             else:
-                options["keep"] = "icc|xmp|iptc|other"  # or JPEG would be given an EXIF block
-            if extension == ".jpg":  # which takes a few percent less on disk, and the whole image in memory
-                options["optimize_coding"] = image.width * image.height <= _HELD
+                options["keep"] = "icc|xmp|iptc|other"  # otherwise libvips adds an EXIF block to JPEG
+            if extension == ".jpg":  # saves a few percent on disk, but needs the whole image in memory
+                options["optimize_coding"] = image.width * image.height <= _IN_MEMORY
             if extension == ".avif":
                 options["bitdepth"] = 12 if deep else 8
             if extension == ".tif":
@@ -122,15 +121,15 @@ def write_rows(
             stream.close()
         if exif and extension == ".tif":
             add_exif_to_tiff(part, exif)
-        if TEXTS in said and extension == ".png":
-            add_texts_to_png(part, said[TEXTS])
+        if TEXTS in fields and extension == ".png":
+            add_texts_to_png(part, fields[TEXTS])
     if alpha and extension in _OPAQUE and not stream.opaque:
-        lost.insert(0, f"transparency, now {_color_name(background)}")
+        lost.insert(0, f"transparency (replaced by {_color_name(background)})")
     return lost
 
 
 def resample(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> pyvips.Image:
-    """The image at another size; color counts as much as it is visible."""
+    """The image at another size. Colors are weighted by their opacity."""
     scales: dict[str, Any] = {"vscale": height / image.height, "kernel": "lanczos3"}
     if not alpha:
         return image.resize(width / image.width, **scales)
@@ -149,10 +148,10 @@ def _color_name(color: tuple[int, int, int]) -> str:
 
 
 class _Stream:
-    """Rows as libvips can take them one after another: as a PNG that is not compressed.
+    """Passes rows to libvips one after another, as an uncompressed PNG.
 
-    Of all that libvips reads from a stream, PNG alone holds one to four channels of 8 and 16 bits. So pixels need neither be
-    all in memory nor in a file of their own, and what makes them runs while libvips compresses those before.
+    Of the formats that libvips reads from a stream, only PNG has one to four channels of 8 and 16 bits. This way, pixels need
+    not fit into memory or into a temporary file, and are computed while libvips compresses earlier ones.
     """
 
     def __init__(self, rows: RowReader) -> None:
@@ -161,19 +160,19 @@ class _Stream:
         self.opaque = True
         self._bytes = self._png()
         self._rest = memoryview(b"")
-        self._source = pyvips.SourceCustom()  # kept here, as libvips does not keep what Python hands it
+        self._source = pyvips.SourceCustom()  # a reference, as libvips does not keep one
         self._source.on_read(self._read)
 
     def image(self) -> pyvips.Image:
         return pyvips.Image.pngload_source(self._source, access="sequential", fail_on="error")
 
     def close(self) -> None:
-        """Let go of the source, which holds what it calls: as a circle, both would wait for Python to look for circles."""
+        """Release the source. It refers to this object, and Python frees such cycles late."""
         self._bytes.close()
         del self._source
 
     def _read(self, size: int) -> bytes:
-        """Called by libvips, in threads of its own: nothing may be raised here, so a failure waits until libvips stops."""
+        """Called by libvips in its own threads, where nothing may be raised; a failure is raised after libvips stops."""
         try:
             while not len(self._rest):
                 self._rest = memoryview(next(self._bytes))
@@ -196,9 +195,9 @@ class _Stream:
             if rows.channels in (2, 4):
                 self.opaque &= bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all())
             values = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"), copy=False))
-            lines = np.zeros((len(pixels), 1 + values[0].nbytes), dtype=np.uint8)  # a 0 before each: not filtered
+            lines = np.zeros((len(pixels), 1 + values[0].nbytes), dtype=np.uint8)  # each begins with 0, for no filter
             lines[:, 1:] = values.view(np.uint8).reshape(len(pixels), -1)
-            del pixels, values  # parts of a band, which would stay beside the two that follow
+            del pixels, values  # views that would keep a band in memory
             yield _chunk(b"IDAT", packer.compress(lines.data))
         yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from torch import Tensor
 
-from srcli.cli.progress import TrainingProgress
+from srcli.cli.train_progress import TrainingProgress
 from srcli.config import TrainConfig, seconds
 from srcli.core.device import pick_device
 from srcli.core.losses import WeightedLoss
