@@ -161,53 +161,57 @@ VGG_CROP_OFFSETS = 8
 
 
 def _setting(default: Any, help: str) -> Any:
-    """A field with a default and the words that explain it, which `srcli train --help` prints."""
+    """A field with a default and a help text, which `srcli train --help` prints."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run, whole: the same settings and photographs give the same model on the same machine.
+    """A complete training run: the same config and photographs give the same model on the same machine.
 
-    Each field is an option of `srcli train` and a key of its YAML file; paths are taken from the folder one stands in.
+    Each field is an option of `srcli train` and a key of its YAML file. Paths are relative to the current folder.
     """
 
-    photos: str | None = _setting(None, "Folder of photographs, with its subfolders.")
-    output: str | None = _setting(None, "Folder for the model, the checkpoints and the history.")
-    lr_data: str | None = _setting(None, "Folder of small images with the photographs' names, instead of a degradation.")
-    val: str | None = _setting(None, "Folder of photographs for validation, instead of some of those for training.")
-    val_split: float = _setting(0.02, "Share of the photographs that is held out for validation; 0 validates on none.")
-    val_every: int = _setting(1000, "Steps between two validations; the first comes before step 1.")
-    cache: str = _setting("auto", "Folder for the decoded photographs; auto is the user's cache folder, none is memory.")
+    photos: str | None = _setting(None, "Folder of photographs, including subfolders.")
+    output: str | None = _setting(None, "Folder for the model, checkpoints and history.")
+    lr_data: str | None = _setting(None, "Folder of LR images with the names of the photographs; replaces --degradation.")
+    val: str | None = _setting(None, "Folder of photographs for validation; replaces --val-split.")
+    val_split: float = _setting(0.02, "Share of the photographs held out for validation; 0 disables validation.")
+    val_every: int = _setting(1000, "Steps between validations; the first is before step 1.")
+    cache: str = _setting("auto", "Folder for decoded photographs; auto is the user's cache folder, none keeps them in memory.")
 
     generator: GeneratorConfig = field(default_factory=CompactConfig)
-    degradation: Degradation = _setting("bicubic", "How small images are made: bicubic, johnson (blurred first) or photo.")
+    degradation: Degradation = _setting(
+        "bicubic", "How LR images are computed: bicubic, johnson (with blur) or photo (with noise, blur and JPEG)."
+    )
     loss: LossConfig = field(default_factory=LossConfig)
     vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
     init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")
 
-    steps: int = _setting(10_000, "Updates of the weights.")
-    batch: int = _setting(16, "Crops in a step, of each process.")
-    accumulate: int = _setting(1, "Parts that a step's crops are computed in, one after the other, to save memory.")
-    patch: int = _setting(192, "Side of a crop of the true image, in pixels; a multiple of the scale.")
-    optimizer: Optimizer = _setting("muon", "muon (Adam for weights that are no kernels), adam or adamw.")
-    weight_decay: float = _setting(0.0, "Decay of the weights; 0.1 keeps channels alive in long runs of Muon.")
-    lr: float = _setting(5e-3, "Peak learning rate; Adam wants a fifth or less of what Muon does.")
-    warmup: int = _setting(100, "Steps in which the learning rate grows to its peak.")
-    schedule: Schedule = _setting("cosine", "After the warm-up: cosine (to a hundredth), multistep (halved) or constant.")
-    milestones: tuple[int, ...] = _setting((), "Steps at which multistep halves the learning rate, as in 5000,8000.")
-    clip: float = _setting(1.0, "Largest norm of the gradient; it is scaled down to this.")
-    ema: float = _setting(0.999, "Decay of the moving average of the weights, which is what is validated and written; 0: none.")
-    precision: Precision = _setting("auto", "auto, fp32, bf16 or fp16; auto is bf16 where the processor gains by it.")
+    steps: int = _setting(10_000, "Number of training steps.")
+    batch: int = _setting(16, "Crops per step and process.")
+    accumulate: int = _setting(1, "Split each batch into this many parts, computed one after another, to save memory.")
+    patch: int = _setting(192, "Side of an HR crop in pixels; a multiple of the scale.")
+    optimizer: Optimizer = _setting("muon", "muon (with Adam for biases), adam or adamw.")
+    weight_decay: float = _setting(0.0, "Weight decay; 0.1 prevents dead channels in long runs with Muon.")
+    lr: float = _setting(5e-3, "Peak learning rate; Adam needs a fifth of Muon's or less.")
+    warmup: int = _setting(100, "Steps of linear warm-up to the peak learning rate.")
+    schedule: Schedule = _setting(
+        "cosine", "Learning rate schedule after warm-up: cosine (to 1 %), multistep (halving) or constant."
+    )
+    milestones: tuple[int, ...] = _setting((), "Steps at which multistep halves the learning rate, such as 5000,8000.")
+    clip: float = _setting(1.0, "Maximum norm of the gradient.")
+    ema: float = _setting(0.999, "Decay of the moving average of the weights, which is validated and saved; 0 turns it off.")
+    precision: Precision = _setting("auto", "auto, fp32, bf16 or fp16; auto uses bf16 where it is faster.")
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
     compile: bool = _setting(False, "Compile the generator with torch.compile; needs a C++ compiler.")
-    seed: int = _setting(0, "Seed of the first weights, the crops, the degradation and the split.")
+    seed: int = _setting(0, "Seed of initial weights, crops, degradation and validation split.")
 
-    save_every: int = _setting(1000, "Steps between two writings of the checkpoint and the model file.")
-    keep: int = _setting(0, "Earlier checkpoints that stay beside the last one.")
-    patience: int = _setting(0, "Validations without a better loss after which training ends; 0: never.")
-    max_time: str | None = _setting(None, "Time after which the run is saved and left, as in 90m or 8h.")
-    log: Log = _setting("csv", "csv, or tensorboard for both.")
+    save_every: int = _setting(1000, "Steps between checkpoints.")
+    keep: int = _setting(0, "Number of earlier checkpoints to keep.")
+    patience: int = _setting(0, "Validations without improvement after which training stops; 0 turns it off.")
+    max_time: str | None = _setting(None, "Time after which training saves and stops, such as 90m or 8h.")
+    log: Log = _setting("csv", "csv, or tensorboard for CSV and TensorBoard.")
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -219,12 +223,14 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
         if self.batch % self.accumulate:
-            raise ConfigError(f"A batch of {self.batch} crops has no {self.accumulate} equal parts; let accumulate divide it.")
+            raise ConfigError(
+                f"A batch of {self.batch} crops cannot be split into {self.accumulate} equal parts; change `accumulate`."
+            )
         if self.schedule == "multistep" and not self.milestones:
-            raise ConfigError("The multistep schedule has no milestones; give some, as in --milestones 5000,8000.")
+            raise ConfigError("The multistep schedule needs milestones, as in `milestones=5000,8000`.")
         if self.milestones and self.schedule != "multistep":
             raise ConfigError(
-                f"Milestones belong to the multistep schedule, and it is {self.schedule}; add --schedule multistep."
+                f"Milestones apply to the multistep schedule, but the schedule is {self.schedule}; use `schedule=multistep`."
             )
         if self.max_time is not None:
             seconds(self.max_time)
@@ -235,40 +241,33 @@ class TrainConfig:
         if self.patch % self.generator.scale:
             lower = self.patch - self.patch % self.generator.scale
             raise ConfigError(
-                f"A patch of {self.patch} pixels is no multiple of the scale {self.generator.scale}; "
+                f"A patch of {self.patch} pixels is not a multiple of the scale {self.generator.scale}; "
                 f"use {lower} or {lower + self.generator.scale}."
             )
 
     def portable(self) -> TrainConfig:
-        """The same settings without what only the machine they ran on knows: what a model file may tell."""
+        """The config without paths, for the model file."""
         return replace(self, photos=None, output=None, lr_data=None, val=None, cache="auto")
 
 
 _LEAST = {
-    "steps": 1,
-    "batch": 1,
-    "accumulate": 1,
+    **dict.fromkeys(("steps", "batch", "accumulate", "save_every", "val_every"), 1),
+    **dict.fromkeys(("warmup", "weight_decay", "seed", "keep", "patience"), 0),
     "patch": 8,
-    "warmup": 0,
-    "weight_decay": 0,
-    "seed": 0,
-    "save_every": 1,
-    "val_every": 1,
-    "keep": 0,
-    "patience": 0,
 }
+"""Minimum values."""
 
 
 def seconds(words: str) -> float:
     """`45s`, `90m`, `8h` or `2d` in seconds. Raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", words)
     if match is None:
-        raise ConfigError(f"The time {words!r} is none; write a number with its unit, as in 45s, 90m, 8h or 2d.")
+        raise ConfigError(f"Invalid duration {words!r}; write a number with its unit, as in 45s, 90m, 8h or 2d.")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
 
 
 def parse_loss(words: str, layers: str | None = None, distance: str | None = None) -> LossConfig:
-    """`pixel=1,feature=0.1`, `relu2_2=0.5,relu4_3` (or a preset's name) and `absolute`, as written on the command line."""
+    """A loss as on the command line: `pixel=1,feature=0.1`, `relu2_2=0.5,relu4_3` or the name of a preset, and `absolute`."""
     terms: dict[str, Any] = dict.fromkeys(LOSS_TERMS, 0.0) | _parse_weights(words, "loss", LOSS_TERMS, default=None)
     if layers is not None:
         terms["layers"] = parse_layers(layers)
@@ -278,7 +277,7 @@ def parse_loss(words: str, layers: str | None = None, distance: str | None = Non
 
 
 def parse_layers(words: str) -> dict[str, float]:
-    """Layers by name, each with an optional weight, or the name of a preset."""
+    """Layers with optional weights, or the name of a preset."""
     if words in LAYER_PRESETS:
         return dict.fromkeys(LAYER_PRESETS[words], 1.0)
     return _parse_weights(words, "layer", (*VGG_LAYERS, *LAYER_PRESETS), default=1.0)
@@ -289,15 +288,15 @@ def _parse_weights(words: str, what: str, known: tuple[str, ...], default: float
     for word in words.split(","):
         name, equals, number = (part.strip() for part in word.partition("="))
         if name not in known:
-            raise ConfigError(f"There is no {what} called {name!r}. {did_you_mean(name, known)}")
+            raise ConfigError(f"There is no {what} {name!r}. {did_you_mean(name, known)}")
         if name in weights:
-            raise ConfigError(f"The {what} {name} is given twice in {words!r}; give it once.")
+            raise ConfigError(f"The {what} {name} appears twice in {words!r}; give it once.")
         if not equals and default is None:
             raise ConfigError(f"The {what} {name} has no weight in {words!r}; write {name}=1.")
         try:
             weights[name] = float(number) if equals else float(default or 0)
         except ValueError:
-            raise ConfigError(f"The weight of {name} is {number!r}, which is no number; write {name}=1.") from None
+            raise ConfigError(f"The weight of {name} is {number!r}, not a number; write {name}=1.") from None
     return weights
 
 
@@ -305,7 +304,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """Settings as plain dicts, numbers and strings: what YAML and the model file hold."""
+    """A config as dicts, numbers and strings, for YAML and model files."""
     plain = asdict(config)
     for name, value in plain.items():
         if isinstance(value, Mapping):
@@ -316,9 +315,9 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def from_mapping(cls: type[ConfigT], mapping: Any, where: str) -> ConfigT:
-    """The reverse of `to_mapping`. An unknown key or a value of another kind is an error that names `where` it stands."""
+    """The inverse of `to_mapping`. Raises ConfigError for unknown keys and invalid values, with `where` they are."""
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where} should hold names and values, and holds {mapping!r}.")
+        raise ConfigError(f"{where} should be a mapping, but is {mapping!r}.")
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -329,7 +328,7 @@ def from_mapping(cls: type[ConfigT], mapping: Any, where: str) -> ConfigT:
             values[name] = generator_from_mapping(value, f"{where}, generator")
         elif name == "loss":
             if isinstance(value, Mapping) and any(term in LOSS_TERMS for term in value):
-                value = dict.fromkeys(LOSS_TERMS, 0.0) | dict(value)  # who names terms wants these alone
+                value = dict.fromkeys(LOSS_TERMS, 0.0) | dict(value)  # named terms replace the default
             values[name] = from_mapping(LossConfig, value, f"{where}, loss")
         elif name == "layers":
             values[name] = _layers_from(value, f"{where}, layers")
@@ -339,9 +338,9 @@ def from_mapping(cls: type[ConfigT], mapping: Any, where: str) -> ConfigT:
 
 
 def generator_from_mapping(mapping: Any, where: str) -> GeneratorConfig:
-    """Settings of a generator, of the class that its `architecture` names."""
+    """The config of a generator, of the class for its `architecture`."""
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where} should hold names and values, and holds {mapping!r}.")
+        raise ConfigError(f"{where} should be a mapping, but is {mapping!r}.")
     name = mapping.get("architecture", "compact")
     if name not in GENERATORS:
         raise ConfigError(f"{where}: there is no generator {name!r}. {did_you_mean(str(name), GENERATORS)}")
@@ -353,14 +352,11 @@ def _layers_from(value: Any, where: str) -> dict[str, float]:
         return parse_layers(value)
     if isinstance(value, Mapping) and value:
         return {str(layer): _plain(weight, float, f"{where}, {layer}") for layer, weight in value.items()}
-    raise ConfigError(f"{where} should be layers with weights, as in {{relu4_3: 1}}, and is {value!r}.")
+    raise ConfigError(f"{where} is {value!r}; it should be layers with weights, as in {{relu4_3: 1}}.")
 
 
 def _plain(value: Any, kind: Any, where: str) -> Any:
-    """`value`, if it is of `kind`: a number, a bool, a string, a Literal, a tuple of numbers, or None where that may be.
-
-    Whole numbers pass as floats.
-    """
+    """`value`, if it is of type `kind`: a number, bool, string, Literal, tuple of numbers, or optional. Integers pass as floats."""
     choices = get_args(kind)
     if type(None) in choices:
         return None if value is None else _plain(value, choices[0], where)
@@ -368,21 +364,21 @@ def _plain(value: Any, kind: Any, where: str) -> Any:
         return tuple(_plain(each, choices[0], where) for each in value)
     if kind is float and isinstance(value, str):
         with suppress(ValueError):
-            value = float(value)  # YAML reads 1e-3, which has no dot, as a string
+            value = float(value)  # YAML reads 1e-3, without a dot, as a string
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value
     if get_origin(kind) is Literal and value in choices:
         return value
-    wanted = {int: "a whole number", float: "a number", str: "words", bool: "true or false"}.get(
-        kind, "a list of whole numbers" if get_origin(kind) is tuple else f"one of {', '.join(map(str, choices))}"
+    wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(
+        kind, "a list of integers" if get_origin(kind) is tuple else f"one of {', '.join(map(str, choices))}"
     )
     raise ConfigError(f"{where} is {value!r}; it should be {wanted}.")
 
 
 def read_yaml(path: Path) -> TrainConfig:
-    """A training run's settings from a YAML file; what the file leaves out keeps its default."""
+    """Read the config of a training run. Keys that are missing in the file keep their defaults."""
     import yaml
 
     try:
@@ -396,7 +392,7 @@ def read_yaml(path: Path) -> TrainConfig:
 
 
 def write_yaml(config: TrainConfig) -> str:
-    """The complete settings as YAML text."""
+    """The complete config as YAML."""
     import yaml
 
     return yaml.safe_dump(to_mapping(config), sort_keys=False)

@@ -27,3 +27,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(word, names, n=1)
     return f"Did you mean {close[0]}?" if close else f"Choose one of {', '.join(names)}."
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 photograph`, `2 photographs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcli.config import TrainConfig, from_mapping, parse_loss, read_yaml, to_mapping, write_yaml
-from srcli.errors import ConfigError
+from srcli.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from srcli.training.run import TrainingRun
@@ -22,22 +22,22 @@ DEFAULT = TrainConfig()
 FIELDS = {field.name: field for field in fields(TrainConfig)}
 
 ON_RESUME = ("photos", "lr_data", "val", "cache", "device", "save_every", "keep", "patience", "max_time", "log")
-"""What may be said anew when a run is resumed, and changes nothing of what the run learns."""
+"""Options that may be changed when a run is resumed, as they do not influence the result."""
 
-REMEDIES = ("lr", "clip", "precision")
-"""What may be said anew as well, for a run that has diverged."""
+AGAINST_DIVERGENCE = ("lr", "clip", "precision")
+"""Options that may be changed as well, for a run that has diverged."""
 
 
 def _option(name: str, *flags: str, metavar: str | None = None) -> Any:
-    """The option of a field of `TrainConfig`, which is left to the YAML file, and then to its default, if not given."""
+    """The option of a field of `TrainConfig`. If it is not given, the YAML file or the default applies."""
     default = FIELDS[name].default
     shown = f" [default: {default}]" if default not in (None, ()) and default is not False else ""
-    words = FIELDS[name].metadata["help"] + shown
-    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=words, metavar=metavar, show_default=False)
+    text = FIELDS[name].metadata["help"] + shown
+    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=text, metavar=metavar, show_default=False)
 
 
 def _part(flag: str, help: str, default: str, metavar: str | None = None) -> Any:
-    """An option that is a part of the generator or of the loss."""
+    """An option for a part of the generator or of the loss."""
     return typer.Option(flag, help=f"{help} [default: {default}]", metavar=metavar, show_default=False)
 
 
@@ -46,37 +46,36 @@ def train(
     photos: Annotated[str | None, typer.Argument(help=FIELDS["photos"].metadata["help"], show_default=False)] = None,
     output: Annotated[str | None, _option("output", "-o", "--output", metavar="RUN")] = None,
     config_file: Annotated[
-        Path | None, typer.Option("-c", "--config", metavar="FILE", help="Settings from a YAML file; options go before it.")
+        Path | None, typer.Option("-c", "--config", metavar="FILE", help="YAML file with settings; options override it.")
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Continue a run where its last checkpoint, or the one named, is."),
+        typer.Option("--resume", metavar="RUN", help="Resume the run in this folder, or from this checkpoint."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete YAML file and leave.")] = False,
-    check_data: Annotated[
-        bool, typer.Option("--check-data", help="Read the photographs, say what there is, and leave.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete YAML file and exit.")] = False,
+    check_data: Annotated[bool, typer.Option("--check-data", help="Read the photographs, report problems, and exit.")] = False,
     init: Annotated[str | None, _option("init", metavar="MODEL")] = None,
-    architecture: Annotated[str | None, _part("--generator", "compact or johnson.", "compact")] = None,
-    scale: Annotated[int | None, _part("--scale", "How many times larger.", str(DEFAULT.generator.scale))] = None,
-    channels: Annotated[int | None, _part("--channels", "Width of the generator.", "by generator")] = None,
-    blocks: Annotated[int | None, _part("--blocks", "Depth of the generator.", "by generator")] = None,
+    architecture: Annotated[str | None, _part("--generator", "compact, residual or johnson.", "compact")] = None,
+    scale: Annotated[int | None, _part("--scale", "Upscaling factor.", str(DEFAULT.generator.scale))] = None,
+    channels: Annotated[int | None, _part("--channels", "Channels of the generator.", "by generator")] = None,
+    blocks: Annotated[int | None, _part("--blocks", "Blocks of the generator.", "by generator")] = None,
+    slope: Annotated[float | None, _part("--slope", "Slope of residual's leaky ReLU; 0 is ReLU.", "0")] = None,
     loss: Annotated[
         str | None,
-        _part("--loss", "Weighted sum, as in pixel=1,feature=0.1; srcli losses lists the terms.", "pixel=1", metavar="TERMS"),
+        _part("--loss", "Terms with weights, as in pixel=1,feature=0.1; see srcli losses.", "pixel=1", metavar="TERMS"),
     ] = None,
     layers: Annotated[
         str | None,
         _part(
             "--layers",
-            "VGG16 layers of the feature loss, as in relu2_2=0.5,relu4_3; or johnson, gatys, first23.",
+            "VGG16 layers of the feature loss, such as relu2_2=0.5,relu4_3, or johnson, gatys, first23.",
             "first23",
             metavar="LAYERS",
         ),
     ] = None,
     distance: Annotated[
-        str | None, _part("--distance", "Of features: squared or absolute.", "squared", metavar="WHICH")
+        str | None, _part("--distance", "Distance of features: squared or absolute.", "squared", metavar="WHICH")
     ] = None,
     vgg: Annotated[str | None, _option("vgg", metavar="FILE")] = None,
     degradation: Annotated[str | None, _option("degradation")] = None,
@@ -109,15 +108,15 @@ def train(
 ) -> None:
     """Train a generator on a folder of photographs.
 
-    RUN/model.safetensors is written at intervals and works with srcli upscale -m at once; RUN/best.safetensors is the one
-    that did best on photographs held out. Under torchrun, each process takes a batch of its own.
+    Writes RUN/model.safetensors at intervals, which srcli upscale -m can use at any time, and RUN/best.safetensors, the model
+    with the lowest validation loss. Under torchrun, each process takes a batch of its own.
     """
     given = {name: value for name, value in ctx.params.items() if value is not None}
     for name in ("config_file", "resume", "overwrite", "print_config", "check_data"):
         given.pop(name, None)
     if resume is not None:
         if config_file is not None or overwrite or print_config or check_data:
-            raise ConfigError("--resume goes with neither --config, --overwrite, --print-config nor --check-data.")
+            raise ConfigError("--resume cannot be combined with --config, --overwrite, --print-config or --check-data.")
         _resume(resume, given)
         return
     config = config_from(read_yaml(config_file) if config_file else DEFAULT, given)
@@ -125,30 +124,32 @@ def train(
         typer.echo(write_yaml(config), nl=False)
         return
     if config.photos is None:
-        raise ConfigError("Give a folder of photographs to train on, as in srcli train PHOTOS -o RUN.")
+        raise ConfigError("Give a folder of photographs, as in srcli train PHOTOS -o RUN.")
     if check_data:
         _check_data(config)
         return
     if config.output is None:
         raise ConfigError("Give a folder for the run with -o RUN.")
 
+    from srcli.cli.train_progress import TerminalProgress
     from srcli.training.run import TrainingRun
     from srcli.training.run_dir import RunDirectory
 
     command = shlex.join(["srcli", *sys.argv[1:]])
-    _go(TrainingRun.begin(RunDirectory(Path(config.output)), config, command, overwrite=overwrite))
+    directory = RunDirectory(Path(config.output))
+    _train(TrainingRun.begin(directory, config, command, overwrite=overwrite, progress=TerminalProgress()))
 
 
 def config_from(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """The settings with what the command line says, by the names of its options, in the place of what they say."""
+    """The config with the options given on the command line."""
     given = dict(given)
     mapping = to_mapping(config)
-    shape = {name: given.pop(name) for name in ("architecture", "scale", "channels", "blocks") if name in given}
+    sizes = {name: given.pop(name) for name in ("architecture", "scale", "channels", "blocks", "slope") if name in given}
     features = {name: given.pop(name) for name in ("layers", "distance") if name in given}
     loss = given.pop("loss", None)
-    if shape.get("architecture", mapping["generator"]["architecture"]) != mapping["generator"]["architecture"]:
-        mapping["generator"] = {"scale": mapping["generator"]["scale"]}  # sizes of another generator mean nothing here
-    mapping["generator"] |= shape
+    if sizes.get("architecture", mapping["generator"]["architecture"]) != mapping["generator"]["architecture"]:
+        mapping["generator"] = {"scale": mapping["generator"]["scale"]}  # the sizes belong to another generator
+    mapping["generator"] |= sizes
     if loss is not None:
         kept = {name: mapping["loss"][name] for name in ("layers", "distance")}
         mapping["loss"] = to_mapping(parse_loss(loss)) | kept
@@ -162,53 +163,54 @@ def _whole_numbers(words: str) -> list[int]:
     try:
         return [int(word) for word in words.split(",")]
     except ValueError:
-        raise ConfigError(f"--milestones is {words!r}; write whole numbers, as in 5000,8000.") from None
+        raise ConfigError(f"--milestones is {words!r}; write integers, as in 5000,8000.") from None
 
 
 def _resume(path: Path, given: dict[str, Any]) -> None:
-    refused = [name for name in given if name not in ON_RESUME + REMEDIES]
+    refused = [name for name in given if name not in ON_RESUME + AGAINST_DIVERGENCE]
     if refused:
         raise ConfigError(
             f"--resume continues a run with its own settings; leave out --{refused[0].replace('_', '-')}, "
-            "or begin a new run from its model with --init."
+            "or start a new run from its model with --init."
         )
     if path.suffix == ".safetensors":
-        raise ConfigError(f"{path} is a model file, from which no run can be resumed. Give the run's folder, or use --init.")
+        raise ConfigError(f"{path} is a model file, which cannot be resumed. Give the folder of the run, or use --init.")
 
+    from srcli.cli.train_progress import TerminalProgress
     from srcli.training.run import TrainingRun
     from srcli.training.run_dir import RunDirectory
 
-    run = RunDirectory(path.parent if path.suffix == ".pt" else path)
-    state = run.load(path if path.suffix == ".pt" else None)
-    config = from_mapping(TrainConfig, state["settings"], str(run.checkpoint))
-    _go(TrainingRun.resume(run, config_from(config, given), state))
+    directory = RunDirectory(path.parent if path.suffix == ".pt" else path)
+    state = directory.load(path if path.suffix == ".pt" else None)
+    config = from_mapping(TrainConfig, state["settings"], str(directory.checkpoint))
+    _train(TrainingRun.resume(directory, config_from(config, given), state, progress=TerminalProgress()))
 
 
 def _check_data(config: TrainConfig) -> None:
     from srcli.training.run import read_photos
 
-    trainer, validation = read_photos(config)
+    photos, held_out = read_photos(config)
     typer.echo(
-        f"{len(trainer)} photographs to train on, {trainer.megapixels:.1f} megapixels, "
-        f"{trainer.crops(config.patch)} crops of {config.patch}x{config.patch} side by side."
+        f"{counted(len(photos), 'photograph')} to train on, {photos.megapixels:.1f} megapixels, "
+        f"{counted(photos.crops(config.patch), 'crop')} of {config.patch}x{config.patch} without overlap."
     )
-    typer.echo(f"{len(validation) if validation else 0} photographs to validate on.")
+    typer.echo(f"{counted(len(held_out or ()), 'photograph')} to validate on.")
 
 
-def _go(session: TrainingRun) -> None:
-    """Train, and leave with 130 if it was interrupted: Ctrl-C and SIGTERM let the step that runs end, and save."""
-    noted: list[int] = []
+def _train(run: TrainingRun) -> None:
+    """Train. Ctrl-C and SIGTERM finish the current step, save, and exit with 130."""
+    signals: list[int] = []
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        noted.append(number)
+    def remember(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
 
-    before = [(number, signal.signal(number, note)) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [(number, signal.signal(number, remember)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        session.train(interrupted=lambda: bool(noted))
+        run.train(interrupted=lambda: bool(signals))
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-    if noted:
+    if signals:
         raise typer.Exit(130)
-    if session.world.is_first:
-        typer.echo(session.run.model)
+    if run.world.is_first:
+        typer.echo(run.directory.model)

@@ -1,111 +1,127 @@
-"""A training run while it runs: a bar and its figures on a terminal, a line now and then where there is none."""
+"""Progress of `srcli train` on stderr: a bar with metrics on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
 import sys
 from collections import deque
 from collections.abc import Iterable
-from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.text import Text
 
+from srcli.cli.messages import as_options
 from srcli.training.trainer import Step
 from srcli.training.validation import Scores
 
-LINES_EVERY = 60.0
-"""Seconds between two lines where stderr is no terminal."""
+SECONDS_PER_LINE = 60.0
+"""Seconds between two lines if stderr is not a terminal."""
 
 
-class _BarOverFigures(Progress):
-    """A bar as wide as the terminal, and under it figures that wrap where it is narrow."""
+class _BarAboveMetrics(Progress):
+    """A bar of the terminal's width, and below it metrics that wrap on a narrow terminal."""
 
-    figures = ""
+    metrics = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.figures)
+        yield Text(self.metrics)
 
 
-class TrainingProgress:
-    """Speaks on stderr. A context: the bar is there as long as it is open."""
+class TerminalProgress:
+    """Shows a training run on stderr. See `srcli.training.progress.TrainingProgress`."""
 
-    def __init__(self, *, steps: int, done: int, images: int, quiet: bool = False) -> None:
-        """images: crops in one step of all processes. quiet: say nothing, as every process but the first does."""
-        self.console = Console(stderr=True, quiet=quiet)
-        self.images = images
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.decoded = 0
+        self.status: Status | None = None
+        self.steps = 0
+        self.images_per_step = 0
         self.recent: deque[Step] = deque(maxlen=100)
         self.validated = ""
-        self.spoken = 0.0
-        self.steps = steps
-        self.progress = _BarOverFigures(
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-        )
-        self.bar = self.progress.add_task("", total=steps, completed=done)
+        self.seconds_since_line = 0.0
+        self.bar: _BarAboveMetrics | None = None
 
-    def __enter__(self) -> TrainingProgress:
-        self.progress.start()
-        return self
+    def image_decoded(self) -> None:
+        self.decoded += 1
+        if self.status is None:
+            self.status = self.console.status("")
+            self.status.start()
+        self.status.update(f"Decoding photographs: {self.decoded}")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.progress.stop()
+    def start(self, *, steps: int, done: int, images_per_step: int) -> None:
+        self.steps, self.images_per_step = steps, images_per_step
+        if self.console.is_terminal:
+            self.bar = _BarAboveMetrics(
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self.bar.add_task("", total=steps, completed=done)
+            self.bar.start()
 
-    def say(self, words: str) -> None:
-        self.console.print(words, highlight=False, soft_wrap=True)
+    def stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def message(self, sentence: str) -> None:
+        if self.status is not None:
+            self.status.stop()
+            self.status = None
+        self.console.print(as_options(sentence), highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: Step, epoch: float) -> None:
         self.recent.append(step)
-        self.spoken += step.seconds
-        if not self.progress.disable:
-            self.progress.figures = self._figures(epoch) + self.validated
-            self.progress.update(self.bar, completed=step.number)
-        elif self.spoken >= LINES_EVERY or step.number == self.steps:
-            self.spoken = 0.0
+        self.seconds_since_line += step.seconds
+        if self.bar is not None:
+            self.bar.metrics = self._metrics(epoch) + self.validated
+            self.bar.update(self.bar.task_ids[0], completed=step.number)
+        elif self.seconds_since_line >= SECONDS_PER_LINE or step.number == self.steps:
+            self.seconds_since_line = 0.0
             seconds = sum(each.seconds for each in self.recent) / len(self.recent)
             left = seconds * (self.steps - step.number)
-            self.say(f"step {step.number} of {self.steps}: {self._figures(epoch)}, {_time(left)} left")
+            self.message(f"step {step.number} of {self.steps}: {self._metrics(epoch)}, {_duration(left)} left")
 
     def scores(self, scores: Scores, bicubic: Scores, *, step: int, improved: bool) -> None:
         self.validated = f", val {scores.psnr:.2f} dB ({scores.psnr - bicubic.psnr:+.2f} to bicubic)"
         best = ", the best so far" if improved else ""
-        self.say(
+        self.message(
             f"step {step}: validation {scores.psnr:.2f} dB, SSIM {scores.ssim:.4f} "
             f"(bicubic {bicubic.psnr:.2f} dB, {bicubic.ssim:.4f}), loss {scores.loss:.5g}{best}"
         )
 
-    def _figures(self, epoch: float) -> str:
+    def _metrics(self, epoch: float) -> str:
         seconds = sum(each.seconds for each in self.recent)
         waited = sum(each.waited for each in self.recent)
-        sound = [each for each in self.recent if not each.skipped]
-        terms = {name: sum(each.weighted[name] for each in sound) / len(sound) for name in sound[0].weighted} if sound else {}
-        words = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        finite = [each for each in self.recent if not each.skipped]
+        means = (
+            {name: sum(each.weighted[name] for each in finite) / len(finite) for name in finite[0].weighted} if finite else {}
+        )
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
         return (
-            f"epoch {epoch:.1f}, {words}, {self.images * len(self.recent) / seconds:.0f} images/s, "
+            f"epoch {epoch:.1f}, {terms}, {self.images_per_step * len(self.recent) / seconds:.0f} images/s, "
             f"waiting {waited / seconds:.0%}{_memory()}"
         )
 
 
-def _time(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _memory() -> str:
-    """The most memory in use so far: the GPU's where one computes, else this process's, where the system tells it."""
+    """Peak memory: of the GPU if it is used, otherwise of this process, if the system reports it."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return f", {torch.cuda.max_memory_allocated() / 1e6:.0f} MB"
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:  # Windows
         return ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f", {peak / (1e6 if sys.platform == 'darwin' else 1e3):.0f} MB"

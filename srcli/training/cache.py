@@ -1,7 +1,7 @@
-"""Decoded images in one memory-mapped file, so that they are decoded once and take no more memory than is in use.
+"""A cache of decoded images in a memory-mapped file, so that they are decoded once and only used parts take memory.
 
-For each folder there are two files: the pixels of all its images one after the other, and an index that says where each
-begins. The index carries the size and the time of every image's file; where one has changed, all is decoded anew.
+Each folder of images has two files: the pixels of all images, and an index of their sizes. The names of both contain a hash of
+the path, size and modification time of every image, so that a change decodes the folder again.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write
 
 FORMAT = 1
-"""Raised whenever the pixels of an image would come out otherwise than before."""
+"""Increased whenever decoding changes the pixels of an image."""
 
 Decoded = np.ndarray | SrcliError
-"""An image, H x W x 3 uint8, or why there is none."""
+"""An image, H x W x 3 uint8, or the reason why it cannot be read."""
 
 
 def user_cache() -> Path:
-    """The folder for such files: srcli's in the cache folder of the user, as the system has it."""
+    """srcli's folder in the user's cache folder."""
     from platformdirs import user_cache_path
 
     return user_cache_path("srcli")
 
 
 def decode(paths: Sequence[Path], read: Callable[[Path], np.ndarray], on_image: Callable[[], None]) -> Iterator[Decoded]:
-    """Every image in order, some at a time in threads, as decoding is done outside Python."""
+    """Decode images in order, several at a time in threads, as decoding releases the GIL."""
     workers = os.cpu_count() or 1
     remaining = iter(paths)
     with ThreadPoolExecutor(workers) as pool:
-        while some := list(islice(remaining, 4 * workers)):  # no more of them wait in memory
-            for result in pool.map(lambda path: _tried(read, path), some):
+        while chunk := list(islice(remaining, 4 * workers)):  # limits the images in memory
+            for result in pool.map(lambda path: _decoded(read, path), chunk):
                 on_image()
                 yield result
 
 
-def _tried(read: Callable[[Path], np.ndarray], path: Path) -> Decoded:
+def _decoded(read: Callable[[Path], np.ndarray], path: Path) -> Decoded:
     try:
         return read(path)
     except SrcliError as error:
@@ -60,16 +60,16 @@ def decode_cached(
     folder: Path,
     name: str,
 ) -> list[Decoded]:
-    """As `decode`, but from the cache in `folder` where it has these very files, and into it where it has not.
+    """Like `decode`, but from the cache in `folder`, which is filled first if necessary.
 
-    name: of the collection, of which one state is kept. Where any image cannot be read, nothing is written, and the
-    reasons are all that comes back.
-    Raises SrcliError: the cache cannot be written.
+    name: of the collection, of which only the latest state is kept. If an image cannot be read, nothing is written, and only
+    the reasons are returned.
+    Raises SrcliError if the cache cannot be written.
     """
     collection = hashlib.sha256(name.encode()).hexdigest()[:16]
     key = _key(paths)
     index, pixels = (folder / f"{collection}-{key}.{ending}" for ending in ("json", "pixels"))
-    if not _is_whole(index, pixels):
+    if not _is_complete(index, pixels):
         errors = _fill(decode(paths, read, on_image), index, pixels)
         if errors:
             return errors
@@ -85,8 +85,8 @@ def _key(paths: Sequence[Path]) -> str:
     return hashlib.sha256(json.dumps([FORMAT, files]).encode()).hexdigest()[:16]
 
 
-def _is_whole(index: Path, pixels: Path) -> bool:
-    """The index is written last, so where it is, the pixels were; somebody may have cut them since."""
+def _is_complete(index: Path, pixels: Path) -> bool:
+    """Whether both files exist, and the pixels, which are written before the index, have not been truncated since."""
     try:
         size: int = sum(3 * height * width for height, width in json.loads(index.read_text()))
         return size == pixels.stat().st_size
@@ -95,7 +95,7 @@ def _is_whole(index: Path, pixels: Path) -> bool:
 
 
 def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> list[Decoded]:
-    """Write both files; or neither, and give back the reasons, where there is an error."""
+    """Write both files. If there is an error, write neither and return the reasons."""
     errors: list[Decoded] = []
     try:
         with suppress(_Incomplete), atomic_write(pixels) as part:
@@ -114,17 +114,17 @@ def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> list[Decoded
                 part.write_text(json.dumps(shapes))
     except SrcliError as error:
         raise SrcliError(
-            f"{error} It is for decoded photographs; choose another folder with --cache, or --cache none."
+            f"{error} The file is for decoded photographs; set `cache` to another folder, or use `cache=none`."
         ) from None
     return errors
 
 
 class _Incomplete(Exception):
-    """Ends the writing of a file that nobody could use."""
+    """Cancels an atomic write."""
 
 
 def _mapped(index: Path, pixels: Path) -> list[Decoded]:
-    flat = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))  # slices of an array are made sooner than a memmap's
+    flat = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))  # slicing an array is faster than slicing a memmap
     images: list[Decoded] = []
     place = 0
     for height, width in json.loads(index.read_text()):

@@ -1,4 +1,4 @@
-"""A folder of photographs in, seeded batches of true crops out."""
+"""A folder of photographs, and seeded batches of crops from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srcli.errors import SrcliError
+from srcli.errors import SrcliError, counted
 from srcli.io.discover import find_images
 from srcli.io.read import read_srgb
 from srcli.training.cache import decode, decode_cached, user_cache
@@ -21,10 +21,10 @@ from srcli.training.cache import decode, decode_cached, user_cache
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """What one step learns from.
+    """The crops of one step.
 
-    hr: N x P x P x 3 uint8, as they lie in the photographs. lr: the same places of the given small images, or None where
-    they are to be made. turns: N x 3 bool, whether a crop is to be transposed, flipped upside down, and mirrored.
+    hr: N x P x P x 3 uint8, not yet augmented. lr: the same regions of the given LR images, or None if LR images are computed.
+    augmentations: N x 3 bool, whether to transpose, flip vertically, and flip horizontally.
     """
 
     hr: np.ndarray
@@ -34,14 +34,14 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class PhotoDataset:
-    """Photographs, H x W x 3 uint8, and crops of them that depend on nothing but seed and step.
+    """Photographs, H x W x 3 uint8, and crops of them that depend only on seed and step.
 
-    names: one for each, from the folder. small: where pairs are given, the small image of each, `scale` times smaller.
+    names: paths in the folder. lr_images: for given pairs, the LR image of each photograph, `scale` times smaller.
     """
 
     names: tuple[str, ...]
     images: tuple[np.ndarray, ...]
-    small: tuple[np.ndarray, ...] | None = None
+    lr_images: tuple[np.ndarray, ...] | None = None
     scale: int = 1
 
     @classmethod
@@ -55,26 +55,27 @@ class PhotoDataset:
         scale: int = 1,
         on_image: Callable[[], None] = lambda: None,
     ) -> PhotoDataset:
-        """Every image in the folder and below. All that is wrong is found before anything is trained, by file.
+        """Read every image in the folder and its subfolders, and report all problems by file before training starts.
 
-        cache: a folder for the decoded images, `auto` for the user's, `none` to hold them in memory. lr_data: a folder
-        with the small image of each, under the same name or with x`scale` after it. on_image: called for each decoded.
-        Raises SrcliError: no image, an unreadable one, one with a side under `smallest` pixels, pairs that do not fit.
+        smallest: shortest side of a photograph in pixels. cache: a folder for decoded images, `auto` for the user's cache
+        folder, `none` for memory. lr_data: a folder with the LR image of each photograph, with the same name or `x{scale}`
+        appended. on_image: called after each decoded image.
+        Raises SrcliError if there is no image, or if an image is unreadable, too small, or does not match its pair.
         """
         paths = find_images(folder)
         names = tuple(str(path.relative_to(folder)) for path in paths)
-        large = _read_all(folder, paths, smallest, cache, on_image)
+        photos = _read_all(folder, paths, smallest, cache, on_image)
         if lr_data is None:
-            return cls(names, large)
+            return cls(names, photos)
         pairs = _pairs(folder, paths, lr_data, scale)
-        small = _read_all(lr_data, pairs, smallest // scale, cache, on_image)
+        lr_images = _read_all(lr_data, pairs, smallest // scale, cache, on_image)
         _refuse(
-            f"{path} is {_size(given)} pixels and its photograph {_size(true)}; "
-            f"it must be exactly {scale} times smaller. Make it anew."
-            for path, given, true in zip(pairs, small, large, strict=True)
-            if true.shape[:2] != (given.shape[0] * scale, given.shape[1] * scale)
+            f"{path} is {_size(lr)} pixels and its photograph is {_size(hr)}; "
+            f"it must be exactly {scale} times smaller. Create it again."
+            for path, lr, hr in zip(pairs, lr_images, photos, strict=True)
+            if hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale)
         )
-        return cls(names, large, small, scale)
+        return cls(names, photos, lr_images, scale)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,41 +86,41 @@ class PhotoDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Of names and sizes: a resumed run repeats an uninterrupted one only if it is the same."""
+        """A hash of names and sizes. A resumed run equals an uninterrupted one only if it is unchanged."""
         known = [(name, *image.shape) for name, image in zip(self.names, self.images, strict=True)]
         return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
     def crops(self, patch: int) -> int:
-        """How many crops lie side by side in the photographs: what one epoch is."""
+        """The number of crops that fit into the photographs without overlap: one epoch."""
         return sum((image.shape[0] // patch) * (image.shape[1] // patch) for image in self.images)
 
     def split(self, share: float, *, seed: int) -> tuple[PhotoDataset, PhotoDataset]:
-        """Those for training and those held out: `share` of them, at least one, chosen by the seed.
+        """The photographs to train on, and those held out: `share` of them, at least one, chosen by the seed.
 
-        Raises SrcliError where nothing would be left to train on.
+        Raises SrcliError if none would be left to train on.
         """
         held = max(1, round(share * len(self)))
         if held >= len(self):
             raise SrcliError(
-                f"There are {len(self)} photographs, and {held} of them would be held out for validation. "
-                "Add photographs, name others with --val, or train without with --val-split 0."
+                f"There is only {counted(len(self), 'photograph')}, and {held} would be held out for validation. "
+                "Add photographs, set `val` to another folder, or train without validation with `val_split=0`."
             )
         order = np.random.default_rng([seed, len(self)]).permutation(len(self))
-        return self._some(sorted(order[held:])), self._some(sorted(order[:held]))
+        return self._subset(sorted(order[held:])), self._subset(sorted(order[:held]))
 
-    def _some(self, numbers: Sequence[int]) -> PhotoDataset:
+    def _subset(self, numbers: Sequence[int]) -> PhotoDataset:
         return PhotoDataset(
             tuple(self.names[i] for i in numbers),
             tuple(self.images[i] for i in numbers),
-            None if self.small is None else tuple(self.small[i] for i in numbers),
+            None if self.lr_images is None else tuple(self.lr_images[i] for i in numbers),
             self.scale,
         )
 
     def batch(self, step: int, *, seed: int, size: int, patch: int, part: slice = slice(None)) -> TrainBatch:
-        """`size` crops of `patch` pixels, or that `part` of them which a process takes.
+        """`size` crops of `patch` x `patch` pixels, or the `part` of them that one process takes.
 
-        A pure function of its arguments: a resumed run sees what an uninterrupted one would have seen, and runs with
-        different losses or generators see the same crops. Large photographs are met more often than small ones.
+        A pure function of its arguments: a resumed run gets the same crops as an uninterrupted one, and so do runs with other
+        losses or generators. Photographs are chosen in proportion to their pixels.
         """
         random = np.random.default_rng([seed, step])
         chosen = self._choose(random, size)[part]
@@ -127,19 +128,21 @@ class PhotoDataset:
         augmentations = (random.random((size, 3)) < 0.5)[part]
         hr = np.empty((len(chosen), patch, patch, 3), dtype=np.uint8)
         lr = (
-            None if self.small is None else np.empty((len(chosen), patch // self.scale, patch // self.scale, 3), dtype=np.uint8)
+            None
+            if self.lr_images is None
+            else np.empty((len(chosen), patch // self.scale, patch // self.scale, 3), dtype=np.uint8)
         )
-        grid = self.scale if self.small is not None else 1  # crops of a pair begin where both have a pixel
+        grid = self.scale if self.lr_images is not None else 1  # crops of a pair start at a pixel of the LR image
         for number, (index, place) in enumerate(zip(chosen, places, strict=True)):
             image = self.images[index]
             top, left = (int(at * ((side - patch) // grid + 1)) for at, side in zip(place, image.shape[:2], strict=True))
             hr[number] = image[top * grid : top * grid + patch, left * grid : left * grid + patch]
-            if lr is not None and self.small is not None:
-                lr[number] = self.small[index][top : top + lr.shape[1], left : left + lr.shape[2]]
+            if lr is not None and self.lr_images is not None:
+                lr[number] = self.lr_images[index][top : top + lr.shape[1], left : left + lr.shape[2]]
         return TrainBatch(hr, lr, augmentations)
 
     def source_names(self, step: int, *, seed: int, size: int) -> list[str]:
-        """The photographs that the batch of that step is taken from."""
+        """The names of the photographs that the crops of a step are from."""
         return sorted({self.names[index] for index in self._choose(np.random.default_rng([seed, step]), size)})
 
     def _choose(self, random: np.random.Generator, size: int) -> np.ndarray:
@@ -148,18 +151,18 @@ class PhotoDataset:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """Where each image ends if all their pixels stand in one row."""
+        """Cumulative number of pixels."""
         return np.cumsum([image.shape[0] * image.shape[1] for image in self.images])
 
 
 def prefetched(make: Callable[[int], TrainBatch], first: int) -> Iterator[TrainBatch]:
-    """make(first), make(first + 1) and so on, made by a thread while the one before is used."""
+    """Yield make(first), make(first + 1) and so on, computed in a thread while the previous one is used."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(make, first + ahead) for ahead in range(2))
         for step in count(first + 2):
-            crops = waiting.popleft().result()
+            batch = waiting.popleft().result()
             waiting.append(pool.submit(make, step))
-            yield crops
+            yield batch
 
 
 def _read_all(
@@ -177,26 +180,26 @@ def _read_all(
         results = decode_cached(paths, read, on_image, folder=where, name=str(folder.resolve()))
     _refuse(str(result) for result in results if isinstance(result, SrcliError))
     images = tuple(result for result in results if isinstance(result, np.ndarray))
-    # from the cache they come unchecked
+    # images from the cache have not been checked by `read`
     _refuse(sentence for path, image in zip(paths, images, strict=True) for sentence in _too_small(path, image, smallest))
     return images
 
 
 def _refuse(sentences: Iterable[str]) -> None:
-    """Raise one SrcliError of them all, if there is any."""
-    wrong = list(sentences)
-    if wrong:
-        more = f"\n({len(wrong) - 20} more images have the like.)" if len(wrong) > 20 else ""
-        raise SrcliError("\n".join(wrong[:20]) + more)
+    """Raise one SrcliError with all sentences, if there are any."""
+    problems = list(sentences)
+    if problems:
+        more = f"\n({len(problems) - 20} more images have similar problems.)" if len(problems) > 20 else ""
+        raise SrcliError("\n".join(problems[:20]) + more)
 
 
 def _pairs(folder: Path, paths: Sequence[Path], lr_data: Path, scale: int) -> list[Path]:
-    """The small image of each photograph."""
+    """The LR image of each photograph."""
     by_name = {path.relative_to(lr_data).with_suffix(""): path for path in find_images(lr_data)}
     names = [path.relative_to(folder).with_suffix("") for path in paths]
     found = [by_name.get(name) or by_name.get(name.with_name(f"{name.name}x{scale}")) for name in names]
     _refuse(
-        f"{path} has no small image: there is neither {name} nor {name}x{scale} in {lr_data}. Add it."
+        f"{path} has no LR image: {lr_data} contains neither {name} nor {name}x{scale}. Add it."
         for path, name, pair in zip(paths, names, found, strict=True)
         if pair is None
     )
@@ -207,7 +210,7 @@ def _too_small(path: Path, image: np.ndarray, smallest: int) -> list[str]:
     if min(image.shape[:2]) >= smallest:
         return []
     return [
-        f"{path} is {_size(image)} pixels; training needs at least {smallest}x{smallest}. Remove it or use a smaller --patch."
+        f"{path} is {_size(image)} pixels; training needs at least {smallest}x{smallest}. Remove it or use a smaller `patch`."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train one generator, on PyTorch's own engine, as `torchrun` starts them."""
+"""Training in several processes that `torchrun` starts, with torch.distributed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among all: its number, from 0, and how many there are. The first writes and speaks for all."""
+    """The rank of this process, from 0, and the number of processes. The first one writes files and reports progress."""
 
     rank: int = 0
     size: int = 1
@@ -23,41 +23,41 @@ class DistributedContext:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of every process's values; a number that is not finite in one is not finite in all."""
+        """The mean over all processes. A value that is not finite in one is not finite in the mean."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
         return values / self.size
 
     def any(self, one: bool, device: torch.device) -> bool:
-        """Whether it is so in any process: they all go the same way."""
+        """Whether `one` is true in any process, so that all of them decide alike."""
         return one if self.size == 1 else bool(self.mean(torch.tensor(float(one), device=device)) > 0)
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait for all processes."""
         if self.size > 1:
             torch.distributed.barrier()
 
 
 def init_distributed(device: torch.device) -> DistributedContext:
-    """The world that `torchrun` has made, joined through gloo on CPUs and NCCL on GPUs; a world of one without it."""
+    """Join the processes that `torchrun` started, with gloo on CPUs and NCCL on GPUs. Without torchrun there is only one."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         return DistributedContext()
     if not torch.distributed.is_initialized():
-        # first imported by DistributedDataParallel, after the world is joined, its functions' defaults would hold the world
-        # to the end of the process, and with it gloo's threads, which then and now abort the process as it ends
+        # if it is first imported after this, by DistributedDataParallel, the defaults of its functions keep the process group,
+        # and gloo's threads, until the process exits, which they abort now and then
         importlib.import_module("torch.distributed.nn")
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return DistributedContext(torch.distributed.get_rank(), size)
 
 
 def shutdown_distributed() -> None:
-    """To be called when nothing that was made for the world is left."""
+    """Leave the process group. Call this after everything that uses it has been released."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def local_device(name: str) -> str:
-    """`auto` and `cuda` become the GPU that is this process's own under `torchrun`."""
+    """The GPU of this process under `torchrun`, for `auto` and `cuda`."""
     number = os.environ.get("LOCAL_RANK")
     return f"cuda:{number}" if number is not None and name in ("auto", "cuda") and torch.cuda.is_available() else name

@@ -1,4 +1,4 @@
-"""The history of a run: rows of figures for history.csv and TensorBoard."""
+"""The history of a run: rows of metrics for history.csv and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from srcli.training.trainer import Step
 from srcli.training.validation import Scores
 
 LOG_INTERVAL = 100
-"""Steps in a row of the history, unless a validation or the writing of a checkpoint ends it before."""
+"""Steps per row of the history. A validation or a checkpoint ends a row early."""
 
 
 class History:
-    """Gathers steps into rows of RUN/history.csv, and writes them for TensorBoard where that is wanted."""
+    """Collects steps into rows of RUN/history.csv, and optionally logs them to TensorBoard."""
 
     def __init__(self, run: RunDirectory, config: TrainConfig, *, images: int, crops: int) -> None:
-        """images: crops in one step of all processes. crops: in an epoch.
+        """images: crops per step of all processes. crops: per epoch.
 
-        Raises SrcliError where TensorBoard is wanted and not there.
+        Raises SrcliError if TensorBoard is requested but not installed.
         """
         self.run = run
         self.images = images
@@ -38,29 +38,30 @@ class History:
         self.steps.append(step)
 
     def write(self, number: int, skipped: int, scores: tuple[Scores, Scores] | None = None) -> None:
-        """A row for the steps since the last one and up to `number`, with a validation's scores and bicubic's, if any.
+        """Write a row for the steps since the last row up to step `number`.
 
-        Every row has every column; what is not known is empty. skipped: steps since the beginning.
+        skipped: number of skipped steps since the start. scores: of a validation, and of bicubic interpolation. Every row has
+        all columns; unknown values are empty.
         """
         if not self.steps and scores is None:
             return
         steps, self.steps = self.steps, []
-        sound = [step for step in steps if not step.skipped]
+        finite = [step for step in steps if not step.skipped]
         seconds = sum(step.seconds for step in steps)
         row: dict[str, float | str] = {
             "step": number,
-            "epoch": _figures(self.epoch(number)),
+            "epoch": _rounded(self.epoch(number)),
             "lr": _mean([step.lr for step in steps[-1:]]),
-            "loss": _mean([step.total for step in sound]),
-            **{name: _mean([step.terms[name] for step in sound]) for name in self.terms},
-            **{f"{name}_weighted": _mean([step.weighted[name] for step in sound]) for name in self.terms},
-            "images_per_second": _figures(self.images * len(steps) / seconds) if seconds else "",
-            "data_wait": _figures(sum(step.waited for step in steps) / seconds) if seconds else "",
+            "loss": _mean([step.total for step in finite]),
+            **{name: _mean([step.terms[name] for step in finite]) for name in self.terms},
+            **{f"{name}_weighted": _mean([step.weighted[name] for step in finite]) for name in self.terms},
+            "images_per_second": _rounded(self.images * len(steps) / seconds) if seconds else "",
+            "data_wait": _rounded(sum(step.waited for step in steps) / seconds) if seconds else "",
             "skipped": skipped,
         }
         for name, place in (("val", 0), ("bicubic", 1)):
             row |= (
-                {f"{name}_{figure}": _figures(value) for figure, value in asdict(scores[place]).items()}
+                {f"{name}_{metric}": _rounded(value) for metric, value in asdict(scores[place]).items()}
                 if scores
                 else {f"{name}_{field.name}": "" for field in fields(Scores)}
             )
@@ -73,17 +74,17 @@ class History:
             self.board.flush()
 
 
-def _figures(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
 def _mean(values: list[float]) -> float | str:
-    return _figures(sum(values) / len(values)) if values else ""
+    return _rounded(sum(values) / len(values)) if values else ""
 
 
 def _board_class() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise SrcliError("TensorBoard is not installed; install it with pip install 'srcli[tensorboard]'.") from None
+        raise SrcliError("TensorBoard is not installed. Install it: pip install tensorboard") from None
     return SummaryWriter

@@ -1,4 +1,4 @@
-"""Muon: kernels take steps of equal length in all directions, and everything else takes Adam's."""
+"""The Muon optimizer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch.optim import Optimizer
 
 ITERATIONS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Of the odd polynomial of degree five that pulls singular values towards 1 (Jordan 2024): after five times, they lie
-between about 0.7 and 1.2."""
+"""Of the odd polynomial of degree 5 that moves singular values toward 1 (Jordan 2024). After five iterations they are between
+about 0.7 and 1.2."""
 
 RMS = 0.2
-"""Root mean square of a kernel's update in units of the learning rate: about that of Adam's (Liu et al. 2025, sec. 2.2), so
-that one learning rate serves both."""
+"""Root mean square of a kernel's update, in units of the learning rate. It is about that of Adam (Liu et al. 2025, sec. 2.2),
+so both use the same learning rate."""
 
 
 class Muon(Optimizer):
-    """Momentum whose singular values are made equal, for kernels; Adam for weights with one dimension.
+    """Orthogonalized momentum for kernels, and Adam for one-dimensional weights.
 
-    After Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", with the update's length of Liu et
-    al. 2025, "Muon is Scalable for LLM Training". A kernel O x I x 3 x 3 is taken as a matrix O x 9 I. Differs: first and
-    last layers, which both leave to Adam, are kernels as any other here. weight_decay is apart from the gradient, as AdamW's.
+    After Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", with the update length of Liu et al.
+    2025, "Muon is Scalable for LLM Training". A kernel O x I x 3 x 3 is treated as a matrix O x 9 I. Unlike there, the first
+    and the last layer are treated like all others. weight_decay is decoupled from the gradient, as in AdamW.
 
-    PyTorch's own Muon takes matrices alone, no kernels.
+    torch.optim.Muon supports matrices only. Adam is computed here so that one optimizer with one state covers all weights.
     """
 
     def __init__(
@@ -45,30 +45,30 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every weight that has a gradient. There is nothing to call again: `closure` must be None."""
+        """Update every weight that has a gradient. `closure` is not supported."""
         assert closure is None
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            alike: defaultdict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            by_shape: defaultdict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
             for weight in weights:
                 if weight.ndim > 1:
-                    alike[weight.shape].append(weight)
+                    by_shape[weight.shape].append(weight)
                 else:
                     self._adam(weight, group)
-            for kernels in alike.values():
+            for kernels in by_shape.values():
                 self._muon(kernels, group)
 
     def _muon(self, kernels: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """Kernels of one shape, at once."""
+        """Update kernels of the same shape together."""
         directions = []
         for kernel in kernels:
             state, gradient = self.state[kernel], kernel.grad
             assert gradient is not None
             momentum = state.setdefault("momentum", torch.zeros_like(kernel))
             momentum.lerp_(gradient, 1 - group["momentum"])
-            directions.append(gradient.lerp(momentum, group["momentum"]).flatten(1))  # Nesterov's
+            directions.append(gradient.lerp(momentum, group["momentum"]).flatten(1))  # Nesterov momentum
         updates = orthogonal(torch.stack(directions))
         length = group["lr"] * RMS * math.sqrt(max(updates.shape[-2:]))
         for kernel, update in zip(kernels, updates, strict=True):
@@ -89,9 +89,9 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """U V^T of the singular value decomposition U S V^T of each of N x R x C matrices, roughly, by products of matrices.
+    """Approximately U V^T, where U S V^T is the singular value decomposition of each of N x R x C matrices.
 
-    A matrix of zeros stays one.
+    Uses matrix products only (Newton-Schulz iteration). Zero matrices stay zero.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if tall else matrices

@@ -1,7 +1,8 @@
-"""One training run from its settings to its end: photographs are read, steps taken, files written, and words said."""
+"""One training run, from its config to its end: reads photographs, takes steps, writes files, reports progress."""
 
 from __future__ import annotations
 
+import platform
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -10,95 +11,103 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
 from torch import Tensor
 
-from srcli.cli.train_progress import TrainingProgress
-from srcli.config import TrainConfig, seconds
+from srcli.config import TrainConfig, seconds, to_mapping
 from srcli.core.device import pick_device
 from srcli.core.losses import WeightedLoss
-from srcli.errors import ConfigError, SrcliError
-from srcli.models.checkpoint import load_feature_loss, load_generator
-from srcli.training.curves import draw_curves
+from srcli.errors import ConfigError, SrcliError, counted
+from srcli.models.checkpoint import load_feature_loss, load_generator, save_model
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
 from srcli.training.distributed import init_distributed, local_device
 from srcli.training.history import LOG_INTERVAL, History
+from srcli.training.plots import draw_curves, draw_sample_grid
+from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.run_dir import RunDirectory
-from srcli.training.sample_grid import draw_sample_grid
 from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size, train
 from srcli.training.validation import Scores, Validation, smallest_side
 
 CALIBRATION_PIXELS = 100_000
-"""Pixels of small images that tell the ranges of a generator's activations."""
+"""Pixels of LR images for int8 calibration."""
 
 
 class TrainingRun:
-    """A run that is ready for its next step: everything that can be wrong has been found. `begin` and `resume` make one."""
+    """A run that is ready for its next step: everything that can be wrong has been checked. See `begin` and `resume`."""
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, about: dict[str, Any], state: dict[str, Any] | None) -> None:
-        self.run, self.config, self.about = run, config, about
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: TrainConfig,
+        about: dict[str, Any],
+        state: dict[str, Any] | None,
+        progress: TrainingProgress,
+    ) -> None:
+        """about: goes into the model file. state: of a checkpoint to resume from."""
+        self.directory, self.config, self.about = directory, config, about
         device = pick_device(local_device(config.device))
         self.world = init_distributed(device)
-        self.claim = ExitStack()  # on the run's folder, from the first change in it until training ends
-        loss = config.loss
-        feature = load_feature_loss(loss.layers, config.vgg, loss.distance) if loss.needs_vgg else None
-        self.trainer = Trainer(config, WeightedLoss(loss, feature, config.generator.scale), device, self.world)
-        if state is not None:
-            self.trainer.restore(state)
-        self.images = config.batch * self.world.size
-        self.live = TrainingProgress(
-            steps=config.steps, done=self.trainer.steps, images=self.images, quiet=not self.world.is_first
-        )
-        if state is None and config.init is not None:
-            self._start_from(config.init)
-        if not self.world.is_first:
-            self.world.wait()  # until the first process has decoded the photographs for all
-        self.photos, held_out = read_photos(config)
-        if self.world.is_first:
-            self.world.wait()
-        if self.about.setdefault("photos", self.photos.fingerprint) != self.photos.fingerprint:
-            self.live.say(f"The photographs in {config.photos} are not those that the run began with; it goes on with these.")
-        self.small = self._calibration_images()
-        self.history = History(run, config, images=self.images, crops=self.photos.crops(config.patch))
+        self.progress = progress if self.world.is_first else NoProgress()
+        self.lock = ExitStack()  # on the run folder, from the first change in it until training ends
+        self.trainer = self._make_trainer(device, state)
+        self.photos, held_out = self._read_photos()
+        self.calibration_images = self._calibration_images()
+        images = config.batch * self.world.size
+        self.history = History(directory, config, images=images, crops=self.photos.crops(config.patch))
         validates = held_out is not None and self.world.is_first
         self.validation = Validation(held_out, config, self.trainer.loss, device) if validates and held_out else None
-        generator, arithmetic = config.generator, str(self.trainer.autocast).removeprefix("torch.")
-        self.live.say(
-            f"{len(self.photos)} photographs to train on, {self.photos.megapixels:.1f} megapixels, and {len(held_out or ())} "
-            f"to validate on; {generator.architecture} x{generator.scale} on {device}, {arithmetic}."
+        self.progress.message(
+            f"{counted(len(self.photos), 'photograph')} to train on, {self.photos.megapixels:.1f} megapixels, "
+            f"and {len(held_out or ())} to validate on; {config.generator.architecture} x{config.generator.scale} on {device}, "
+            f"{str(self.trainer.autocast).removeprefix('torch.')}."
         )
 
     @classmethod
-    def begin(cls, run: RunDirectory, config: TrainConfig, command: str, *, overwrite: bool) -> TrainingRun:
-        """A new run. Raises SrcliError for whatever is wrong, and then leaves an earlier run in the folder as it was."""
-        run.check(overwrite=overwrite)
-        session = cls(run, config, {"command": command}, None)
-        run.check_space(session.trainer)
-        if session.world.is_first:
-            session.claim.enter_context(run.locked())
-            run.create(config, command)
-        return session
+    def begin(
+        cls,
+        directory: RunDirectory,
+        config: TrainConfig,
+        command: str,
+        *,
+        overwrite: bool,
+        progress: TrainingProgress = NoProgress(),  # noqa: B008, has no state
+    ) -> TrainingRun:
+        """A new run. Raises SrcliError if anything is wrong, and then leaves an earlier run in the folder unchanged."""
+        directory.check(overwrite=overwrite)
+        run = cls(directory, config, {"command": command}, None, progress)
+        directory.check_space(run.trainer)
+        if run.world.is_first:
+            run.lock.enter_context(directory.locked())
+            directory.create(config, command)
+        return run
 
     @classmethod
-    def resume(cls, run: RunDirectory, config: TrainConfig, state: dict[str, Any]) -> TrainingRun:
-        """A run from the state that a checkpoint holds, with whatever of the settings is said anew."""
-        session = cls(run, config, state["about"], state)
-        run.check_space(session.trainer)
-        if session.world.is_first:
-            session.claim.enter_context(run.locked())
-            run.truncate_history(session.trainer.steps)
-        return session
+    def resume(
+        cls,
+        directory: RunDirectory,
+        config: TrainConfig,
+        state: dict[str, Any],
+        *,
+        progress: TrainingProgress = NoProgress(),  # noqa: B008, has no state
+    ) -> TrainingRun:
+        """Resume from the state in a checkpoint. config: may differ from the checkpoint's in what the user changed."""
+        run = cls(directory, config, state["about"], state, progress)
+        directory.check_space(run.trainer)
+        if run.world.is_first:
+            run.lock.enter_context(directory.locked())
+            directory.truncate_history(run.trainer.steps)
+        return run
 
     def train(self, *, interrupted: Callable[[], bool]) -> Ending:
-        """Until the end, until patience or time are over, or until it is interrupted; each is said, and how to go on."""
+        """Train until the last step, until patience or time run out, or until interrupted. Reports how it ended."""
         began = time.monotonic()
         limit = seconds(self.config.max_time) if self.config.max_time is not None else float("inf")
+        images = self.config.batch * self.world.size
+        self.progress.start(steps=self.config.steps, done=self.trainer.steps, images_per_step=images)
         try:
-            with self.live, self._explained():
+            with self._errors_explained():
                 ending = train(
                     self.trainer,
-                    prefetched(self._crops, self.trainer.steps),
+                    prefetched(self._batch, self.trainer.steps),
                     on_step=self._on_step,
                     on_save=self._on_save,
                     validate=self.validation.measure if self.validation else None,
@@ -106,41 +115,56 @@ class TrainingRun:
                     stop=lambda: interrupted() or time.monotonic() - began > limit,
                 )
         finally:
-            self.claim.close()
-            self.trainer.leave()
-        step = self.trainer.steps
-        if self.trainer.skipped:
-            self.live.say(f"{self.trainer.skipped} steps were skipped, as their loss was not finite.")
-        if ending == "stopped":
-            why = "" if interrupted() else f", as its time of {self.config.max_time} is over"
-            again = f"srcli train --resume {shlex.quote(str(self.run.folder))}"
-            self.live.say(f"Stopped after step {step} and saved{why}. Continue with: {again}")
-        if ending == "patience":
-            self.live.say(f"Ended after step {step}: {self.config.patience} validations without a better loss.")
-            self.live.say(f"The best is {self.run.best}")
+            self.progress.stop()
+            self.lock.close()
+            self.trainer.shutdown()
+        self._report(ending, timed_out=not interrupted())
         return ending
 
-    def _start_from(self, init: str) -> None:
-        source = load_generator(init)
-        self.trainer.start_from(source)
-        if source.scale != self.config.generator.scale:
-            self.live.say(f"{init} is a model x{source.scale}: its last layer is left out and begins anew.")
+    def _make_trainer(self, device: torch.device, state: dict[str, Any] | None) -> Trainer:
+        config, loss = self.config, self.config.loss
+        feature = load_feature_loss(loss.layers, config.vgg, loss.distance) if loss.needs_vgg else None
+        trainer = Trainer(config, WeightedLoss(loss, feature, config.generator.scale), device, self.world)
+        if state is not None:
+            trainer.restore(state)
+        elif config.init is not None:
+            source = load_generator(config.init)
+            trainer.initialize_from(source)
+            if source.scale != config.generator.scale:
+                self.progress.message(
+                    f"{config.init} is an x{source.scale} model, so its last layer is not used and starts with fresh weights."
+                )
+        return trainer
 
-    def _crops(self, step: int) -> TrainBatch:
-        batch = self.config.batch
-        part = slice(self.world.rank * batch, (self.world.rank + 1) * batch)
-        return self.photos.batch(step, seed=self.config.seed, size=self.images, patch=crop_size(self.config), part=part)
+    def _read_photos(self) -> tuple[PhotoDataset, PhotoDataset | None]:
+        """The photographs to train on and those held out. The first process decodes them for all."""
+        if not self.world.is_first:
+            self.world.wait()
+        photos, held_out = read_photos(self.config, self.progress.image_decoded)
+        if self.world.is_first:
+            self.world.wait()
+        if self.about.setdefault("photos", photos.fingerprint) != photos.fingerprint:
+            self.progress.message(
+                f"The photographs in {self.config.photos} have changed since the run began; training continues with them."
+            )
+        return photos, held_out
+
+    def _batch(self, step: int) -> TrainBatch:
+        """The crops that this process takes of a step."""
+        batch, world = self.config.batch, self.world
+        part = slice(world.rank * batch, (world.rank + 1) * batch)
+        return self.photos.batch(step, seed=self.config.seed, size=batch * world.size, patch=crop_size(self.config), part=part)
 
     def _calibration_images(self) -> Tensor:
-        """Those of the first steps, from which a model learns how to run in 8 bits: N x 3 x H x W."""
+        """The LR images of the first steps: N x 3 x H x W."""
         lrs: list[Tensor] = []
         while sum(lr[:, 0].numel() for lr in lrs) < CALIBRATION_PIXELS:
             step = len(lrs)
-            lrs.append(self.trainer.pair(self._crops(step), step)[0])
+            lrs.append(self.trainer.pair(self._batch(step), step)[0])
         return torch.cat(lrs)
 
     def _on_step(self, step: Step) -> None:
-        self.live.step(step, self.history.epoch(step.number))
+        self.progress.step(step, self.history.epoch(step.number))
         self.history.add(step)
         if self.world.is_first and step.number % LOG_INTERVAL == 0 and step.number % self.config.val_every:
             self.history.write(step.number, self.trainer.skipped)
@@ -148,64 +172,85 @@ class TrainingRun:
     def _on_scores(self, scores: Scores, improved: bool) -> None:
         assert self.validation is not None
         bicubic, step = self.validation.baseline, self.trainer.steps
-        self.live.scores(scores, bicubic, step=step, improved=improved)
+        self.progress.scores(scores, bicubic, step=step, improved=improved)
         self.history.write(step, self.trainer.skipped, (scores, bicubic))
         if improved:
-            self.run.save_best(self.trainer, self.about, self.small, scores)
-        draw_curves(self.run.history, self.run.curves)
-        draw_sample_grid(self.validation.samples(self.trainer.average), self.run.sample_grid, step=step)
+            metrics = {"val_psnr": scores.psnr, "val_ssim": scores.ssim, "val_loss": scores.loss}
+            self._save_model(self.directory.best, self.about | metrics)
+        draw_curves(self.directory.history, self.directory.curves)
+        draw_sample_grid(self.validation.samples(self.trainer.average), self.directory.sample_grid, step=step)
 
     def _on_save(self) -> None:
         if self.world.is_first:
             self.history.write(self.trainer.steps, self.trainer.skipped)
-            self.run.save(self.trainer, self.about, self.small)
+            self.directory.save_checkpoint(self.trainer, self.about)
+            self._save_model(self.directory.model, self.about)
+
+    def _save_model(self, path: Path, about: dict[str, Any]) -> None:
+        """Write the averaged generator."""
+        settings = to_mapping(self.config.portable())
+        versions = {"torch": torch.__version__, "python": platform.python_version()}
+        about = about | {"steps": self.trainer.steps, "settings": settings} | versions
+        save_model(path, self.trainer.average, self.config.generator, about, self.calibration_images)
+
+    def _report(self, ending: Ending, *, timed_out: bool) -> None:
+        step = self.trainer.steps
+        if self.trainer.skipped:
+            self.progress.message(f"{counted(self.trainer.skipped, 'step')} skipped because the loss was not finite.")
+        if ending == "stopped":
+            why = f" because the time limit of {self.config.max_time} was reached" if timed_out else ""
+            again = f"srcli train --resume {shlex.quote(str(self.directory.folder))}"
+            self.progress.message(f"Stopped after step {step} and saved{why}. Continue with: {again}")
+        if ending == "patience":
+            self.progress.message(f"Ended after step {step}: {self.config.patience} validations without a lower loss.")
+            self.progress.message(f"The best model is {self.directory.best}")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What ends training before its time, as a sentence with the next step."""
+    def _errors_explained(self) -> Iterator[None]:
+        """Turn errors that end training early into a sentence with the next step."""
         try:
             yield
         except DivergedError as error:
-            self.run.save_failing_batch(error.crops)
+            self.directory.save_failing_batch(error.batch)
             if self.trainer.is_finite:
                 self._on_save()
-            names = ", ".join(self.photos.source_names(error.step - 1, seed=self.config.seed, size=self.images)[:4])
-            smaller = f"--lr {self.config.lr / 10:g}"
+            size = self.config.batch * self.world.size
+            names = ", ".join(self.photos.source_names(error.step - 1, seed=self.config.seed, size=size)[:4])
+            lr = f"{self.config.lr / 10:g}"
             then = (
-                f"Go on from the last sound state with: srcli train --resume {self.run.folder} {smaller}"
-                if self.run.checkpoint.exists()
-                else f"Begin again with {smaller}."
+                f"Continue from the last finite state with: srcli train --resume {self.directory.folder} --lr {lr}"
+                if self.directory.checkpoint.exists()
+                else f"Start again with `lr={lr}`."
             )
-            raise SrcliError(f"{error} {self.run.not_finite} holds its crops (of {names}). {then}") from None
+            raise SrcliError(f"{error} {self.directory.not_finite} contains its crops (from {names}). {then}") from None
         except RuntimeError as error:
             if not (self.config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))):
                 raise
             reason = str(error).splitlines()[0]
-            raise SrcliError(f"torch.compile failed ({reason}). Install a C++ compiler, or leave out --compile.") from None
+            raise SrcliError(f"torch.compile failed ({reason}). Install a C++ compiler, or leave out `compile`.") from None
 
 
-def read_photos(config: TrainConfig) -> tuple[PhotoDataset, PhotoDataset | None]:
-    """Photographs to train on and those to validate on. Everything that is wrong with any is an SrcliError."""
+def read_photos(config: TrainConfig, on_image: Callable[[], None] = lambda: None) -> tuple[PhotoDataset, PhotoDataset | None]:
+    """The photographs to train on and those to validate on. Raises SrcliError with everything that is wrong with any.
+
+    on_image: called after each decoded image.
+    """
     assert config.photos is not None
     if config.val is not None and config.lr_data is not None:
-        raise ConfigError("With --lr-data, validation is on some of the pairs: use --val-split in the place of --val.")
+        raise ConfigError("With `lr_data`, some of the pairs are used for validation: set `val_split` instead of `val`.")
     smallest = max(crop_size(config), smallest_side(config))
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("Decoding photographs: {task.completed}")
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task("", total=None)
 
-        def read(folder: str, lr_data: str | None = None) -> PhotoDataset:
-            return PhotoDataset.read(
-                Path(folder),
-                smallest=smallest,
-                cache=config.cache,
-                lr_data=Path(lr_data) if lr_data is not None else None,
-                scale=config.generator.scale,
-                on_image=lambda: progress.advance(bar),
-            )
+    def read(folder: str, lr_data: str | None = None) -> PhotoDataset:
+        return PhotoDataset.read(
+            Path(folder),
+            smallest=smallest,
+            cache=config.cache,
+            lr_data=Path(lr_data) if lr_data is not None else None,
+            scale=config.generator.scale,
+            on_image=on_image,
+        )
 
-        photos = read(config.photos, config.lr_data)
-        if config.val is not None:
-            return photos, read(config.val)
+    photos = read(config.photos, config.lr_data)
+    if config.val is not None:
+        return photos, read(config.val)
     return photos.split(config.val_split, seed=config.seed) if config.val_split else (photos, None)

@@ -1,4 +1,4 @@
-"""A run folder: the checkpoints to resume from, the model files, the settings and the history of one training run."""
+"""The folder of a training run: checkpoints, model files, settings and history."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from srcli.config import TrainConfig, to_mapping, write_yaml
 from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write, directory_lock
-from srcli.models.checkpoint import read_torch, save_model
+from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
 from srcli.training.trainer import Trainer
-from srcli.training.validation import Scores
 from srcli.version import __version__
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The folder and the names of what lies in it."""
+    """The folder and its files."""
 
     folder: Path
 
@@ -71,33 +69,33 @@ class RunDirectory:
         return self.folder / "tensorboard"
 
     def kept(self) -> list[Path]:
-        """Earlier checkpoints, the oldest first."""
+        """Earlier checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d+", path.stem))
 
     def check(self, *, overwrite: bool) -> None:
-        """Raises SrcliError where the folder holds a run that is not to be overwritten, or cannot be written."""
+        """Raise SrcliError if the folder contains a run that may not be overwritten, or cannot be written."""
         if not overwrite and (self.checkpoint.exists() or self.history.exists() or self.model.exists()):
             raise SrcliError(
-                f"{self.folder} holds a run already. Continue it with --resume {self.folder}, choose another -o, "
-                "or replace it with --overwrite."
+                f"{self.folder} already contains a run. Use `resume={self.folder}` to continue it, `overwrite` to replace it, "
+                "or another `output`."
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise SrcliError(f"Cannot write in {self.folder}: {error.strerror}. Choose another -o.") from None
+            raise SrcliError(f"Cannot write to {self.folder}: {error.strerror}. Choose another `output`.") from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder for this process while the block runs. Raises SrcliError where another one trains in it."""
+        """Lock the folder during the block. Raises SrcliError if another process is training in it."""
         with directory_lock(self.folder) as free:
             if not free:
                 raise SrcliError(f"Another process is training in {self.folder}. Wait until it ends, or stop it first.")
             yield
 
     def create(self, config: TrainConfig, command: str) -> None:
-        """Begin a run in the folder: what an earlier one wrote goes."""
+        """Start a new run in the folder. Removes the files of an earlier run."""
         names = (self.checkpoint, self.model, self.best, self.history, self.curves, self.sample_grid, self.not_finite)
         for path in (*names, *self.kept()):
             path.unlink(missing_ok=True)
@@ -107,27 +105,23 @@ class RunDirectory:
             part.write_text(made_by + write_yaml(config), encoding="utf-8")
 
     def check_space(self, trainer: Trainer) -> None:
-        """Raises SrcliError where the disk has no room for what the run will write."""
+        """Raise SrcliError if the disk is too full for the files of the run."""
         weights = sum(weight.nbytes for weight in trainer.generator.state_dict().values())
-        # weights, their average, two moments in the optimizer; each file whole before the one before it goes; images
+        # weights, their average, two moments in the optimizer; new files exist next to old ones for a moment; plots
         needed = 4 * weights * (2 + trainer.config.keep) + 4 * weights + 20_000_000
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise SrcliError(
-                f"{self.folder} has {free / 1e6:.0f} MB free and the run needs about {needed / 1e6:.0f} MB. "
-                "Make room or choose another -o."
+                f"{self.folder} has {free / 1e6:.0f} MB of free space, but the run needs about {needed / 1e6:.0f} MB. "
+                "Free some space or choose another `output`."
             )
 
-    def save(self, trainer: Trainer, about: dict[str, Any], lr: Tensor) -> None:
-        """Write checkpoint and model, each whole or not at all; the model is the averaged generator.
-
-        lr: small images from which the model learns how to run in 8 bits.
-        Raises SrcliError where the weights are not finite: what was written before stays.
-        """
+    def save_checkpoint(self, trainer: Trainer, about: dict[str, Any]) -> None:
+        """Write the checkpoint atomically. Raises SrcliError if the weights are not finite, and keeps the previous one."""
         if not trainer.is_finite:
             raise SrcliError(
-                f"The weights are not finite after step {trainer.steps}, so nothing was written; "
-                f"the last checkpoint in {self.folder} is sound. Start again with a smaller --lr."
+                f"The weights are not finite after step {trainer.steps}, so they were not saved; "
+                f"the last checkpoint in {self.folder} is valid. Start again with a smaller `lr`."
             )
         keep = trainer.config.keep
         if keep and self.checkpoint.exists():
@@ -138,36 +132,19 @@ class RunDirectory:
             torch.save({"settings": to_mapping(trainer.config), "about": about, **trainer.state()}, part)
         for path in self.kept()[: -keep or None]:
             path.unlink()
-        self._save_model(self.model, trainer, about, lr)
-
-    def save_best(self, trainer: Trainer, about: dict[str, Any], lr: Tensor, scores: Scores) -> None:
-        """Write the averaged generator as the best so far. lr: as in `save`."""
-        figures = {"val_psnr": scores.psnr, "val_ssim": scores.ssim, "val_loss": scores.loss}
-        self._save_model(self.best, trainer, about | figures, lr)
-
-    def _save_model(self, path: Path, trainer: Trainer, about: dict[str, Any], lr: Tensor) -> None:
-        config = to_mapping(trainer.config.portable())
-        versions = {"torch": torch.__version__, "python": platform.python_version()}
-        save_model(
-            path,
-            trainer.average,
-            trainer.config.generator,
-            about | {"steps": trainer.steps, "settings": config} | versions,
-            lr,
-        )
 
     def load(self, checkpoint: Path | None = None) -> dict[str, Any]:
-        """The last checkpoint, or the one named. Raises SrcliError where there is none."""
+        """The state in the last checkpoint, or in the given one. Raises SrcliError if there is none."""
         path = checkpoint or self.checkpoint
         if not path.is_file():
-            raise SrcliError(f"{self.folder} holds no {path.name}, so there is no run to resume. Check the folder's name.")
+            raise SrcliError(f"{self.folder} contains no {path.name}, so there is no run to resume. Check the path.")
         state = read_torch(path)
         if not {"settings", "about", "generator", "optimizer", "steps"} <= state.keys():
-            raise SrcliError(f"{path} is no checkpoint of srcli train. Give the folder of a run.")
+            raise SrcliError(f"{path} is not a checkpoint of srcli train. Give the folder of a run.")
         return state
 
     def truncate_history(self, step: int) -> None:
-        """Take out of the history what came after `step`, and remove files that were never finished."""
+        """Remove rows after `step` from the history, and incomplete files."""
         for part in self.folder.glob(".*.part*"):
             part.unlink()
         if self.history.exists():
@@ -176,14 +153,14 @@ class RunDirectory:
             with atomic_write(self.history) as part:
                 part.write_text(header + "".join(kept), encoding="utf-8")
 
-    def save_failing_batch(self, crops: TrainBatch) -> None:
-        """Write the crops of a step whose loss was not finite."""
-        lr = np.empty(0) if crops.lr is None else crops.lr
+    def save_failing_batch(self, batch: TrainBatch) -> None:
+        """Save the crops of a step whose loss was not finite."""
+        lr = np.empty(0) if batch.lr is None else batch.lr
         with atomic_write(self.not_finite) as part:
-            np.savez_compressed(part, hr=crops.hr, lr=lr, augmentations=crops.augmentations)
+            np.savez_compressed(part, hr=batch.hr, lr=lr, augmentations=batch.augmentations)
 
     def write_row(self, row: dict[str, float | str]) -> None:
-        """Append a row to the history; the first one names the columns."""
+        """Append a row to the history. The first row writes the header."""
         new = not self.history.exists()
         with self.history.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(row))
@@ -195,7 +172,7 @@ class RunDirectory:
 
 
 def _duplicate(path: Path, other: Path) -> None:
-    """A second name for the file, or a copy where the file system has no second names."""
+    """A hard link to the file, or a copy if the file system has no hard links."""
     other.unlink(missing_ok=True)
     try:
         os.link(path, other)

@@ -1,7 +1,7 @@
-"""Settings and a stream of crops in, a trained generator out.
+"""The training loop: takes batches of crops, and trains a generator. Reports through callbacks; uses no files.
 
-Reports by callback and prints nothing; knows neither folders nor the terminal. A step is: crop, reduce, upscale, compare
-with the truth, follow the gradient, and average the weights.
+A step computes LR images from crops, upscales them, compares the result with the crops, updates the weights, and updates their
+moving average.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from srcli.training.validation import Scores
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. `terms` are the parts of the loss before their weights, `weighted` after them.
+    """The result of a step. terms: of the loss, before their weights; weighted: after them.
 
-    skipped: the loss or its gradient was not finite, and the weights are as they were. seconds: the whole step took;
-    waited: of these for the crops of the next.
+    skipped: whether the loss or its gradient was not finite, so that the weights did not change. seconds: duration of the step;
+    waited: the part of it spent waiting for the next crops.
     """
 
     number: int
@@ -51,29 +51,27 @@ class Step:
 
 
 class DivergedError(SrcliError):
-    """The loss of several steps in a row was not finite. `crops` are the last of them, taken at `step`."""
+    """The loss was not finite in several consecutive steps. batch: of the last of them, at `step`."""
 
-    def __init__(self, step: int, crops: TrainBatch) -> None:
-        super().__init__(
-            f"The loss was not finite in {MAX_CONSECUTIVE_NONFINITE} steps in a row, the last of them step {step}."
-        )
+    def __init__(self, step: int, batch: TrainBatch) -> None:
+        super().__init__(f"The loss was not finite in {MAX_CONSECUTIVE_NONFINITE} consecutive steps, up to step {step}.")
         self.step = step
-        self.crops = crops
+        self.batch = batch
 
 
 MAX_CONSECUTIVE_NONFINITE = 10
-"""Steps in a row without a finite loss after which training ends."""
+"""Consecutive steps without a finite loss after which training stops."""
 
 
 def crop_size(config: TrainConfig) -> int:
-    """Side of the crops that training asks for: the patch, and a margin that the reduction needs and that is cut off."""
+    """Side of the crops that training needs: the patch and a margin for degradation, which is cropped afterward."""
     if config.lr_data is not None:
         return config.patch
     return config.patch + 2 * margin(config.degradation, config.generator.scale) * config.generator.scale
 
 
 class Trainer:
-    """What lasts from step to step: generator, averaged generator, optimizer, and how far it has come."""
+    """The state of training: generator, averaged generator, optimizer, and counters."""
 
     def __init__(
         self,
@@ -105,7 +103,7 @@ class Trainer:
         self.model = self._runnable()
 
     def _runnable(self) -> nn.Module:
-        """The generator as it is called in a step: spread over processes, compiled."""
+        """The generator as a step calls it: distributed over processes, compiled."""
         model: nn.Module = self.generator
         if self.world.size > 1:
             if self.device.type == "cuda":
@@ -115,27 +113,27 @@ class Trainer:
                 model = DistributedDataParallel(self.generator)
         return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
 
-    def leave(self) -> None:
-        """The end of training together: what was spread over processes is this one's alone, and the others may go."""
+    def shutdown(self) -> None:
+        """End distributed training: release what is shared between processes."""
         self.model = self.generator
         shutdown_distributed()
 
-    def start_from(self, source: Generator) -> None:
-        """Begin with the weights of another generator, in its folded form. The scale may differ, and `compact` may grow wider.
+    def initialize_from(self, source: Generator) -> None:
+        """Start with the weights of another, fused generator. The scale may differ, and this generator may be wider.
 
-        Raises SrcliError where the sizes do not fit.
+        Raises SrcliError if the layers do not match.
         """
         wanted, given = self.config.generator, source.config
         if not self.generator.can_initialize_from(source):
             raise SrcliError(
-                f"The first weights are those of {_sizes(given)}, and {_sizes(wanted)} is to be trained. "
-                "Give a model of the same sizes, or its sizes as options."
+                f"The weights of {_sizes(given)} cannot initialize {_sizes(wanted)}. "
+                "Set `init` to a model of the same size, or set the size to that of the model."
             )
         self.generator.load_fused(source)
         self.average.load_state_dict(self.generator.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on as if it had never stopped. What is random follows from the step alone."""
+        """Everything a resumed run needs to continue exactly. Random numbers depend on the step alone."""
         return {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
@@ -157,18 +155,18 @@ class Trainer:
         weights = (*self.generator.state_dict().values(), *self.average.state_dict().values())
         return all(bool(weight.isfinite().all()) for weight in weights)
 
-    def step(self, crops: TrainBatch, following: TrainBatch | None = None) -> Step:
-        """One update of the weights, unless the loss or its gradient is not finite.
+    def step(self, batch: TrainBatch, following: TrainBatch | None = None) -> Step:
+        """Update the weights once, unless the loss or its gradient is not finite.
 
-        following: the next step's crops, whose pair is made while the optimizer, in which a core is idle, does its work.
+        following: the next batch, whose images are prepared while the optimizer, which leaves a core idle, is running.
         """
         config = self.config
         lr_now = learning_rate(config, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr_now
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = self._pair_of(crops)
-        figures = torch.zeros(1 + len(self.loss.weights), device=self.device)
+        lr, hr = self._pair_of(batch)
+        values = torch.zeros(1 + len(self.loss.weights), device=self.device)
         for number in range(config.accumulate):
             part = slice(number, None, config.accumulate)
             last = number == config.accumulate - 1
@@ -177,16 +175,16 @@ class Trainer:
                     sr = self.model(lr[part])
                     loss = self.loss(*self._random_vgg_crop(sr.float(), hr[part]))
                 self.scaler.scale(loss.total / config.accumulate).backward()
-            figures += torch.stack([loss.total, *loss.terms.values()]).detach() / config.accumulate
-        if following is not None:  # not before, as the next pair takes the place of this one
+            values += torch.stack([loss.total, *loss.terms.values()]).detach() / config.accumulate
+        if following is not None:  # not earlier, as the next images overwrite these
             self.ahead = self._begin_pair(following, self.steps + 1)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
-        total, *terms = self.world.mean(figures).tolist()
+        total, *terms = self.world.mean(values).tolist()
         self.steps += 1
-        # with float16 the scaler finds its scale by gradients that are not finite, and skips those itself
-        sound = math.isfinite(total) and (self.scaler.is_enabled() or bool(norm.isfinite()))
-        if sound:
+        # with float16, the scaler finds its scale through non-finite gradients, and skips those itself
+        finite = math.isfinite(total) and (self.scaler.is_enabled() or bool(norm.isfinite()))
+        if finite:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self._average()
@@ -198,52 +196,52 @@ class Trainer:
                 self.scaler.update(self.scaler.get_scale() / 2)
         raw = dict(zip(self.loss.weights, terms, strict=True))
         weighted = {name: self.loss.weights[name] * term for name, term in raw.items()}
-        return Step(self.steps, total, raw, weighted, lr_now, skipped=not sound)
+        return Step(self.steps, total, raw, weighted, lr_now, skipped=not finite)
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
-    def _begin_pair(self, crops: TrainBatch, step: int) -> tuple[TrainBatch, Future[tuple[Tensor, Tensor]]]:
-        return crops, self.maker.submit(self.pair, crops, step)
+    def _begin_pair(self, batch: TrainBatch, step: int) -> tuple[TrainBatch, Future[tuple[Tensor, Tensor]]]:
+        return batch, self.maker.submit(self.pair, batch, step)
 
-    def _pair_of(self, crops: TrainBatch) -> tuple[Tensor, Tensor]:
-        """The step's pair, from the same thread whether it was made ahead or not, so that its bits are the same."""
-        if self.ahead is None or self.ahead[0] is not crops:
-            self.ahead = self._begin_pair(crops, self.steps)
+    def _pair_of(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
+        """The images of a step, always computed by the same thread, so that the result is the same to the bit."""
+        if self.ahead is None or self.ahead[0] is not batch:
+            self.ahead = self._begin_pair(batch, self.steps)
         return self.ahead[1].result()
 
-    def pair(self, crops: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
-        """(lr, hr) on the device, turned and mirrored: N x 3 x patch / scale and N x 3 x patch, RGB in [0, 1].
+    def pair(self, batch: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
+        """(lr, hr) on the device, augmented: N x 3 x patch / scale and N x 3 x patch (both sides), RGB in [0, 1].
 
-        step: how many were taken before, from which the degradation follows; None for as many as were.
+        step: number of steps before this one, which seeds the degradation; None for the current number.
         """
         scale = self.config.generator.scale
-        hr = self._to_device(crops.hr, crops.augmentations)
-        if crops.lr is not None:
-            return self._to_device(crops.lr, crops.augmentations).contiguous(memory_format=torch.channels_last), hr
+        hr = self._to_device(batch.hr, batch.augmentations)
+        if batch.lr is not None:
+            return self._to_device(batch.lr, batch.augmentations).contiguous(memory_format=torch.channels_last), hr
         seed = (self.config.seed, self.steps if step is None else step, 1)
         first = self.world.rank * self.config.batch
         lr, hr = degraded_pair(self.config.degradation, hr, scale, seed=seed, first=first)
         return lr.contiguous(memory_format=torch.channels_last), hr
 
     def _to_device(self, pixels: np.ndarray, augmentations: np.ndarray) -> Tensor:
-        """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, turned."""
+        """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, augmented."""
         crops = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             crops = crops.pin_memory().to(self.device, non_blocking=True)
         shape = (len(crops), 3, *crops.shape[1:3])
-        if shape not in self.buffers:  # the system takes longer to hand out fresh memory than the crops to fill it
+        if shape not in self.buffers:  # allocating new memory would take longer than filling it
             self.buffers[shape] = torch.empty(shape, device=self.device)
         images = self.buffers[shape]
-        for image, crop, turn in zip(images, crops, augmentations, strict=True):
-            image.copy_(_augmented(crop.permute(2, 0, 1), *turn).contiguous())  # turned while each number is one byte
+        for image, crop, augmentation in zip(images, crops, augmentations, strict=True):
+            image.copy_(_augmented(crop.permute(2, 0, 1), *augmentation).contiguous())  # augmented while a value is one byte
         return images.div_(255)
 
     def _random_vgg_crop(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-        """Both images less a random number of rows and columns, where VGG will look at them.
+        """Crop both images at a random offset if the loss uses VGG.
 
-        VGG's poolings and the generator's pixel shuffle both repeat every few pixels. If one always meets the other in the
-        same place, the gradient does too, and a grid comes out that fits the poolings; in random places it averages away.
+        VGG's poolings and the generator's pixel shuffle both repeat every few pixels. At a fixed offset, the gradient repeats
+        with them, and the generator learns a grid that matches the poolings. At random offsets it averages out.
         """
         if not self.config.loss.needs_vgg:
             return sr, hr
@@ -253,7 +251,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        # young averages forget faster, so that the first weights do not linger in a short run
+        # a smaller decay at the start removes the initial weights from the average of a short run
         decay = min(self.config.ema, self.steps / (self.steps + 9))
         for average, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)
@@ -268,7 +266,7 @@ _COUNTERS = {
     "best": "best",
     "validations_without_improvement": "stale",
 }
-"""Counters of a `Trainer`, and their keys in a checkpoint, which are older than the names here."""
+"""Counters of a `Trainer`, and their keys in a checkpoint, which keep older names."""
 
 
 def _optimizer(config: TrainConfig, generator: Generator) -> torch.optim.Optimizer:
@@ -287,13 +285,13 @@ def _sizes(generator: GeneratorConfig) -> str:
 
 
 def _augmented(image: Tensor, transpose: bool, flip: bool, mirror: bool) -> Tensor:
-    """C x P x P transposed, then flipped upside down, then mirrored: all eight ways."""
+    """C x P x P transposed, flipped vertically, and flipped horizontally: eight variants."""
     image = image.transpose(1, 2) if transpose else image
     return image.flip([axis for axis, wanted in ((1, flip), (2, mirror)) if wanted])
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up to `lr`, and then the schedule.
+    """Linear warm-up to `lr`, followed by the schedule.
 
     cosine: to a hundredth of `lr` at the last step (Loshchilov and Hutter 2017). multistep: halved at each milestone.
     """
@@ -322,11 +320,12 @@ def train(
     on_scores: Callable[[Scores, bool], None] = lambda _scores, _improved: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Ending:
-    """Go on until the last step, until `stop` says so, or until patience ends.
+    """Train until the last step, until `stop` returns true, or until patience runs out.
 
-    batches: the crops of the next step and those after it. on_save: at intervals and at the end. on_scores: after each
-    validation, of the averaged generator, with whether its loss is the least so far.
-    Raises DivergedError where the loss persists in not being finite; the weights are then those of the last sound step.
+    batches: for the next step and those after it. on_save: called at intervals and at the end. validate: scores the averaged
+    generator. on_scores: called after each validation with the scores and whether the loss is the lowest so far.
+    Raises DivergedError if the loss is not finite in many consecutive steps. The weights are then those of the last finite
+    step.
     """
     config = trainer.config
 
@@ -340,26 +339,26 @@ def train(
 
     if trainer.steps == 0:
         score()
-    crops = next(batches)
+    batch = next(batches)
     while trainer.steps < config.steps:
         started = time.perf_counter()
         following = next(batches)
         waited = time.perf_counter() - started
-        step = trainer.step(crops, following)
+        step = trainer.step(batch, following)
         on_step(replace(step, seconds=time.perf_counter() - started, waited=waited))
         if trainer.consecutive_skips >= MAX_CONSECUTIVE_NONFINITE:
-            raise DivergedError(step.number, crops)
-        crops = following
+            raise DivergedError(step.number, batch)
+        batch = following
         last = step.number == config.steps
         if last or step.number % config.val_every == 0:
             score()
-        # one process validates and each may be stopped, but all end at the same step
-        tired = bool(config.patience) and trainer.world.any(
+        # one process validates and any may be stopped, but all end at the same step
+        out_of_patience = bool(config.patience) and trainer.world.any(
             trainer.validations_without_improvement >= config.patience, trainer.device
         )
         stopped = trainer.world.any(stop(), trainer.device)
-        if last or tired or stopped or step.number % config.save_every == 0:
+        if last or out_of_patience or stopped or step.number % config.save_every == 0:
             on_save()
-        if last or tired or stopped:
-            return "done" if last else "patience" if tired else "stopped"
+        if last or out_of_patience or stopped:
+            return "done" if last else "patience" if out_of_patience else "stopped"
     return "done"

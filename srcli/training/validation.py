@@ -1,4 +1,4 @@
-"""What a generator makes of photographs that it has not seen, in figures and images, beside bicubic upscaled image."""
+"""Validation on held-out photographs: scores and sample images, compared with bicubic interpolation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from srcli.core.networks import Generator
 from srcli.training.dataset import PhotoDataset
 
 SIDE = 256
-"""Longest side of what is taken from the middle of each photograph, in pixels: enough to judge, and quick."""
+"""Longest side in pixels of the part that is taken from the center of each photograph."""
 
-STDIO = 2**31
-"""Number of the random stream of the degradation, which no step of training has."""
+DEGRADATION_STREAM = 2**31
+"""Number of the random stream for degradation, which is not used by any training step."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over photographs: PSNR in dB and SSIM, of luma with `scale` pixels cut from each border; and the loss."""
+    """Means over photographs: PSNR in dB and SSIM, on luma with `scale` pixels cropped from each border; and the loss."""
 
     psnr: float
     ssim: float
@@ -33,7 +33,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph's images, each H x W x 3 uint8; lr is `scale` times smaller."""
+    """The images of one photograph, H x W x 3 uint8; lr is `scale` times smaller."""
 
     name: str
     lr: np.ndarray
@@ -43,7 +43,7 @@ class Sample:
 
 
 class Validation:
-    """Held-out photographs, reduced once, in memory."""
+    """Held-out photographs and their LR images, computed once."""
 
     def __init__(self, photos: PhotoDataset, config: TrainConfig, loss: nn.Module, device: torch.device) -> None:
         self.names = photos.names
@@ -55,54 +55,54 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, generator: Generator) -> Scores:
-        """What the generator reaches, in float32 and folded, as it will be used."""
-        used = generator.fused().eval()
-        return self._scores([(used(lr), hr) for lr, hr in self.pairs])
+        """The scores of the fused generator in float32, as it is used for inference."""
+        fused = generator.fused().eval()
+        return self._scores([(fused(lr), hr) for lr, hr in self.pairs])
 
     @torch.no_grad()
     def samples(self, generator: Generator, most: int = 4) -> list[Sample]:
-        used = generator.fused().eval()
+        fused = generator.fused().eval()
         return [
-            Sample(name, *(_pixels(image) for image in (lr, bicubic_upsample(lr, self.scale), used(lr), hr)))
+            Sample(name, *(_pixels(image) for image in (lr, bicubic_upsample(lr, self.scale), fused(lr), hr)))
             for name, (lr, hr) in list(zip(self.names, self.pairs, strict=True))[:most]
         ]
 
     @torch.no_grad()
     def _scores(self, pairs: list[tuple[Tensor, Tensor]]) -> Scores:
-        figures: list[tuple[float, float, float]] = []
+        scores: list[tuple[float, float, float]] = []
         for sr, hr in pairs:
             luma = on_luma(rounded(sr), hr, border=self.scale)
-            figures.append((psnr(*luma).item(), ssim(*luma).item(), self.loss(sr, hr).total.item()))
-        return Scores(*(sum(each) / len(figures) for each in zip(*figures, strict=True)))
+            scores.append((psnr(*luma).item(), ssim(*luma).item(), self.loss(sr, hr).total.item()))
+        return Scores(*(sum(each) / len(scores) for each in zip(*scores, strict=True)))
 
 
 def smallest_side(config: TrainConfig) -> int:
-    """The least side of a photograph that can be validated on."""
+    """The shortest side of a photograph that can be used for validation."""
     scale = config.generator.scale
     return (WINDOW + 2 * scale) + 2 * margin(config.degradation, scale) * scale + scale
 
 
 def _pair(photos: PhotoDataset, number: int, config: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(lr, hr) of the photograph's middle, 1 x 3 x H x W."""
+    """(lr, hr) of the center of a photograph, 1 x 3 x H x W."""
     scale = config.generator.scale
     image = photos.images[number]
-    if photos.small is not None:
-        small = photos.small[number]
+    if photos.lr_images is not None:
+        small = photos.lr_images[number]
         sides = [min(side, SIDE // scale) for side in small.shape[:2]]
         top, left = ((side - part) // 2 for side, part in zip(small.shape[:2], sides, strict=True))
-        lr = small[top : top + sides[0], left : left + sides[1]]
-        hr = image[top * scale : (top + sides[0]) * scale, left * scale : (left + sides[1]) * scale]
-        return _tensor(lr, device), _tensor(hr, device)
+        lr_region = small[top : top + sides[0], left : left + sides[1]]
+        hr_region = image[top * scale : (top + sides[0]) * scale, left * scale : (left + sides[1]) * scale]
+        return _tensor(lr_region, device), _tensor(hr_region, device)
     rim = margin(config.degradation, scale)
     sides = [min(side - side % scale, SIDE - SIDE % scale + 2 * rim * scale) for side in image.shape[:2]]
     top, left = ((side - part) // 2 for side, part in zip(image.shape[:2], sides, strict=True))
-    hr_whole = _tensor(image[top : top + sides[0], left : left + sides[1]], device)
-    small_part, large_part = degraded_pair(config.degradation, hr_whole, scale, seed=(config.seed, STDIO, number))
-    return small_part.contiguous(), large_part.contiguous()
+    center = _tensor(image[top : top + sides[0], left : left + sides[1]], device)
+    lr, hr = degraded_pair(config.degradation, center, scale, seed=(config.seed, DEGRADATION_STREAM, number))
+    return lr.contiguous(), hr.contiguous()
 
 
 def bicubic_upsample(lr: Tensor, scale: int) -> Tensor:
-    """By the bicubic kernel with a = -0.5, as Pillow and MATLAB do it."""
+    """Bicubic interpolation with a = -0.5, like Pillow and MATLAB."""
     return F.interpolate(lr, scale_factor=scale, mode="bicubic", antialias=True).clamp(0, 1)
 
 

@@ -1,0 +1,43 @@
+"""What a training run reports while it runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from srcli.training.trainer import Step
+from srcli.training.validation import Scores
+
+
+class TrainingProgress(Protocol):
+    """Receives the progress of a run, in the order of these methods."""
+
+    def image_decoded(self) -> None: ...
+
+    def start(self, *, steps: int, done: int, images_per_step: int) -> None:
+        """Training starts after step `done`."""
+
+    def message(self, sentence: str) -> None:
+        """A sentence for the user, at any time."""
+
+    def step(self, step: Step, epoch: float) -> None: ...
+
+    def scores(self, scores: Scores, bicubic: Scores, *, step: int, improved: bool) -> None:
+        """Scores of a validation, those of bicubic interpolation, and whether the loss is the lowest so far."""
+
+    def stop(self) -> None: ...
+
+
+class NoProgress:
+    """Reports nothing."""
+
+    def image_decoded(self) -> None: ...
+
+    def start(self, *, steps: int, done: int, images_per_step: int) -> None: ...
+
+    def message(self, sentence: str) -> None: ...
+
+    def step(self, step: Step, epoch: float) -> None: ...
+
+    def scores(self, scores: Scores, bicubic: Scores, *, step: int, improved: bool) -> None: ...
+
+    def stop(self) -> None: ...
