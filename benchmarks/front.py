@@ -18,7 +18,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from srcli.models.registry import SPEED, describe_model, read_benchmarks
-from srcli.training.curves import COLORS
+from srcli.training.plots import COLORS
 
 Point = tuple[str, float, float]
 """Name, t, PSNR."""

@@ -83,7 +83,12 @@ def score(pairs: Pairs, scale: int, metrics: list[Metric]) -> dict[str, float]:
 
 def feature_metric() -> Metric:
     loss = load_feature_loss(dict.fromkeys(LAYERS, 1.0))
-    return lambda sr, hr: {layer: distance.item() for layer, distance in loss.by_layer(sr, hr).items()}
+
+    def metric(sr: Tensor, hr: Tensor) -> dict[str, float]:
+        ours, theirs = loss.features(sr, hr)
+        return {layer: loss.at_layer(layer, ours[layer], theirs[layer]).item() for layer in LAYERS}
+
+    return metric
 
 
 def stlpips_metric() -> Metric:

@@ -356,7 +356,7 @@ def _layers_from(value: Any, where: str) -> dict[str, float]:
 
 
 def _plain(value: Any, kind: Any, where: str) -> Any:
-    """`value`, if it is of type `kind`: a number, bool, string, Literal, tuple of numbers, or optional. Integers pass as floats."""
+    """`value`, if it has the type `kind`: a number, bool, string, Literal, tuple of numbers, or optional. An int is a float."""
     choices = get_args(kind)
     if type(None) in choices:
         return None if value is None else _plain(value, choices[0], where)

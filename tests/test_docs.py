@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from srcli.config import read_yaml
-from srcli.core.device import takes_cpu
+from srcli.core.device import is_cpu
 from srcli.io.read import read_image
 from srcli.models.registry import WEIGHTS, describe_model, select_models, shipped_models
 from tests.conftest import EXAMPLES, CommandResult
@@ -48,7 +48,7 @@ def test_every_command_of_the_readme_runs(fresh_folder: Path) -> None:
         run = [sys.executable, "-m", "srcli", *words[1:], *SHORT.get(words[1], [])]
         done = subprocess.run(run, check=False, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        if words[1] == "upscale" and takes_cpu("auto"):  # what several images have said of them may come in another order
+        if words[1] == "upscale" and is_cpu("auto"):  # what several images have said of them may come in another order
             assert sorted((done.stderr + done.stdout).splitlines()) == sorted(SHOWN[command]), command
 
 

@@ -1,7 +1,7 @@
-"""Degradation: hr in, the lr that a generator is to upscale out.
+"""Degradation: computes LR images from HR images.
 
-`hr` is N x 3 x sH x sW and `lr` N x 3 x H x W, RGB in [0, 1], rounded to 256 levels as the small images that people have
-are. Everything random is drawn from a seed, for each image by itself, so that it does not matter who else is in a batch.
+`hr` is N x 3 x sH x sW and `lr` is N x 3 x H x W, RGB in [0, 1], rounded to 256 levels like 8-bit files. Random numbers are
+drawn from a seed for each image separately, so that they do not depend on the rest of a batch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 from srcli.config import Degradation
 
 JOHNSON_SIGMA = 1.0
-"""Of the blur before the reduction, in hr pixels (Johnson et al. 2016, sec. 4.2)."""
+"""Sigma of the blur before downscaling, in HR pixels (Johnson et al. 2016, sec. 4.2)."""
 
 
 def margin(degradation: Degradation, scale: int) -> int:
-    """lr pixels at the rim of a reduced image that feel its border, and that a crop for training has too many.
+    """The LR pixels at each side of a downscaled image that depend on its border, and are cropped in training.
 
-    Two are half the width of the bicubic kernel, the rest is the reach of the blur; `photo` has a block of JPEG more, so
-    that the blocks can lie anywhere in what is left.
+    Two are half the width of the bicubic kernel; the rest is the radius of the blur. `photo` adds a JPEG block, so that blocks
+    may have any offset in the remaining image.
     """
     match degradation:
         case "bicubic":
@@ -38,10 +38,10 @@ def margin(degradation: Degradation, scale: int) -> int:
 
 
 def degrade(degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int, ...] = (0,), first: int = 0) -> Tensor:
-    """Reduce hr `scale` times by the degradation of that name.
+    """Degrade and downscale hr by `scale`.
 
-    seed, first: for `photo`, whose order and resizers follow from the seed alone and hold for all images, and whose
-    strengths follow from the seed and the image's number, which is `first` for the first of them.
+    seed, first: for `photo`. The order of its steps and its resizers depend on the seed alone; the strengths depend on the seed
+    and the number of the image in the batch, counted from `first`.
     """
     match degradation:
         case "bicubic":
@@ -57,35 +57,35 @@ def degrade(degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int
 def degraded_pair(
     degradation: Degradation, hr: Tensor, scale: int, *, seed: tuple[int, ...] = (0,), first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """(lr, hr) of `degrade`, both without the rim that feels the image's border."""
-    rim = margin(degradation, scale)
-    inner, outer = slice(rim, -rim), slice(rim * scale, -rim * scale)
+    """(lr, hr) of `degrade`, both without the margin that depends on the border."""
+    size = margin(degradation, scale)
+    inner, outer = slice(size, -size), slice(size * scale, -size * scale)
     lr = degrade(degradation, hr, scale, seed=seed, first=first)
     return lr[..., inner, inner], hr[..., outer, outer]
 
 
 def bicubic(hr: Tensor, scale: int) -> Tensor:
-    """Reduce with the antialiased bicubic kernel, a = -0.5, round to 256 levels and clamp to [0, 1].
+    """Downscale with the antialiased bicubic kernel, a = -0.5, round to 256 levels and clamp to [0, 1].
 
-    The kernel is that of Pillow's BICUBIC and of MATLAB's imresize, with which the field's benchmarks are made.
+    The kernel is the same as in Pillow's BICUBIC and MATLAB's imresize, which the standard benchmarks use.
     """
     height, width = hr.shape[-2:]
     lower = torch.cat([part @ hr[..., rows, :] for part, rows in _bands(height, scale, hr.device)], dim=-2)
-    return rounded(lower @ _reduction(width, scale, hr.device).T)
+    return rounded(lower @ _downscaling(width, scale, hr.device).T)
 
 
 @lru_cache(maxsize=64)
-def _reduction(side: int, scale: int, device: torch.device) -> Tensor:
-    """The kernel's weights as a matrix, side // scale x side: multiplying by it is faster than walking the kernel."""
+def _downscaling(side: int, scale: int, device: torch.device) -> Tensor:
+    """The kernel as a matrix, side // scale x side. Multiplying by it is faster than F.interpolate."""
     unit = torch.eye(side)[None, None]
     return F.interpolate(unit, size=(side // scale, side), mode="bicubic", antialias=True)[0, 0].to(device)
 
 
 @lru_cache(maxsize=64)
 def _bands(side: int, scale: int, device: torch.device) -> list[tuple[Tensor, slice]]:
-    """The matrix of `_reduction` in parts of 16 rows, each with the columns that it has weights in: most of it is zero."""
+    """The matrix of `_downscaling` in parts of 16 rows, each with its nonzero columns only."""
     bands = []
-    for rows in torch.split(_reduction(side, scale, device), 16):
+    for rows in torch.split(_downscaling(side, scale, device), 16):
         used = rows.any(dim=0).nonzero().flatten().tolist()
         columns = slice(used[0], used[-1] + 1)
         bands.append((rows[:, columns].contiguous(), columns))
@@ -98,24 +98,26 @@ def rounded(image: Tensor) -> Tensor:
 
 
 PHOTO_SHARE = 0.65
-"""Share of the images of `photo` that are degraded; the others are reduced as by `bicubic`, so that what is sharp stays so."""
+"""Share of images that `photo` degrades. The others are only downscaled, so that the model keeps sharp images sharp."""
 
 PHOTO_BLUR = 0.8
-"""Largest sigma of the blur of `photo`, in lr pixels."""
+"""Maximum sigma of the blur of `photo`, in LR pixels."""
 
 PHOTO_NOISE = 12 / 255
-"""Largest standard deviation of the noise of `photo`, at mid-gray."""
+"""Maximum standard deviation of the noise of `photo`, at mid-gray."""
 
 PHOTO_QUALITY = (30.0, 97.0)
 """Range of the JPEG quality of `photo`."""
 
 
 def photo(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np.random.Generator]) -> Tensor:
-    """What small images from cameras, phones and the web have gone through, each in a strength of its own.
+    """The degradation of small images from cameras, phones and the web, at random strengths.
 
-    Blur (lens, motion, focus), reduction in one step or two by various resizers, the noise of a sensor, and JPEG, sometimes
-    twice. After BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021), and milder than both: noise and blocks in
-    the range that images that people keep have, no sinc ringing, and a third of the images not degraded at all.
+    Blur (lens, motion, focus), downscaling in one or two steps by various resizers, sensor noise, and JPEG, sometimes twice.
+    After BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021), but milder: noise and JPEG quality in the range of
+    images that people keep, no sinc ringing, and a third of the images not degraded at all.
+
+    shared: random numbers for all images. each: random numbers for each image.
     """
     lr = bicubic(hr, scale)
     degraded = [number for number, random in enumerate(each) if random.random() < PHOTO_SHARE]
@@ -130,8 +132,8 @@ def _degraded(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequenc
     def uniform(low: float, high: float) -> Tensor:
         return torch.tensor([random.uniform(low, high) for random in each], dtype=hr.dtype, device=hr.device)
 
-    def chance(share: float) -> Tensor:
-        return uniform(0, 1) < share
+    def chance(probability: float) -> Tensor:
+        return uniform(0, 1) < probability
 
     blurred, sigma, angle = chance(0.5), torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) ** 2, uniform(0, math.pi)
     noisy, noise, gray = chance(0.6), uniform(0, 1) ** 2 * PHOTO_NOISE, chance(0.4).to(hr.dtype)
@@ -149,7 +151,7 @@ def _degraded(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequenc
     image = _some(hr, blurred, lambda part, i: blur(part, sigma[i] * PHOTO_BLUR * scale, angle[i], _radius(PHOTO_BLUR * scale)))
     if noise_first:
         image = with_noise(image, 2)
-    if two_steps:  # an earlier reduction, as by a camera or a web site, saved in between
+    if two_steps:  # an earlier downscaling, as by a camera or a web site, saved in between
         image = one(image, round(height * between), round(width * between))
         image = _some(image, saved_between, lambda part, i: jpeg(part, first_quality[i]))
     image = other(image, height, width)
@@ -159,7 +161,7 @@ def _degraded(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequenc
 
 
 def _some(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The images with those that are chosen changed. change: called with these and their numbers."""
+    """Apply `change` to the chosen images. It is called with these images and their numbers."""
     numbers = chosen.nonzero().flatten()
     return images.index_copy(0, numbers, change(images[numbers], numbers)) if len(numbers) else images
 
@@ -175,7 +177,7 @@ RESIZERS = (
     _resizer(mode="bicubic", antialias=True),
     _resizer(mode="bilinear", antialias=True),
     _resizer(mode="area"),
-    _resizer(mode="bicubic", antialias=False),  # of a blurred image, as the quick resizers of phones
+    _resizer(mode="bicubic", antialias=False),  # without antialiasing, like fast resizers on phones
 )
 
 
@@ -184,41 +186,41 @@ def _radius(sigma: float) -> int:
 
 
 def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int) -> Tensor:
-    """Gaussian blur of N x C x H x W, each image by its own kernel.
+    """Gaussian blur of N x C x H x W, with one kernel per image.
 
-    sigma: N x 2, along and across the axis at `angle` (N, radians), in pixels; 0 leaves the image as it is.
-    radius: of the window; beyond the border the image is mirrored, or repeated where it is smaller than the window.
+    sigma: N x 2, along and across the axis at `angle` (N, radians), in pixels; 0 does not blur. radius: of the window. Beyond
+    the border the image is reflected, or replicated if it is smaller than the window.
     """
     height, width = image.shape[-2:]
-    places = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    y, x = places.view(1, -1, 1), places.view(1, 1, -1)
+    offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    y, x = offsets.view(1, -1, 1), offsets.view(1, 1, -1)
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
     along, across = x * cos + y * sin, y * cos - x * sin
-    wide = sigma.clamp(min=0.05)  # of so narrow a kernel only the middle is left
-    kernel = torch.exp(-((along / wide[:, 0].view(-1, 1, 1)) ** 2 + (across / wide[:, 1].view(-1, 1, 1)) ** 2) / 2)
+    width_of = sigma.clamp(min=0.05)  # such a narrow kernel has only its center
+    kernel = torch.exp(-((along / width_of[:, 0].view(-1, 1, 1)) ** 2 + (across / width_of[:, 1].view(-1, 1, 1)) ** 2) / 2)
     kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True)
     mode = "reflect" if radius < min(height, width) else "replicate"
     padded = F.pad(image, (radius,) * 4, mode=mode)
-    size = [_quick_length(side) for side in padded.shape[-2:]]
-    # by Fourier transform, as a wide kernel of its own for each image takes ten times as long as a convolution
+    size = [_fft_length(side) for side in padded.shape[-2:]]
+    # by Fourier transform: a convolution with a large kernel per image takes ten times as long
     product = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)[:, None]
     blurred: Tensor = torch.fft.irfft2(product, s=size)
     return blurred[..., 2 * radius : 2 * radius + height, 2 * radius : 2 * radius + width]
 
 
-def _quick_length(side: int) -> int:
-    """The next length that has no prime factors but 2, 3 and 5: three times as quick to transform as one with a large one."""
+def _fft_length(side: int) -> int:
+    """The next length with no prime factors other than 2, 3 and 5, which is up to three times as fast to transform."""
     rest = side
     for factor in (2, 3, 5):
         while rest % factor == 0:
             rest //= factor
-    return side if rest == 1 else _quick_length(side + 1)
+    return side if rest == 1 else _fft_length(side + 1)
 
 
 def sensor_noise(image: Tensor, strength: Tensor, gray: Tensor, each: Sequence[np.random.Generator]) -> Tensor:
-    """Noise that grows with the square root of brightness, as that of counted photons does, over a floor.
+    """Shot noise, which grows with the square root of brightness, plus read noise.
 
-    each: the stream of each image. strength: N, standard deviation at mid-gray. gray: N, 1 where the channels share it.
+    strength: N, standard deviation at mid-gray. gray: N, 1 if all channels have the same noise. each: random numbers per image.
     """
     normal = np.stack([random.standard_normal(image.shape[1:], dtype=np.float32) for random in each])
     draws = torch.from_numpy(normal).to(image.device)
@@ -253,25 +255,24 @@ def _jpeg_constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """What baseline JPEG (ITU-T T.81, its annex K tables) with halved color makes of N x 3 x H x W in [0, 1].
+    """The result of baseline JPEG compression (ITU-T T.81, tables of annex K) with 4:2:0 subsampling: N x 3 x H x W in [0, 1].
 
-    quality: N, 1 to 100 as in libjpeg, not rounded. Differs from libjpeg: color is halved and doubled without its smoothing
-    filter.
+    quality: N, 1 to 100 as in libjpeg, not rounded. Unlike libjpeg, chroma is resampled without a smoothing filter.
     """
     transform, tables, to_ycc = _jpeg_constants(image.device)
     height, width = image.shape[-2:]
     padded = F.pad(rounded(image), (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)), mode="replicate") * 255
-    ycc = torch.einsum("oc,nchw->nohw", to_ycc, padded)  # luma 0..255, color -127.5..127.5
+    ycc = torch.einsum("oc,nchw->nohw", to_ycc, padded)  # luma 0..255, chroma -127.5..127.5
     percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1, 1)
     steps = ((tables * percent + 50) / 100).floor().clamp(1, 255)  # N x 2 x 8 x 8
     luma = _quantized(ycc[:, :1] - 128, steps[:, :1], transform) + 128
-    color = F.interpolate(_quantized(F.avg_pool2d(ycc[:, 1:], 2), steps[:, 1:], transform), scale_factor=2)
-    rgb = torch.einsum("oc,nchw->nohw", torch.linalg.inv(to_ycc), torch.cat([luma, color], dim=1))
+    chroma = F.interpolate(_quantized(F.avg_pool2d(ycc[:, 1:], 2), steps[:, 1:], transform), scale_factor=2)
+    rgb = torch.einsum("oc,nchw->nohw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], dim=1))
     return (rgb / 255).clamp(0, 1)[..., :height, :width]
 
 
 def _quantized(planes: Tensor, steps: Tensor, transform: Tensor) -> Tensor:
-    """N x C x H x W through the cosine transform of its 8x8 blocks, rounded to multiples of `steps`, N x 1 x 8 x 8."""
+    """N x C x H x W with the cosine transform of its 8x8 blocks rounded to multiples of `steps`, N x 1 x 8 x 8."""
     count, channels, height, width = planes.shape
     blocks = planes.view(count, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)
     steps = steps[:, :, None, None]

@@ -1,4 +1,4 @@
-"""Where and in which arithmetic the mathematics runs. Torch is imported only by what needs it, as that takes seconds."""
+"""Devices and precisions. torch is imported only when it is needed, as that takes seconds."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def check_device(name: str) -> None:
-    """Raises ConfigError where no device has such a name."""
+    """Raise ConfigError if the name of the device is invalid."""
     kind, colon, number = name.partition(":")
     if name not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and colon and number.isdigit()):
         raise ConfigError(f"There is no device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.")
 
 
 def has_gpu_driver() -> bool:
-    """Whether there are traces of a GPU that torch may be able to use: without them there is none, and no need to ask torch."""
+    """Whether there may be a GPU that torch can use. If not, torch need not be imported to find out."""
     if sys.platform == "darwin":
-        return platform.machine() == "arm64"  # MPS comes with the system
+        return platform.machine() == "arm64"  # MPS is part of the system
     if sys.platform == "win32":
         return Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "nvcuda.dll").exists()
-    # NVIDIA's driver, Windows' in its Linux, and AMD's
+    # the drivers of NVIDIA, of Windows Subsystem for Linux, and of AMD
     return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvidia0", "dxg", "kfd"))
 
 
 def is_cpu(name: str) -> bool:
-    """Whether `pick_device` gives the CPU; torch is asked only where a GPU may be there. Raises as `pick_device` does."""
+    """Whether `pick_device` returns the CPU. Imports torch only if there may be a GPU. Raises as `pick_device` does."""
     check_device(name)
     if name == "cpu" or (name == "auto" and not has_gpu_driver()):
         return True
@@ -41,10 +41,9 @@ def is_cpu(name: str) -> bool:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (CUDA, then Apple's MPS, then the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+    """The device for `auto` (CUDA, then Apple's MPS, then the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
 
-    Raises ConfigError where the name is unknown, and SrcliError where the device is not there: what was asked for is never
-    replaced silently.
+    Raises ConfigError if the name is invalid, and SrcliError if the device is not available. There is no silent fallback.
     """
     check_device(name)
     import torch
@@ -54,20 +53,20 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
         raise SrcliError(
-            f"The device {name} is not there: this torch ({torch.__version__}) finds no CUDA GPU. Use --device cpu."
+            f"The device {name} is not available: this torch ({torch.__version__}) finds no CUDA GPU. Use `device=cpu`."
         )
     if number and int(number) >= torch.cuda.device_count():
-        raise SrcliError(f"The device {name} is not there: the GPUs are 0 to {torch.cuda.device_count() - 1}.")
+        raise SrcliError(f"The device {name} is not available: the GPUs are 0 to {torch.cuda.device_count() - 1}.")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise SrcliError("The device mps is not there: it needs a Mac with Apple silicon. Use --device cpu.")
+        raise SrcliError("The device mps is not available: it needs a Mac with Apple silicon. Use `device=cpu`.")
     return torch.device(name)
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type that generator and VGG compute in; weights, losses and the optimizer stay in float32 whatever it is.
+    """The dtype in which the generator and VGG are trained. Weights, losses and the optimizer always use float32.
 
-    `auto` is bfloat16 where the processor multiplies such numbers in hardware (CUDA from Ampere on, x86 with AMX or
-    AVX512-BF16) and float32 elsewhere, as bfloat16 is slower than that on other CPUs.
+    `auto` is bfloat16 on processors with hardware support (CUDA from Ampere on, x86 with AMX or AVX512-BF16), and float32
+    elsewhere, as bfloat16 is slower on other CPUs.
     """
     import torch
 
@@ -78,9 +77,9 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:
-    """The type that an enlarger's convolutions compute in: float16 on GPUs with hardware for it, else float32.
+    """The dtype for inference: float16 on GPUs with hardware support, otherwise float32.
 
-    Not bfloat16: its 8 binary digits move pixels by several gray levels where float16's 11 move them by one at most.
+    bfloat16 has 8 significant bits and changes pixels by several gray levels; float16 has 11 and changes them by one at most.
     """
     import torch
 
@@ -91,6 +90,6 @@ def inference_dtype(device: torch.device) -> torch.dtype:
 def _has_bfloat16(device: torch.device) -> bool:
     import torch
 
-    names = "_is_amx_tile_supported", "_is_avx512_bf16_supported"  # not public, so they may go
+    names = "_is_amx_tile_supported", "_is_avx512_bf16_supported"  # private, so they may be removed
     probes = [getattr(torch.cpu, name, None) for name in names]
     return device.type == "cpu" and any(probe is not None and probe() for probe in probes)

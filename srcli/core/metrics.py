@@ -1,7 +1,7 @@
-"""Metrics: (sr, hr) in, one number an image out.
+"""Metrics: (sr, hr) in, one number per image out.
 
-`sr` and `hr` are N x 3 x H x W, RGB in [0, 1]. Published super-resolution figures are taken on luma with `scale` pixels cut
-from each border; `on_luma` does both.
+`sr` and `hr` are N x 3 x H x W, RGB in [0, 1]. Published super-resolution results are measured on luma with `scale` pixels
+cropped from each border; `on_luma` does both.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from srcli.errors import SrcliError
 
 
 def luma(image: Tensor) -> Tensor:
-    """Luma of ITU-R BT.601 in its studio range, N x 1 x H x W, 16/255 to 235/255: what MATLAB's rgb2ycbcr gives."""
+    """Luma of ITU-R BT.601 in studio range, N x 1 x H x W, 16/255 to 235/255, like MATLAB's rgb2ycbcr."""
     weights = image.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255
     return 16 / 255 + (image * weights).sum(dim=1, keepdim=True)
 
 
 def on_luma(sr: Tensor, hr: Tensor, *, border: int) -> tuple[Tensor, Tensor]:
-    """Both images' luma with `border` pixels cut from each side. Raises SrcliError where nothing would be left."""
+    """The luma of both images with `border` pixels cropped from each side. Raises SrcliError if nothing would be left."""
     if min(hr.shape[-2:]) <= 2 * border:
         raise SrcliError(
-            f"The image is {hr.shape[-1]}x{hr.shape[-2]} pixels; nothing is left with {border} cut from each side."
+            f"The image is {hr.shape[-1]}x{hr.shape[-2]} pixels; nothing is left after cropping {border} from each side."
         )
     inner = slice(border, -border if border else None)
     return luma(sr)[..., inner, inner], luma(hr)[..., inner, inner]
 
 
 def psnr(sr: Tensor, hr: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB for a peak of 1, one for each image; infinite for equal images."""
+    """Peak signal-to-noise ratio in dB for a peak of 1, per image. Infinite for equal images."""
     mse = (sr.double() - hr.double()).square().flatten(1).mean(dim=1)
     return -10 * torch.log10(mse)
 
@@ -42,10 +42,10 @@ WINDOW = 11
 
 
 def ssim(sr: Tensor, hr: Tensor) -> Tensor:
-    """Structural similarity, one for each image, 1 for equal images (Wang et al. 2004).
+    """Structural similarity per image, 1 for equal images (Wang et al. 2004).
 
-    The mean over all windows that lie inside the image and over channels.
-    Raises SrcliError where a side is shorter than the window.
+    The mean over channels and over all windows inside the image.
+    Raises SrcliError if a side is shorter than the window.
     """
     return ssim_map(sr, hr).double().flatten(1).mean(dim=1)
 
@@ -54,7 +54,7 @@ def ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
     """Structural similarity of every window: Gaussian, 11 pixels, sigma 1.5; N x C x H-10 x W-10."""
     if min(hr.shape[-2:]) < WINDOW:
         raise SrcliError(f"The image is {hr.shape[-1]}x{hr.shape[-2]} pixels; SSIM needs at least {WINDOW}x{WINDOW}.")
-    # variances do not change with the zero point, and from the middle of the range float32 has digits enough for them
+    # variances do not depend on the zero point, and around the middle of the range float32 is precise enough for them
     sr, hr = sr - 0.5, hr - 0.5
     line = torch.tensor(
         [math.exp(-((i - WINDOW // 2) ** 2) / (2 * 1.5**2)) for i in range(WINDOW)], dtype=sr.dtype, device=sr.device

@@ -1,4 +1,4 @@
-"""VGG16 features: an image in, the activations of the named layers out."""
+"""VGG16 features: the activations of named layers for an image."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from srcli.errors import SrcliError
 
 @dataclass(frozen=True)
 class InputNormalization:
-    """What a network wants to see: (RGB in [0, 1] - mean) / std."""
+    """Input normalization of a network: (RGB in [0, 1] - mean) / std."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 OXFORD_INPUT = InputNormalization((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
-"""RGB in 0..255 less the mean color of ImageNet (Simonyan and Zisserman 2014, original Caffe release)."""
+"""RGB in 0..255 minus the mean color of ImageNet (Simonyan and Zisserman 2014, original Caffe release)."""
 
 TORCHVISION_INPUT = InputNormalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What torchvision's own trainings want."""
+"""For weights trained by torchvision."""
 
 
 @dataclass(frozen=True)
 class VGGWeights:
-    """One training of VGG16: its weights, the input that it wants, and the units of its features."""
+    """Weights of VGG16, with their input normalization and the scales of their features."""
 
     name: str
     tensors: Mapping[str, Tensor]
-    """`features.N.weight` and `features.N.bias`, as torchvision names them."""
+    """`features.N.weight` and `features.N.bias`, torchvision's names."""
     normalization: InputNormalization
-    units: Mapping[str, float] = field(default_factory=dict)
-    """Mean magnitude of a layer's activations on photographs; 1 for a layer that is not named."""
+    feature_scales: Mapping[str, float] = field(default_factory=dict)
+    """Mean magnitude of each layer's activations on photographs; 1 for layers that are missing."""
 
 
 class VGG16Features(nn.Module):
-    """The activations of VGG16 after the layers asked for.
+    """The activations of VGG16 after given layers.
 
-    Takes N x 3 x H x W, RGB in [0, 1]; gives, in the order of the network, {layer: N x C x H/2^p x W/2^p} with p the number
-    of poolings before the layer. Nothing after the deepest layer is computed. The network is frozen, and `relu4_3` ends
+    Input: N x 3 x H x W, RGB in [0, 1]. Output: {layer: N x C x H/2^p x W/2^p} from input to output, where p is the number of
+    poolings before the layer. Layers after the deepest one are not computed. The network is frozen. `relu4_3` is the end of
     torchvision's `features[:23]`.
     """
 
@@ -58,16 +58,16 @@ class VGG16Features(nn.Module):
         for name in self.plan:
             if name.startswith("conv"):
                 outside = LAYERS[name].channels
-                conv = nn.Conv2d(inside, outside, 3, padding=1, device="meta")  # no random numbers are drawn
+                conv = nn.Conv2d(inside, outside, 3, padding=1, device="meta")  # draws no random numbers
                 for part in ("weight", "bias"):
                     key = f"features.{LAYERS[name].index}.{part}"
                     tensor = weights.tensors.get(key)
                     if tensor is None or tensor.shape != getattr(conv, part).shape:
-                        raise SrcliError(f"{weights.name} holds no VGG16: {key} is missing or of another shape.")
+                        raise SrcliError(f"{weights.name} is not a VGG16: {key} is missing or has another shape.")
                     setattr(conv, part, nn.Parameter(tensor.float().clone(), requires_grad=False))
                 self.convs[name] = conv
                 inside = outside
-        self.units = {layer: weights.units.get(layer, 1.0) for layer in self.layers}
+        self.feature_scales = {layer: weights.feature_scales.get(layer, 1.0) for layer in self.layers}
         self.register_buffer("mean", torch.tensor(weights.normalization.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(weights.normalization.std).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
@@ -77,7 +77,7 @@ class VGG16Features(nn.Module):
 
     @property
     def smallest_side(self) -> int:
-        """The shortest side, in pixels, that an image may have: each pooling before the deepest layer halves it."""
+        """The shortest side of an image in pixels: each pooling before the deepest layer halves it."""
         return LAYERS[self.layers[-1]].stride
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class VGG16Features(nn.Module):
             if name.startswith("conv"):
                 x = self.convs[name](x)
             elif name.startswith("relu"):
-                # in place, as the convolution's own output is not needed again unless it was asked for
+                # in place, unless the output of the convolution was requested, too
                 x = F.relu(x, inplace="conv" + name[4:] not in features)
             else:
                 x = F.max_pool2d(x, 2)

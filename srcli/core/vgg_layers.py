@@ -1,4 +1,4 @@
-"""VGG16's plan: which layers there are, what each sees and costs. Plain numbers, without torch."""
+"""The layers of VGG16: their order, receptive fields and costs. Plain numbers, without torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of VGG16 and what an activation after it knows of the image.
+    """A layer of VGG16 and the receptive field of its activations.
 
-    index: its place in torchvision's `vgg16().features`. stride: pixels from one activation to the next. An activation at
-    (i, j) sees the pixels from stride*i - before to stride*i + after, and so for j. cost: multiply-adds for each pixel of the
+    index: in torchvision's `vgg16().features`. stride: pixels between neighboring activations. An activation at (i, j) sees
+    rows stride*i - before to stride*i + after of the image, and the same for columns. cost: multiply-adds per pixel of the
     image, of this layer and all before it.
     """
 
@@ -29,18 +29,18 @@ class Layer:
 
     @property
     def receptive_field(self) -> int:
-        """Side of the square of pixels that an activation sees."""
+        """Side of the receptive field in pixels."""
         return self.before + 1 + self.after
 
 
-def _walk() -> dict[str, Layer]:
+def _layers() -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     index = before = after = 0
     stride, inside, cost = 1, 3, 0.0
     for name in VGG_LAYERS:
         block = int(name[4])
         if name.startswith("conv"):
-            if name.endswith("_1") and block > 1:  # a pooling stands before every block but the first
+            if name.endswith("_1") and block > 1:  # there is a pooling before every block but the first
                 layers[f"pool{block - 1}"] = Layer(f"pool{block - 1}", index, inside, 2 * stride, before, after + stride, cost)
                 index, after, stride = index + 1, after + stride, 2 * stride
             outside = WIDTHS[block - 1]
@@ -52,5 +52,5 @@ def _walk() -> dict[str, Layer]:
     return layers
 
 
-LAYERS = _walk()
-"""Every layer and pooling up to conv5_1, in the order in which an image meets them."""
+LAYERS = _layers()
+"""Every layer and pooling up to conv5_1, from input to output."""

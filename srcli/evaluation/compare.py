@@ -218,7 +218,7 @@ class Comparer:
                 for name, layer in infos.items():
                     inner, place = _at_stride(tile, layer.stride)
                     distance = feature_distance(
-                        features[name][inner], truth[name][inner], self.vgg.units[name], self.loss.distance
+                        features[name][inner], truth[name][inner], self.vgg.feature_scales[name], self.loss.distance
                     )
                     its_sums[name].add(distance.mean(dim=1)[0], place)
         return sums

@@ -370,7 +370,7 @@ trainer = Trainer(config, WeightedLoss(LossConfig(), None, 4), cpu, world)
 side = crop_size(config)
 trainer.step(TrainBatch(np.zeros((2, side, side, 3), np.uint8), None, np.zeros((2, 3), bool)))
 world.wait()
-trainer.leave()
+trainer.shutdown()
 names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
 sys.stdout.write(f"{sum('gloo' in name for name in names)} of {world.size}\\n")  # in one piece, as two processes write
 """

@@ -64,7 +64,7 @@ def test_the_absolute_distance_of_features() -> None:
     sr, hr = torch.rand(2, 1, 3, 16, 16).unbind()
     weights = load_vgg_weights()
     vgg = VGG16Features(["relu2_2"], weights)
-    expected = (vgg(sr)["relu2_2"] - vgg(hr)["relu2_2"]).abs().mean() / weights.units["relu2_2"]
+    expected = (vgg(sr)["relu2_2"] - vgg(hr)["relu2_2"]).abs().mean() / weights.feature_scales["relu2_2"]
     torch.testing.assert_close(FeatureLoss(vgg, {"relu2_2": 1.0}, "absolute")(sr, hr), expected)
 
 
@@ -72,7 +72,7 @@ def test_the_absolute_distance_of_features() -> None:
 def test_the_feature_loss_is_the_weighted_mean_squared_distance_in_units(feature: FeatureLoss) -> None:
     sr, hr = torch.rand(2, 1, 3, 16, 20).unbind()
     vgg = VGG16Features(["relu1_2", "relu2_2"], load_vgg_weights())
-    units = load_vgg_weights().units
+    units = load_vgg_weights().feature_scales
     expected = sum(
         weight * ((vgg(sr)[layer] - vgg(hr)[layer]) ** 2).mean() / units[layer] ** 2
         for layer, weight in (("relu1_2", 0.5), ("relu2_2", 2.0))
@@ -106,7 +106,7 @@ def test_the_texture_loss_is_numpys_root_mean_square_of_windows(feature: Feature
     texture = TextureLoss(feature.vgg, {"relu1_2": 0.0, "relu2_2": 1.0})
     strengths = []
     for image in (sr, hr):
-        relu2_2 = feature.vgg(image)["relu2_2"][0].double().numpy() / feature.vgg.units["relu2_2"]  # 128 x 32 x 24
+        relu2_2 = feature.vgg(image)["relu2_2"][0].double().numpy() / feature.vgg.feature_scales["relu2_2"]  # 128 x 32 x 24
         corners = [(top, left) for top in (0, 8, 16) for left in (0, 8)]
         windows = [relu2_2[:, top : top + 16, left : left + 16] for top, left in corners]
         strengths.append(np.array([np.sqrt((window**2).mean(axis=(1, 2))) for window in windows]))

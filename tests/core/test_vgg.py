@@ -96,8 +96,8 @@ def test_an_image_too_small_for_a_layer_is_an_error_with_both_sizes(weights: VGG
 
 
 def test_the_units_are_there_for_every_layer(weights: VGGWeights) -> None:
-    assert set(weights.units) == set(VGG_LAYERS)
-    assert min(weights.units.values()) > 1
+    assert set(weights.feature_scales) == set(VGG_LAYERS)
+    assert min(weights.feature_scales.values()) > 1
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
@@ -107,7 +107,7 @@ def test_weights_from_a_file_of_torchvisions_names(tmp_path: Path, weights: VGGW
     torch.save(tensors, path) if ending == ".pth" else save_file(tensors, path)
     loaded = load_vgg_weights(str(path))
     assert loaded.normalization == OXFORD_INPUT
-    assert loaded.units == {}
+    assert loaded.feature_scales == {}
     tensors["features.0.bias"] = tensors["features.0.bias"] + 1
     torch.save(tensors, path) if ending == ".pth" else save_file(tensors, path)
     assert load_vgg_weights(str(path)).normalization.mean == (0.485, 0.456, 0.406)

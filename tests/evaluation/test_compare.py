@@ -80,7 +80,7 @@ def test_layers_are_the_squared_distances_of_the_whole_images_features(pair: tup
     vgg = VGG16Features(VGG_LAYERS, weights)
     hr, sr = (vgg(torch.from_numpy(floats(path)).permute(2, 0, 1)[None].float()) for path in pair)
     for layer in VGG_LAYERS:
-        expected = ((sr[layer] - hr[layer]) ** 2).mean().item() / weights.units[layer] ** 2
+        expected = ((sr[layer] - hr[layer]) ** 2).mean().item() / weights.feature_scales[layer] ** 2
         assert result.layers[layer] == pytest.approx(expected, rel=1e-4), layer
     assert result.feature == pytest.approx(sum(result.layers.values()))
     assert result.total == pytest.approx(result.pixel + result.feature)
@@ -102,9 +102,9 @@ def test_the_total_is_what_training_minimises(pair: tuple[Path, Path], distance:
 @pytest.mark.parametrize("size", [(8, 8), (816, 1225), (4000, 6000), (10_000, 10_000), (3, 500_000), (70_000, 20)])
 def test_no_piece_is_larger_than_it_may_be_and_little_is_looked_at_twice(size: tuple[int, int]) -> None:
     height, width = size
-    pieces = list(tiles(height, width, tile=comparison._piece(height, width, 64, 16), halo=64))
+    pieces = list(tiles(height, width, tile=comparison._tile_shape(height, width, 64, 16), halo=64))
     seen = [math.prod(part.stop - part.start for part in piece.outer) for piece in pieces]
-    assert max(seen) <= comparison.PIECE
+    assert max(seen) <= comparison.TILE_PIXELS
     assert sum(seen) <= 1.35 * height * width
     for piece in pieces:
         assert all(part.start % 16 == 0 for part in piece.outer)
@@ -117,9 +117,9 @@ def test_pieces_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch, size: tuple
     stills = ComparisonImage("true", true), ComparisonImage("noisy", noisy)
     comparer = Comparer(ALL)
     whole = comparer.compare(stills[0], [stills[1]], maps=True)[0]
-    monkeypatch.setattr(comparison, "PIECE", 200 * 200)
-    monkeypatch.setattr(comparison, "STRIP", 16)
-    assert len(list(tiles(*size, tile=comparison._piece(*size, 80, 16), halo=80))) >= 2
+    monkeypatch.setattr(comparison, "TILE_PIXELS", 200 * 200)
+    monkeypatch.setattr(comparison, "STRIP_ROWS", 16)
+    assert len(list(tiles(*size, tile=comparison._tile_shape(*size, 80, 16), halo=80))) >= 2
     pieces = comparer.compare(stills[0], [stills[1]], maps=True)[0]
     for name in ("pixel", "psnr", "ssim", "psnr_y", "ssim_y", "total"):
         assert getattr(pieces, name) == pytest.approx(getattr(whole, name), rel=1e-4), name

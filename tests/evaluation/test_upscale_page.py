@@ -47,7 +47,7 @@ def views_of(source: Path, result: Path, pixels: np.ndarray, size: tuple[int, in
 
 def test_a_small_result_is_shown_whole_pixel_for_pixel(tmp_path: Path, pixels: Pixels) -> None:
     (view,) = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(30, 40), (160, 120))
-    assert (view.piece.width, view.piece.height, view.piece.shown) == (160, 120, (160, 120))
+    assert (view.region.width, view.region.height, view.region.shown) == (160, 120, (160, 120))
     result = np.asarray(PILImage.open(tmp_path / "sr.png")).astype(float)
     assert np.abs(pixels_of(view.result) - result).mean() < 1
     np.testing.assert_allclose(pixels_of(view.bicubic), pixels_of(view.result), atol=2)
@@ -58,14 +58,14 @@ def test_a_large_result_is_shown_reduced_and_in_details_that_lie_over_each_other
     tmp_path: Path, pixels: Pixels, size: tuple[int, int]
 ) -> None:
     whole, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(375, 500), size)
-    assert max(whole.piece.shown) == SIDE
-    assert pixels_of(whole.result).shape[1::-1] == whole.piece.shown
+    assert max(whole.region.shown) == SIDE
+    assert pixels_of(whole.result).shape[1::-1] == whole.region.shown
     np.testing.assert_allclose(pixels_of(whole.bicubic), pixels_of(whole.result), atol=12)
     assert len(details) == 3
-    assert len({(view.piece.left, view.piece.top) for view in details}) == 3
+    assert len({(view.region.left, view.region.top) for view in details}) == 3
     result = np.asarray(PILImage.open(tmp_path / "sr.png")).astype(float)
     for view in details:
-        piece = view.piece
+        piece = view.region
         assert (piece.width, piece.height) == piece.shown == (DETAIL, DETAIL)
         place = result[piece.top : piece.top + piece.height, piece.left : piece.left + piece.width]
         np.testing.assert_allclose(pixels_of(view.result), place, atol=8)
@@ -76,14 +76,14 @@ def test_details_are_where_most_is_to_be_seen(tmp_path: Path) -> None:
     pixels = np.full((400, 400), 128, dtype=np.uint8)
     pixels[300:380, 20:100] = np.random.default_rng(0).integers(0, 256, (80, 80))
     _, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels, (1600, 1600))
-    assert (0, 1020) in {(view.piece.left, view.piece.top) for view in details}
+    assert (0, 1020) in {(view.region.left, view.region.top) for view in details}
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1)])
 def test_a_line_is_shown_too(tmp_path: Path, pixels: Pixels, height: int, width: int) -> None:
     whole, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(height, width), (width * 2, height * 2))
-    assert sorted(whole.piece.shown) == [1, SIDE]
-    assert {tuple(sorted(view.piece.shown)) for view in details} == {(2, DETAIL)}
+    assert sorted(whole.region.shown) == [1, SIDE]
+    assert {tuple(sorted(view.region.shown)) for view in details} == {(2, DETAIL)}
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -151,7 +151,7 @@ def test_what_was_there_already_is_shown_too(srcli: Command, model: Path, photos
 
 
 def test_a_page_has_an_end(srcli: Command, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srcli.cli.upscale.MOST_COMPARED", 1)
+    monkeypatch.setattr("srcli.cli.upscale.MAX_PREVIEWS", 1)
     assert srcli("upscale", photos, "-r", "-m", model, "--compare", tmp_path / "page.html").exit_code == 0
     assert "2 more were upscaled; a page shows the first 1." in (tmp_path / "page.html").read_text()
     assert len(images_in(tmp_path / "page.html")) == 2

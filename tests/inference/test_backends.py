@@ -118,7 +118,7 @@ def test_int8_rounds_as_the_calibration_says(model: str | GeneratorConfig, tmp_p
         reference = Int8Reference(network, read_weights(describe_model(f"{name}:int8")))
         expected = network.interpret(reference, torch.from_numpy(lr)[None])[0].numpy()
     backend = load_model(f"{name}:int8", "cpu")
-    assert backend.runs_on == "cpu (OpenVINO, int8)"
+    assert backend.description == "cpu (OpenVINO, int8)"
     difference = np.abs(backend(lr) - expected)
     rounding = np.abs(load_model(name, "cpu")(lr) - expected)
     assert difference.mean() < rounding.mean() / 3  # sums in another order may round to the next level
@@ -133,9 +133,9 @@ def test_int8_gives_the_same_in_tiles_and_in_one_piece(pixels: Pixels) -> None:
 
 
 def test_int8_is_reported_as_unsupported_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srcli.inference.backend.takes_cpu", lambda _: False)
+    monkeypatch.setattr("srcli.inference.backend.is_cpu", lambda _: False)
     backend = load_model("compact-x2:int8", "cpu")
-    assert backend.runs_on == "cpu (torch, fp32; int8 runs on CPUs only)"
+    assert backend.description == "cpu (torch, fp32; int8 runs on CPUs only)"
 
 
 def test_a_model_without_calibration_data_is_rejected_for_int8(model: Path) -> None:
@@ -215,14 +215,14 @@ def test_upscaling_on_the_cpu_imports_no_torch_and_sends_nothing(photo: Path, mo
 def test_auto_does_not_import_torch_without_a_gpu_driver(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_gpu_driver", lambda: False)
     monkeypatch.setattr(device, "pick_device", lambda name: pytest.fail("torch was asked"))
-    assert device.takes_cpu("auto")
+    assert device.is_cpu("auto")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_torch_cannot_use_is_reported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_gpu_driver", lambda: True)
     monkeypatch.setattr("srcli.inference.backend.has_gpu_driver", lambda: True)
-    assert load_model(model, "auto").runs_on == "cpu (OpenVINO, fp32; a GPU driver is installed, but torch finds no GPU)"
+    assert load_model(model, "auto").description == "cpu (OpenVINO, fp32; a GPU driver is installed, but torch finds no GPU)"
 
 
 def test_torch_is_used_if_openvino_cannot_be_imported_and_the_reason_is_reported(
@@ -232,7 +232,7 @@ def test_torch_is_used_if_openvino_cannot_be_imported_and_the_reason_is_reported
     expected = load_model(model, "cpu")(lr)
     monkeypatch.setitem(sys.modules, "srcli.inference.openvino_backend", None)
     backend = load_model(model, "cpu")
-    assert backend.runs_on.startswith("cpu (torch, fp32; OpenVINO cannot be loaded: ")
+    assert backend.description.startswith("cpu (torch, fp32; OpenVINO cannot be loaded: ")
     np.testing.assert_allclose(backend(lr), expected, atol=1e-5)
 
 
@@ -268,9 +268,9 @@ class Undefined(nn.Module):
 
 def test_output_that_overflows_float16_is_computed_again_in_float32() -> None:
     backend = TorchBackend(Large(), CPU, scale=2, halo=0, dtype=torch.float16)
-    assert backend.runs_on == "cpu (torch, fp16)"
+    assert backend.description == "cpu (torch, fp16)"
     np.testing.assert_allclose(backend(np.ones((3, 4, 4), np.float32)), 0.5, rtol=1e-5)
-    assert backend.runs_on == "cpu (torch, fp32)"
+    assert backend.description == "cpu (torch, fp32)"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

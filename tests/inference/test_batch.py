@@ -16,8 +16,9 @@ from fuzz import fuzz
 from killed_batch import bomb, files_below, trial
 from PIL import Image as PILImage
 
+from srcli.cli.parsing import parse_memory, parse_size
 from srcli.errors import ConfigError, SrcliError
-from srcli.inference.plan import Size, model_chain, parse_size, plan
+from srcli.inference.plan import Size, model_chain, plan
 from srcli.io.atomic import atomic_write, remove_stale_temp_files
 from srcli.io.image import Image
 from srcli.io.read import read_image
@@ -382,7 +383,7 @@ def test_max_pixels_is_the_users(srcli: Command, model: Path, photo: Path) -> No
 class Narrow:
     """An enlarger that has memory for tiles of so many pixels only."""
 
-    scale, halo, grid, bytes_per_pixel, device_free_bytes, runs_on = 2, 1, 1, 1, None, "cpu"
+    scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 1, 1, 1, None, "cpu"
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -442,9 +443,9 @@ def test_a_tile_that_fails_is_an_error(srcli: Command, photo: Path, model: Path,
 
 
 def test_memory_is_said_in_the_usual_ways() -> None:
-    from srcli.inference.memory import bytes_of, default_memory_budget, free_memory
+    from srcli.inference.memory import default_memory_budget, free_memory
 
-    assert [bytes_of(word) for word in ("800M", "2g", "1.5 GiB", "4096")] == [800 * 2**20, 2 * 2**30, 3 * 2**29, 4096]
+    assert [parse_memory(word) for word in ("800M", "2g", "1.5 GiB", "4096")] == [800 * 2**20, 2 * 2**30, 3 * 2**29, 4096]
     assert 0 < default_memory_budget() <= free_memory()
     with pytest.raises(ConfigError):
         bytes_of("0")

@@ -11,7 +11,7 @@ from srcli.config import JohnsonConfig
 from srcli.core.networks import build_generator
 from srcli.errors import ConfigError, SrcliError
 from srcli.inference.backend import Backend, load_model
-from srcli.inference.tiling import PER_PIXEL, ROWS_HELD, USUAL_PER_PIXEL, TilePlanner
+from srcli.inference.tiling import BYTES_PER_PIXEL, ROWS_IN_FLIGHT, SHIPPED_BYTES_PER_PIXEL, TilePlanner
 from srcli.inference.torch_backend import TorchBackend
 from srcli.inference.upscale import upscale, upscale_rows
 from srcli.io.image import Image, RowReader
@@ -56,7 +56,7 @@ def test_bands_and_passes_leave_no_trace(pixels: Pixels, tmp_path: Path, channel
 class Repeating:
     """Each pixel twice; counts its calls, and fails at one."""
 
-    scale, halo, grid, bytes_per_pixel, device_free_bytes, runs_on = 2, 0, 1, 1, None, "here"
+    scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 0, 1, 1, None, "here"
 
     def __init__(self, fails_at: int = 0) -> None:
         self.calls = Semaphore(0)
@@ -72,7 +72,7 @@ class Repeating:
 
 def test_the_next_band_is_made_while_one_is_written(pixels: Pixels) -> None:
     backend = Repeating()
-    rows = upscale_rows([backend], Image(pixels(64, 16)).rows(), profile=None, tiling=TilePlanner(16, chosen=True))
+    rows = upscale_rows([backend], Image(pixels(64, 16)).rows(), profile=None, tiling=TilePlanner(16, fixed=True))
     rows.read(1)
     assert all(backend.calls.acquire(timeout=30) for _ in range(2))
     assert not backend.calls.acquire(timeout=0.1)  # and no more than that one, as each takes memory
@@ -81,7 +81,7 @@ def test_the_next_band_is_made_while_one_is_written(pixels: Pixels) -> None:
 
 
 def test_what_goes_wrong_in_a_later_band_is_heard(pixels: Pixels) -> None:
-    tiling = TilePlanner(16, chosen=True)
+    tiling = TilePlanner(16, fixed=True)
     rows = upscale_rows([Repeating(fails_at=3)], Image(pixels(64, 16)).rows(), profile=None, tiling=tiling)
     rows.read(64)
     with pytest.raises(SrcliError, match="It is broken"):
@@ -92,7 +92,7 @@ def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> N
     """One that treats 8 x 8 squares by themselves, as windows of attention do: only tiles on its grid leave no trace."""
 
     class Windowed:
-        scale, halo, grid, bytes_per_pixel, device_free_bytes, runs_on = 2, 8, 8, 1, None, "here"
+        scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 8, 8, 1, None, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             flat = lr.copy()
@@ -107,12 +107,12 @@ def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> N
         assert difference(upscale(Windowed(), image, tile=20), upscale(Windowed(), image, tile=0)) == 0
 
 
-def of_a_kind(*, grid: int = 1, bytes_per_pixel: int = 1, device_free_bytes: int | None = None) -> Backend:
+def of_a_kind(*, tile_multiple: int = 1, bytes_per_pixel: int = 1, device_free_bytes: int | None = None) -> Backend:
     class Kind:
-        scale, halo, runs_on = 4, 0, "here"
+        scale, halo, description = 4, 0, "here"
 
         def __init__(self) -> None:
-            self.grid, self.bytes_per_pixel, self.device_free_bytes = grid, bytes_per_pixel, device_free_bytes
+            self.tile_multiple, self.bytes_per_pixel, self.device_free_bytes = tile_multiple, bytes_per_pixel, device_free_bytes
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             raise NotImplementedError
@@ -131,8 +131,8 @@ def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None
     height, width = tiling.shape(100, rows, of_a_kind())
     assert (height, width) == (100, 500)
     assert height * width <= 256**2
-    assert tiling.shape(100, rows, of_a_kind(grid=8)) == (104, 504)
-    assert TilePlanner(256, chosen=True).shape(1000, rows, of_a_kind()) == (250, 250)
+    assert tiling.shape(100, rows, of_a_kind(tile_multiple=8)) == (104, 504)
+    assert TilePlanner(256, fixed=True).shape(1000, rows, of_a_kind()) == (250, 250)
     assert TilePlanner(0).shape(1000, rows, of_a_kind()) == (1000, 2000)
 
 
@@ -141,27 +141,27 @@ def test_tiles_leave_room_for_long_rows() -> None:
     tiling = TilePlanner(512)
     sums = []
     for row in (0, 30_000, 120_000):
-        tile = tiling.side_for(of_a_kind(), row) ** 2 * USUAL_PER_PIXEL
-        sums.append(tile + ROWS_HELD * row)
-    assert sums == pytest.approx([512**2 * USUAL_PER_PIXEL] * 3, rel=0.01)
+        tile = tiling.side_for(of_a_kind(), row) ** 2 * SHIPPED_BYTES_PER_PIXEL
+        sums.append(tile + ROWS_IN_FLIGHT * row)
+    assert sums == pytest.approx([512**2 * SHIPPED_BYTES_PER_PIXEL] * 3, rel=0.01)
     assert tiling.side_for(of_a_kind(), 10**7) == 256
-    assert TilePlanner(512, chosen=True).side_for(of_a_kind(), 10**7) == 512
+    assert TilePlanner(512, fixed=True).side_for(of_a_kind(), 10**7) == 512
 
 
 def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_the_user_chose_them() -> None:
-    hungry = of_a_kind(bytes_per_pixel=16 * PER_PIXEL)
+    hungry = of_a_kind(bytes_per_pixel=16 * BYTES_PER_PIXEL)
     assert TilePlanner(303).shape(1000, wide_rows(), hungry) == (63, 65)
     assert TilePlanner(256).side_for(hungry) == 64
     assert TilePlanner(32).side_for(hungry) == 16
-    assert TilePlanner(256, chosen=True).side_for(hungry) == 256
-    assert TilePlanner(0, chosen=True).side_for(hungry) == 0
+    assert TilePlanner(256, fixed=True).side_for(hungry) == 256
+    assert TilePlanner(0, fixed=True).side_for(hungry) == 0
 
 
 def test_tiles_fit_into_the_memory_of_a_gpu() -> None:
-    full, roomy = (of_a_kind(bytes_per_pixel=16 * PER_PIXEL, device_free_bytes=own) for own in (2**28, 2**36))
+    full, roomy = (of_a_kind(bytes_per_pixel=16 * BYTES_PER_PIXEL, device_free_bytes=own) for own in (2**28, 2**36))
     assert TilePlanner(512).side_for(full) == 45  # two thousand pixels of 64 KiB are half of what is free
     assert TilePlanner(512).side_for(roomy) == 512  # which in the machine's memory would be 128
-    assert TilePlanner(512, chosen=True).side_for(full) == 512
+    assert TilePlanner(512, fixed=True).side_for(full) == 512
 
 
 def test_halving_says_the_side_that_wide_rows_leave() -> None:
@@ -173,7 +173,7 @@ def test_halving_says_the_side_that_wide_rows_leave() -> None:
 
 def test_halving_halves_what_fitted() -> None:
     said: list[int] = []
-    full, tiling = of_a_kind(bytes_per_pixel=PER_PIXEL, device_free_bytes=2**27), TilePlanner(512, on_halved=said.append)
+    full, tiling = of_a_kind(bytes_per_pixel=BYTES_PER_PIXEL, device_free_bytes=2**27), TilePlanner(512, on_halved=said.append)
     assert tiling.side_for(full) == 128
     narrow = Image(np.zeros((1000, 1, 3), dtype=np.uint8)).rows()
     tiling.halve(narrow, full)
@@ -205,7 +205,7 @@ def test_no_call_sees_more_than_a_tile_and_its_halo(backend: Backend, pixels: Pi
     sizes: list[tuple[int, ...]] = []
 
     class Watched:
-        scale, halo, grid, runs_on = backend.scale, backend.halo, 1, backend.runs_on
+        scale, halo, tile_multiple, description = backend.scale, backend.halo, 1, backend.description
         bytes_per_pixel, device_free_bytes = backend.bytes_per_pixel, backend.device_free_bytes
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
@@ -245,7 +245,7 @@ def test_the_color_of_invisible_pixels_does_not_bleed() -> None:
     import torch
 
     class Bilinear:
-        scale, halo, grid, bytes_per_pixel, device_free_bytes, runs_on = 2, 1, 1, 1, None, "here"
+        scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 1, 1, 1, None, "here"
 
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             batch = torch.from_numpy(np.ascontiguousarray(lr))[None]

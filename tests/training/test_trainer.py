@@ -150,17 +150,17 @@ def test_the_average_lies_between_the_first_weights_and_the_last(crops: PhotoDat
 def test_first_weights_from_a_model_of_another_scale(tmp_path: Path, crops: PhotoDataset) -> None:
     source = start(tiny(generator=CompactConfig(scale=4, channels=8, blocks=1)))
     target = start(tiny())
-    target.start_from(source.generator.fused())
+    target.initialize_from(source.generator.fused())
     torch.testing.assert_close(target.average.head.weight, source.generator.head.weight)
     with pytest.raises(SrcliError, match="compact with 8 channels and 1 blocks, and compact with 8 channels and 2 blocks"):
-        start(tiny(generator=CompactConfig(scale=2, channels=8, blocks=2))).start_from(source.generator.fused())
+        start(tiny(generator=CompactConfig(scale=2, channels=8, blocks=2))).initialize_from(source.generator.fused())
 
 
 @pytest.mark.parametrize("scale", [4, 8])
 def test_first_weights_of_another_architecture_are_refused(scale: int) -> None:
     source = start(tiny(generator=CompactConfig(scale=4, channels=8, blocks=1)))
     with pytest.raises(SrcliError, match="those of compact with 8 channels and 1 blocks, and johnson with 8 channels"):
-        start(tiny(generator=JohnsonConfig(scale=scale, channels=8, blocks=1))).start_from(source.generator.fused())
+        start(tiny(generator=JohnsonConfig(scale=scale, channels=8, blocks=1))).initialize_from(source.generator.fused())
 
 
 def test_a_step_whose_loss_is_not_finite_is_skipped_and_counted(crops: PhotoDataset) -> None:
@@ -185,7 +185,7 @@ def test_a_loss_that_persists_in_not_being_finite_ends_training(crops: PhotoData
     before = trainer.average.head.weight.clone()
     with pytest.raises(DivergedError, match="10 steps in a row, the last of them step 10") as error:
         run(trainer, crops)
-    assert error.value.crops.hr.shape == (2, 40, 40, 3)
+    assert error.value.batch.hr.shape == (2, 40, 40, 3)
     assert torch.equal(trainer.average.head.weight, before)
 
 
