@@ -35,7 +35,7 @@ import tifffile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-MODEL = "compact-x2"
+MODEL = "base-x2"
 
 
 def originals() -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """How busy does a folder of images keep the processor?
 
-    python benchmarks/upscale_batch.py [--images 200] [--model compact-x4] [--format png]
+    python benchmarks/upscale_batch.py [--images 200] [--model base-x4] [--format png]
 
 Cuts so many pieces of 320x240 pixels out of the example photographs, upscales the folder with one `srcli upscale`, and prints
 the time of the whole process, images a second, and the share of all cores that it used, from start to end.
@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 320, 240
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--model", default="compact-x4")
+    parser.add_argument("--model", default="base-x4")
     parser.add_argument("--format", default="png")
     options = parser.parse_args()
     photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.png"))]

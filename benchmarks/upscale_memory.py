@@ -1,6 +1,6 @@
 """How much memory does `srcli upscale` take, against the size of the result, and are its tiles without trace?
 
-    python benchmarks/upscale_memory.py [--megapixels 1,4,16,64,250,1000] [--format png] [--model compact-x4] [--folder DIR]
+    python benchmarks/upscale_memory.py [--megapixels 1,4,16,64,250,1000] [--format png] [--model base-x4] [--folder DIR]
 
 Each size is a process of its own on an image made here, smooth with noise, 8:5; its peak is the largest resident set that the
 kernel saw. The results of the smaller sizes are compared with those of the same image taken whole (--tile 0).
@@ -72,7 +72,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megapixels", default="1,4,16,64,250,1000")
     parser.add_argument("--format", default="png")
-    parser.add_argument("--model", default="compact-x4")
+    parser.add_argument("--model", default="base-x4")
     parser.add_argument("--folder", type=Path, help="where the images are made, and removed")
     options = parser.parse_args()
     scale = describe_model(options.model).scale

@@ -197,8 +197,10 @@ def _check_page(page: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:
 
 def _find_model(name: str) -> Model:
     from srcli.inference.backend import find_model
-    from srcli.models.registry import ModelSpec
+    from srcli.models.registry import ModelSpec, current_name
 
+    if current_name(name) != name:
+        report(f"{name} is now called {current_name(name)}; the old name will be removed in the next version.")
     model = find_model(name)
     if not isinstance(model, ModelSpec):
         report(model.note)

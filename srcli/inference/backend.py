@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from srcli.core.device import has_gpu_driver, is_cpu, pick_device
+from srcli.core.device import has_fast_int8, has_gpu_driver, is_cpu, pick_device
 from srcli.core.graph import BODIES
 from srcli.models.registry import ModelSpec, describe_model, is_third_party, read_weights
 
@@ -73,6 +73,9 @@ def load_model(model: str | Path | Model, device: str = "auto") -> Backend:
     note = "; a GPU driver is installed, but torch finds no GPU" if device == "auto" and cpu and has_gpu_driver() else ""
     if found.int8 and not cpu:
         note = f"{note}; int8 runs on CPUs only"
+    if found.int8 and cpu and not has_fast_int8():
+        found = replace(found, int8=False)
+        note = f"{note}; int8 is not faster on this CPU"
     if type(found.config) in BODIES and cpu:
         try:
             from srcli.inference.openvino_backend import OpenVINOBackend

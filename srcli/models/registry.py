@@ -35,20 +35,31 @@ SELF_ENSEMBLE = "+"
 """Suffix of a model's name: average the outputs for all eight flips and rotations."""
 
 BLEND = "@"
-"""Before a weight in 0..1 in a model's name, as in compact-x4-perceptual@0.5: weights between the faithful model and it."""
+"""Before a weight in 0..1 in a model's name, as in base-x4-perceptual@0.5: weights between the faithful model and it."""
 
-QUALITIES = {"fast": INT8, "balanced": "", "best": INT8 + SELF_ENSEMBLE}
-"""Suffixes by quality. Each takes about three times as long as the one before, with the same model."""
+QUALITIES = ("fast", "balanced", "best")
+"""From the fastest to the most accurate. All of them run in int8; `best` uses a self-ensemble as well."""
 
 SCALES = (2, 3, 4)
 """Scales of the shipped faithful models."""
 
-FAITHFUL, PERCEPTUAL, PHOTO = "compact-x{}", "compact-x{}-perceptual", "compact-x{}-photo"
-"""Names of the models of each kind. The perceptual model was fine-tuned from the faithful one, so their weights can be
-interpolated."""
+TINY, BASE, LARGE = "tiny-x{}", "base-x{}", "large-x{}"
+"""Names of the faithful models by size. At some scales there is only the base model."""
 
-LARGE = "-large"
-"""Suffix of the name of the larger model of a kind, if there is one."""
+PERCEPTUAL, PHOTO = BASE + "-perceptual", BASE + "-photo"
+"""Names of the other kinds. The perceptual model was fine-tuned from the faithful one, so their weights can be interpolated."""
+
+RENAMED = {
+    "compact-x2": "base-x2",
+    "compact-x2-photo": "base-x2-photo",
+    "compact-x3": "base-x3",
+    "compact-x4": "base-x4",
+    "compact-x4-large": "large-x4",
+    "compact-x4-perceptual": "base-x4-perceptual",
+    "compact-x4-photo": "base-x4-photo",
+    "compact-x4-tiny": "tiny-x4",
+}
+"""Names of earlier versions, which will be removed in the next version."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class ModelSpec:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models in the package, such as compact-x4."""
+    """Names of the models in the package, such as base-x4."""
     return sorted(path.stem for path in WEIGHTS.glob("*-x*.safetensors"))
 
 
@@ -133,6 +144,7 @@ def describe_model(model: str | Path) -> ModelSpec:
     int8, `+` for the self-ensemble.
     Raises ConfigError if there is no such model, and SrcliError for a file that `srcli train` did not write.
     """
+    model = current_name(model)
     name = str(model)
     if not Path(model).is_file():
         if name.endswith(SELF_ENSEMBLE):
@@ -158,6 +170,13 @@ def describe_model(model: str | Path) -> ModelSpec:
         raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give a file that it wrote.") from None
 
 
+def current_name(model: str | Path) -> str | Path:
+    """The name of a shipped model, with its suffixes, if `model` is a name of an earlier version. Otherwise `model` itself."""
+    name = str(model)
+    old = name.split(BLEND)[0].removesuffix(SELF_ENSEMBLE).removesuffix(INT8)
+    return name.replace(old, RENAMED[old], 1) if old in RENAMED and not Path(name).exists() else model
+
+
 def _blend(perceptual: str, weight: str | float) -> ModelSpec:
     """Weights between a perceptual model and the faithful model that it was fine-tuned from."""
     try:
@@ -167,7 +186,7 @@ def _blend(perceptual: str, weight: str | float) -> ModelSpec:
     if not 0 <= value <= 1:
         raise ConfigError(f"The weight of {perceptual} is {weight!r}; it must be a number from 0 to 1.")
     other = describe_model(perceptual)
-    return replace(describe_model(FAITHFUL.format(other.scale)), blend_with=other.path, blend_weight=value)
+    return replace(describe_model(BASE.format(other.scale)), blend_with=other.path, blend_weight=value)
 
 
 def select_models(*, quality: str = "balanced", perceptual: float = 0.0, photo: bool = False) -> list[ModelSpec]:
@@ -184,18 +203,18 @@ def select_models(*, quality: str = "balanced", perceptual: float = 0.0, photo: 
     if photo and perceptual:
         raise ConfigError("There is no perceptual model for degraded photos. Leave out `photo` or `perceptual`.")
     between = 0 < perceptual < 1
-    if between and quality == "fast":  # each of the two models has activation ranges of its own
+    if between and quality == "fast":  # int8 needs activation ranges, which only the two models themselves have
         raise ConfigError("`quality=fast` supports only the values 0 and 1 of `perceptual`. Choose one, or another `quality`.")
     shipped = shipped_models()
+    ensemble = quality == "best"
     if between:
-        names = [PERCEPTUAL.format(scale) for scale in SCALES]
-        models = [_blend(name, perceptual) for name in names if name in shipped]
-        return [replace(model, ensemble=SELF_ENSEMBLE in QUALITIES[quality]) for model in models]
-    kind = PHOTO if photo else PERCEPTUAL if perceptual else FAITHFUL
-    names = [kind.format(scale) for scale in SCALES]
-    if quality == "best":
-        names = [name + LARGE if name + LARGE in shipped else name for name in names]
-    return [describe_model(name + QUALITIES[quality]) for name in names if name in shipped]
+        names = [name for name in map(PERCEPTUAL.format, SCALES) if name in shipped]
+        return [replace(_blend(name, perceptual), ensemble=ensemble) for name in names]
+    faithful = {"fast": TINY, "balanced": BASE, "best": LARGE}[quality]
+    kind = PHOTO if photo else PERCEPTUAL if perceptual else faithful
+    candidates = [[kind.format(scale), *([BASE.format(scale)] if kind is faithful else [])] for scale in SCALES]
+    names = [next(name for name in those if name in shipped) for those in candidates if set(those) & set(shipped)]
+    return [replace(describe_model(name), int8=True, ensemble=ensemble) for name in names]
 
 
 def read_weights(model: ModelSpec) -> dict[str, np.ndarray]:

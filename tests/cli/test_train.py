@@ -401,7 +401,7 @@ def test_no_thread_of_gloo_outlives_training_together(tmp_path: Path) -> None:
         (["--degradation", "foto"], 2, "should be one of bicubic, johnson, photo"),
         (["--milestones", "1,x", "--schedule", "multistep"], 2, "write whole numbers, as in 5000,8000"),
         (["--init", "missing.safetensors"], 2, "no model file"),
-        (["--init", "compact-x4"], 1, "compact with 48 channels and 9 blocks, and compact with 8 channels"),
+        (["--init", "base-x4"], 1, "compact with 48 channels and 9 blocks, and compact with 8 channels"),
         (["--device", "cuda:x"], 2, "no device 'cuda:x'"),
         (["-c", "missing.yaml"], 1, "Cannot read missing.yaml"),
         (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
@@ -438,7 +438,7 @@ def test_every_bad_image_is_named_before_the_first_step(srcli: Command, photos: 
 
 def test_a_folder_without_images_and_one_with_a_single_one(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
     (tmp_path / "empty").mkdir()
-    assert "holds no image" in srcli("train", tmp_path / "empty", *TINY, "-o", tmp_path / "run").stderr
+    assert "contains no image" in srcli("train", tmp_path / "empty", *TINY, "-o", tmp_path / "run").stderr
     write_image(Image(pixels(64, 64)), tmp_path / "one" / "only.png")
     outcome = srcli("train", tmp_path / "one", *TINY, "-o", tmp_path / "run")
     assert outcome.exit_code == 1

@@ -331,7 +331,7 @@ def test_map_and_page_are_written_whole_and_never_over_a_file(srcli: Command, pa
     assert sorted(path.name for path in out.iterdir()) == ["map.png", "page.html"]
     again = srcli(*words)
     assert (again.exit_code, again.stdout) == (1, "")
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     assert srcli(*words, "--overwrite").exit_code == 0
 
 

@@ -178,7 +178,7 @@ def test_no_page_where_nothing_was_upscaled(srcli: Command, model: Path, photo: 
     ("page", "code", "sentence"),
     [
         ("other.png", 2, "other.png is no name of one; let it end in .html"),
-        ("there.html", 1, "there.html is there already. Use --overwrite"),
+        ("there.html", 1, "there.html already exists. Use --overwrite"),
         ("folder.html", 1, "folder.html is a folder"),
         ("there.html/page.html", 1, "Cannot write"),
         ("photo.html", 1, "photo.html is one of the images"),

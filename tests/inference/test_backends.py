@@ -102,8 +102,8 @@ def calibrated(path: Path, config: GeneratorConfig, lr: np.ndarray) -> Path:
 @pytest.mark.parametrize(
     "model",
     [
-        "compact-x2",
-        "compact-x4-tiny",
+        "base-x2",
+        "tiny-x4",
         ResidualConfig(scale=3, channels=16, blocks=3),
         ResidualConfig(scale=2, channels=16, blocks=2, slope=0.1),
     ],
@@ -126,7 +126,7 @@ def test_int8_rounds_as_the_calibration_says(model: str | GeneratorConfig, tmp_p
 
 
 def test_int8_gives_the_same_in_tiles_and_in_one_piece(pixels: Pixels) -> None:
-    backend, image = load_model("compact-x2:int8", "cpu"), Image(pixels(70, 90))
+    backend, image = load_model("base-x2:int8", "cpu"), Image(pixels(70, 90))
     whole, tiled = (upscale(backend, image, tile=tile).pixels.astype(int) for tile in (0, 32))
     assert np.abs(whole - tiled).max() <= 2
     assert (whole != tiled).mean() < 0.01
@@ -134,7 +134,7 @@ def test_int8_gives_the_same_in_tiles_and_in_one_piece(pixels: Pixels) -> None:
 
 def test_int8_is_reported_as_unsupported_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srcli.inference.backend.is_cpu", lambda _: False)
-    backend = load_model("compact-x2:int8", "cpu")
+    backend = load_model("base-x2:int8", "cpu")
     assert backend.description == "cpu (torch, fp32; int8 runs on CPUs only)"
 
 

@@ -74,7 +74,7 @@ def test_the_fewest_passes_that_reach_the_size(factor: float, scales: list[int])
 
 
 def test_passes_before_the_last_may_have_models_of_their_own() -> None:
-    natural, faithful = describe_model("compact-x4-perceptual"), [describe_model(f"compact-x{scale}") for scale in (2, 3, 4)]
+    natural, faithful = describe_model("base-x4-perceptual"), [describe_model(f"compact-x{scale}") for scale in (2, 3, 4)]
     for factor, scales in ((2, [4]), (4, [4]), (8, [2, 4]), (10, [3, 4]), (30, [2, 4, 4])):
         *start, end = model_chain([natural], factor, faithful)
         assert [model.scale for model in (*start, end)] == scales
@@ -83,9 +83,9 @@ def test_passes_before_the_last_may_have_models_of_their_own() -> None:
 
 
 def test_a_single_model_is_repeated_and_has_an_end() -> None:
-    models = [describe_model("compact-x2")]
+    models = [describe_model("base-x2")]
     assert [model.scale for model in model_chain(models, 7)] == [2, 2, 2]
-    with pytest.raises(SrcliError, match="100 times larger is more than 6 passes"):
+    with pytest.raises(SrcliError, match="A factor of 100 takes more than 6 passes"):
         model_chain(models, 100)
 
 
@@ -106,7 +106,7 @@ def test_any_size_through_the_door(
     outcome = srcli("upscale", photo, "-m", model, "-o", target, *words)
     assert outcome.exit_code == 0
     assert f"{photo}: 40x30 becomes {size[0]}x{size[1]} (tiny" in outcome.stderr
-    assert ("Its proportions change" in outcome.stderr) == (words == ["--size", "100x100"])
+    assert ("This changes the aspect ratio" in outcome.stderr) == (words == ["--size", "100x100"])
     image = read_image(target)
     assert (image.width, image.height) == size
 
@@ -124,14 +124,14 @@ def test_a_resampled_image_keeps_its_colors(srcli: Command, tmp_path: Path, pixe
 def test_what_would_shrink_is_refused(srcli: Command, model: Path, photo: Path) -> None:
     outcome = srcli("upscale", photo, "-m", model, "--size", "40x30")
     assert outcome.exit_code == 1
-    assert "40x30 pixels already, and 40x30 is no upscaled image" in outcome.stderr
+    assert "already 40x30 pixels, so 40x30 would not upscale it" in outcome.stderr
 
 
 def test_the_longest_side_of_a_format_is_found_before_the_work(srcli: Command, model: Path, tmp_path: Path) -> None:
     PILImage.new("L", (9000, 1)).save(tmp_path / "long.webp")
     outcome = srcli("upscale", tmp_path / "long.webp", "-m", model)
     assert outcome.exit_code == 1
-    assert "would be 18000x2 pixels; .webp ends at 16383 a side" in outcome.stderr
+    assert "would be 18000x2 pixels; .webp supports 16383 per side" in outcome.stderr
 
 
 # which images, and where to
@@ -144,8 +144,8 @@ def tree(folder: Path, *names: str) -> None:
         PILImage.new("RGB", (8, 6)).save(path)
 
 
-def planned(*inputs: str, output: str | None = None, ending: str | None = None, recursive: bool = False) -> dict[str, str]:
-    jobs = plan(inputs, output, X4, ending=ending, recursive=recursive)
+def planned(*inputs: str, output: str | None = None, extension: str | None = None, recursive: bool = False) -> dict[str, str]:
+    jobs = plan(inputs, output, X4, extension=extension, recursive=recursive)
     assert not [job.error for job in jobs if job.error]
     return {job.source.as_posix(): job.target.as_posix() for job in jobs}
 
@@ -158,7 +158,7 @@ def test_a_tree_is_mirrored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "in/a.png": "out/a_x4.png",
         "in/deep/er/b.jpg": "out/deep/er/b_x4.jpg",
     }
-    assert planned("in/**/*.jpg", output="out", ending=".png") == {"in/deep/er/b.jpg": "out/deep/er/b_x4.png"}
+    assert planned("in/**/*.jpg", output="out", extension=".png") == {"in/deep/er/b.jpg": "out/deep/er/b_x4.png"}
     assert planned("in/*/*/b.*") == {"in/deep/er/b.jpg": "in/deep/er/b_x4.jpg"}
 
 
@@ -171,10 +171,10 @@ def test_earlier_results_are_no_input(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_collisions_are_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tree(tmp_path, "a.png", "a.jpg", "a_x4.png")
-    errors = [job.error for job in plan(["a.jpg", "a.png"], None, X4, ending=".png", recursive=False) if job.error]
-    assert errors == ["a.png and a.jpg would both become a_x4.png. Upscale them into different folders."]
-    errors = [job.error for job in plan(["a.png", "a_x4.png"], None, X4, ending=None, recursive=False) if job.error]
-    assert errors == ["a.png would become a_x4.png, which is to be upscaled too. Upscale them into another folder."]
+    errors = [job.error for job in plan(["a.jpg", "a.png"], None, X4, extension=".png", recursive=False) if job.error]
+    assert errors == ["a.png and a.jpg would both become a_x4.png. Write them to different folders."]
+    errors = [job.error for job in plan(["a.png", "a_x4.png"], None, X4, extension=None, recursive=False) if job.error]
+    assert errors == ["a.png would become a_x4.png, which is an input, too. Write the results to another folder."]
 
 
 def test_a_pattern_that_matches_nothing_is_named(srcli: Command, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_jpeg_that_lacks_its_middle_is_upscaled_and_that_is_said(
     outcome = srcli("upscale", path, "-m", model, "--json")
     assert outcome.exit_code == 0
     record = json.loads(outcome.stdout)
-    sentence = f"{path} is damaged (VipsJpeg: Corrupt JPEG data: premature end of data segment); look whether"
+    sentence = f"{path} is damaged (VipsJpeg: Corrupt JPEG data: premature end of data segment); check whether"
     assert record["notes"][0].startswith(sentence)
     assert sentence in outcome.stderr
     assert record["sr"] == ([600, 800] if turned == 1 else [800, 600])
@@ -265,7 +265,7 @@ def test_fail_fast_ends_at_the_first_failure(srcli: Command, model: Path, photos
     assert len(list(photos.glob("*_x2.png"))) < 30
 
 
-# what is there already
+# what already exists
 
 
 def test_only_whole_results_of_the_right_size_are_skipped(srcli: Command, model: Path, photos: Path) -> None:
@@ -275,15 +275,15 @@ def test_only_whole_results_of_the_right_size_are_skipped(srcli: Command, model:
     cut.write_bytes(content[:-1])
     outcome = srcli("upscale", photos, "-m", model, "--skip-existing")
     assert (outcome.exit_code, outcome.stdout) == (0, f"{cut}\n")
-    assert f"{cut} was not whole, so it was made anew" in outcome.stderr
-    assert "1 was there already" in outcome.stderr
+    assert f"{cut} was incomplete and has been replaced" in outcome.stderr
+    assert "skipped 1 existing result" in outcome.stderr
     assert whole.stat().st_mtime_ns == stamp
     assert cut.read_bytes() == content
     other = Image(np.zeros((5, 5, 3), dtype=np.uint8))
     write_image(other, whole, overwrite=True)
     outcome = srcli("upscale", photos, "-m", model, "--skip-existing")
     assert outcome.exit_code == 1
-    assert "there already in another size than 192x160" in outcome.stderr
+    assert "already exists with a size other than 192x160" in outcome.stderr
     assert read_image(whole).width == 5
 
 
@@ -370,13 +370,13 @@ def test_a_bomb_is_refused_before_it_is_decoded(srcli: Command, tmp_path: Path) 
     (tmp_path / "bomb.png").write_bytes(bomb())
     outcome = srcli("upscale", tmp_path / "bomb.png")
     assert outcome.exit_code == 1
-    assert "60000x60000 = 3600000000 pixels, more than --max-pixels 1000000000" in outcome.stderr
+    assert "60000x60000 = 3600000000 pixels, more than the limit of 1000000000" in outcome.stderr
 
 
 def test_max_pixels_is_the_users(srcli: Command, model: Path, photo: Path) -> None:
     outcome = srcli("upscale", photo, "-m", model, "--max-pixels", "1199")
     assert outcome.exit_code == 1
-    assert "40x30 = 1200 pixels, more than --max-pixels 1199" in outcome.stderr
+    assert "40x30 = 1200 pixels, more than the limit of 1199" in outcome.stderr
     assert srcli("upscale", photo, "-m", model, "--max-pixels", "1200").exit_code == 0
 
 
@@ -412,7 +412,7 @@ def test_tiles_halve_when_memory_runs_out_and_that_is_said(
     monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: Narrow(500))
     outcome = srcli("upscale", photo, "-m", model, "--memory", "20M")
     assert outcome.exit_code == 0
-    assert "Memory ran out, so the tiles are halved to 16 pixels." in outcome.stderr
+    assert "Out of memory; continuing with tiles of 16 pixels." in outcome.stderr
     result = read_image(photo.with_name("photo_x2.png")).pixels
     np.testing.assert_array_equal(result, read_image(photo).pixels.repeat(2, axis=0).repeat(2, axis=1))
 
@@ -438,7 +438,7 @@ def test_a_tile_that_fails_is_an_error(srcli: Command, photo: Path, model: Path,
     monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: Odd(10**9))
     outcome = srcli("upscale", photo, "-m", model)
     assert outcome.exit_code == 1
-    assert "The model made (3, 59, 80) of (3, 30, 40)" in outcome.stderr
+    assert "The model returned (3, 59, 80) for an input of (3, 30, 40)" in outcome.stderr
     assert not photo.with_name("photo_x2.png").exists()
 
 
@@ -448,7 +448,7 @@ def test_memory_is_said_in_the_usual_ways() -> None:
     assert [parse_memory(word) for word in ("800M", "2g", "1.5 GiB", "4096")] == [800 * 2**20, 2 * 2**30, 3 * 2**29, 4096]
     assert 0 < default_memory_budget() <= free_memory()
     with pytest.raises(ConfigError):
-        bytes_of("0")
+        parse_memory("0")
 
 
 def test_a_description_knows_its_scale(model: Path) -> None:

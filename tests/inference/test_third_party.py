@@ -119,8 +119,8 @@ def test_the_command_upscales_and_tells_of_the_license(srcli: Command, photo: Pa
     outcome = srcli("upscale", photo, "-m", path, "--device", "cpu")
     assert outcome.exit_code == 0
     assert read_image(photo.with_name("photo_x4.png")).width == 160
-    assert "theirs.pth is a network of the architecture ESRGAN, run through spandrel (MIT)" in outcome.stderr
-    assert "their author's license" in outcome.stderr
+    assert "theirs.pth is a network of type ESRGAN, loaded with spandrel (MIT)" in outcome.stderr
+    assert "the license of their author" in outcome.stderr
     assert "--tile 0" not in outcome.stderr
 
 
@@ -138,10 +138,10 @@ def test_what_does_not_upscale_single_images_is_refused(srcli: Command, photo: P
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"weight": Path("code")}, tmp_path / "code.pth")
     for path, sentence in (
-        (denoiser, "does not upscale images as such"),
-        (layers, "takes 4 channels and gives 4"),
-        (tmp_path / "unknown.pth", "holds no network that srcli or spandrel knows"),
-        (tmp_path / "unknown.safetensors", "holds no network that srcli or spandrel knows"),
+        (denoiser, "does not upscale images"),
+        (layers, "maps 4 channels to 4"),
+        (tmp_path / "unknown.pth", "contains no network that srcli or spandrel supports"),
+        (tmp_path / "unknown.safetensors", "contains no network that srcli or spandrel supports"),
         (tmp_path / "part.pth", "is damaged or of an unknown kind"),
         (tmp_path / "list.pth", "holds a list"),
         (tmp_path / "code.pth", "holds more than weights"),

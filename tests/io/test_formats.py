@@ -486,13 +486,13 @@ def test_an_animation_is_refused_or_one_frame_of_it_taken(srcli: Command, pixels
     assert f"{source} has 3 frames or pages" in refused.stderr
     assert "--frame 1" in refused.stderr
     assert not (tmp_path / "sr.png").exists()
-    large = by_others(upscale_file(srcli, source, "--frame", 2, ending=".png"))[..., :3]
+    large = by_others(upscale_file(srcli, source, "--frame", 2, extension=".png"))[..., :3]
     difference = np.abs(large - bicubic(to_unit(frames[1])))
     assert difference.mean() < (12 if ending in (".gif", ".avif") else 3.5) / 255  # GIF has 256 colors
     assert difference.mean() < np.abs(large - bicubic(to_unit(frames[0]))).mean() / 2
     missing = srcli("upscale", source, "-o", tmp_path / "none.png", "--frame", 4)
     assert missing.exit_code == 1
-    assert "has 3 frames; --frame 4 is none of them" in missing.stderr
+    assert "has 3 frames, so there is no frame 4" in missing.stderr
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint32, np.int16])
@@ -500,7 +500,7 @@ def test_numbers_without_a_white_are_refused(srcli: Command, tmp_path: Path, dty
     tifffile.imwrite(tmp_path / "odd.tif", np.ones((HEIGHT, WIDTH), dtype=dtype), metadata=None)
     outcome = srcli("upscale", tmp_path / "odd.tif")
     assert outcome.exit_code == 1
-    assert "whose white has no fixed number" in outcome.stderr
+    assert "for which the value of white is unknown" in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
 
 
@@ -514,7 +514,7 @@ def test_five_channels_are_refused(srcli: Command, pixels: Pixels, tmp_path: Pat
     )
     outcome = srcli("upscale", tmp_path / "five.tif")
     assert outcome.exit_code == 1
-    assert "has 5 channels; srcli takes up to 4" in outcome.stderr
+    assert "has 5 channels; up to 4 are supported" in outcome.stderr
 
 
 @pytest.mark.parametrize(("word", "color"), [("white", (255,) * 3), ("#2060a0", (32, 96, 160))])

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from PIL import ImageCms, ImageOps
 
 from srcli.errors import SrcliError
-from srcli.io.discover import find_images
+from srcli.io.discover import find_images, image_like
 from srcli.io.image import Image
 from srcli.io.read import read_image, read_srgb, reason
 from srcli.io.write import check_target, write_image
@@ -95,13 +95,13 @@ def test_palette_one_bit_and_cmyk_become_what_they_show(tmp_path: Path, pixels: 
 
 def test_transparency_in_jpeg_becomes_white_and_is_said(tmp_path: Path) -> None:
     clear = np.zeros((8, 8, 4), dtype=np.uint8)
-    assert write_image(Image(clear), tmp_path / "clear.jpg") == ["transparency, now white"]
+    assert write_image(Image(clear), tmp_path / "clear.jpg") == ["transparency (replaced by white)"]
     assert read_image(tmp_path / "clear.jpg").pixels.min() > 250
 
 
 def test_sixteen_bits_in_jpeg_become_eight_and_that_is_said(tmp_path: Path) -> None:
     white = np.full((8, 8, 3), 65_535, dtype=np.uint16)
-    assert write_image(Image(white), tmp_path / "white.jpg") == ["16 bits, now 8"]
+    assert write_image(Image(white), tmp_path / "white.jpg") == ["16 bits (reduced to 8)"]
     assert read_image(tmp_path / "white.jpg").pixels.min() == 255
 
 
@@ -161,7 +161,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, pixels: Pixels, read: Callabl
 def test_an_existing_file_is_never_replaced_unasked(tmp_path: Path, pixels: Pixels) -> None:
     path = tmp_path / "there.png"
     path.write_text("precious")
-    with pytest.raises(SrcliError, match="is there already"):
+    with pytest.raises(SrcliError, match="already exists"):
         write_image(Image(pixels(4, 4)), path)
     assert path.read_text() == "precious"
     write_image(Image(pixels(4, 4)), path, overwrite=True)
@@ -174,7 +174,7 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
     with pytest.raises(SrcliError, match="Cannot write"):
         write_image(Image(too_wide), tmp_path / "wide.jpg")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(SrcliError, match=r"70000x1 pixels; \.jpg ends at 65535"):
+    with pytest.raises(SrcliError, match=r"70000x1 pixels; \.jpg supports 65535 per side"):
         check_target(tmp_path / "wide.jpg", 70_000, 1)
 
 
@@ -182,9 +182,9 @@ def test_images_are_found_in_order_and_hidden_ones_left(tmp_path: Path, photos: 
     (photos / ".hidden.png").write_bytes(b"")
     (photos / "notes.txt").write_text("no image")
     assert [path.name for path in find_images(photos)] == ["three.png", "one.png", "two.png"]
-    assert [path.name for path in find_images(photos, below=False)] == ["one.png", "two.png"]
+    assert [path.name for path in sorted(image_like(photos, recursive=False))] == ["one.png", "two.png"]
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(SrcliError, match="holds no image"):
+    with pytest.raises(SrcliError, match="contains no image"):
         find_images(tmp_path / "nothing")
 
 
@@ -196,4 +196,4 @@ def test_what_was_said_of_another_threads_image_is_not_said_of_this_one() -> Non
     said = Said("tiff2vips: out of order read", "a/two.avif: bad seek to 1062", "")
     assert reason(said, "a/one.tif") == "tiff2vips: out of order read"  # type: ignore[arg-type]
     assert reason(said, "a/two.avif") == "a/two.avif: bad seek to 1062"  # type: ignore[arg-type]
-    assert reason(Said("b.PNG: gone"), "a.png") == "no known format"  # type: ignore[arg-type]
+    assert reason(Said("b.PNG: gone"), "a.png") == "unknown format"  # type: ignore[arg-type]

@@ -59,9 +59,9 @@ def test_errors_are_one_line(srcli: Command, model: Path, tmp_path: Path, monkey
     there = tmp_path / "there.onnx"
     there.write_text("mine")
     for arguments, code, message in (
-        ((model, "-o", there), 1, "is there already. Use --overwrite"),
+        ((model, "-o", there), 1, "already exists. Use --overwrite"),
         ((model, "-o", tmp_path / "model.pb"), 2, "does not end in .onnx"),
-        (("compakt-x4",), 2, "Did you mean compact-x4"),
+        (("compakt-x4",), 2, "Did you mean base-x4"),
         ((f"{model}+",), 1, f"{model.stem}+ names a way to run {model.stem}"),
     ):
         result = srcli("export", *arguments)

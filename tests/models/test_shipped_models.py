@@ -15,7 +15,7 @@ from tests.conftest import EXAMPLES
 
 
 def test_there_is_a_faithful_model_for_every_scale_and_a_perceptual_one() -> None:
-    assert {"compact-x2", "compact-x3", "compact-x4", "compact-x4-perceptual"} <= set(shipped_models())
+    assert {"base-x2", "base-x3", "base-x4", "base-x4-perceptual"} <= set(shipped_models())
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_models() if "perceptual" not in name])
@@ -44,24 +44,24 @@ def test_no_model_shifts_colors_or_leaves_a_pattern_on_flat_areas(name: str) -> 
 
 
 def test_an_unknown_name_is_rejected_with_a_suggestion() -> None:
-    with pytest.raises(ConfigError, match=r"Did you mean compact-x4"):
+    with pytest.raises(ConfigError, match=r"Did you mean base-x4"):
         describe_model("compact-x44")
 
 
 def test_a_quality_selects_a_model_for_each_scale() -> None:
     names = {quality: [model.name for model in select_models(quality=quality)] for quality in QUALITIES}
     assert names == {
-        "fast": ["compact-x2:int8", "compact-x3:int8", "compact-x4:int8"],
-        "balanced": ["compact-x2", "compact-x3", "compact-x4"],
-        "best": ["compact-x2:int8+", "compact-x3:int8+", "compact-x4-large:int8+"],
+        "fast": ["base-x2:int8", "base-x3:int8", "base-x4:int8"],
+        "balanced": ["base-x2", "base-x3", "base-x4"],
+        "best": ["base-x2:int8+", "base-x3:int8+", "large-x4:int8+"],
     }
     assert {model.kind for quality in QUALITIES for model in select_models(quality=quality)} == {"faithful"}
 
 
 def test_perceptual_interpolates_between_the_faithful_and_the_perceptual_model() -> None:
-    faithful, perceptual = (load_generator(name).state_dict() for name in ("compact-x4", "compact-x4-perceptual"))
+    faithful, perceptual = (load_generator(name).state_dict() for name in ("base-x4", "base-x4-perceptual"))
     [half], [all_the_way] = select_models(perceptual=0.5), select_models(perceptual=1)
-    assert (half.name, all_the_way.name) == ("compact-x4-perceptual@0.5", "compact-x4-perceptual")
+    assert (half.name, all_the_way.name) == ("base-x4-perceptual@0.5", "base-x4-perceptual")
     for name, weight in load_generator(half).state_dict().items():
         torch.testing.assert_close(weight, (faithful[name] + perceptual[name]) / 2)
 
@@ -84,7 +84,7 @@ def test_the_self_ensemble_has_a_higher_psnr() -> None:
     lr = bicubic(hr, 4)[0].numpy()
     one, all_ways = (
         psnr(*on_luma(torch.from_numpy(load_model(name, "cpu")(lr))[None].clamp(0, 1), hr, border=4)).item()
-        for name in ("compact-x4", "compact-x4+")
+        for name in ("base-x4", "base-x4+")
     )
     assert all_ways > one + 0.03  # dB
 
@@ -103,19 +103,19 @@ def test_int8_costs_less_than_is_visible(name: str) -> None:
 
 
 def test_a_name_with_suffixes_is_no_network_to_load() -> None:
-    with pytest.raises(SrcliError, match=r"compact-x4:int8 names a way to run compact-x4"):
-        load_generator("compact-x4:int8")
-    with pytest.raises(SrcliError, match=r"compact-x4\+ names a way to run compact-x4"):
-        load_generator("compact-x4+")
+    with pytest.raises(SrcliError, match=r"base-x4:int8 names a way to run base-x4"):
+        load_generator("base-x4:int8")
+    with pytest.raises(SrcliError, match=r"base-x4\+ names a way to run base-x4"):
+        load_generator("base-x4+")
 
 
 def test_suffixes_of_a_name_say_how_a_model_is_run() -> None:
-    model = describe_model("compact-x4:int8+")
-    assert (model.int8, model.ensemble, model.name) == (True, True, "compact-x4:int8+")
-    assert model.parameters == describe_model("compact-x4").parameters
+    model = describe_model("base-x4:int8+")
+    assert (model.int8, model.ensemble, model.name) == (True, True, "base-x4:int8+")
+    assert model.parameters == describe_model("base-x4").parameters
 
 
-@pytest.mark.parametrize("name", ["compact-x4-perceptual@0.25", "compact-x4:int8+", "compact-x4-perceptual@0.5+"])
+@pytest.mark.parametrize("name", ["base-x4-perceptual@0.25", "base-x4:int8+", "base-x4-perceptual@0.5+"])
 def test_the_name_of_a_model_describes_it_again(name: str) -> None:
     assert describe_model(name).name == name
     assert describe_model(describe_model(name).name) == describe_model(name)
@@ -124,7 +124,7 @@ def test_the_name_of_a_model_describes_it_again(name: str) -> None:
 @pytest.mark.parametrize("weight", ["2", "-0.1", "half", "nan"])
 def test_a_blend_weight_that_is_no_share_is_rejected(weight: str) -> None:
     with pytest.raises(ConfigError, match="must be a number from 0 to 1"):
-        describe_model(f"compact-x4-perceptual@{weight}")
+        describe_model(f"base-x4-perceptual@{weight}")
 
 
 def test_combinations_without_a_model_are_rejected() -> None:
