@@ -39,7 +39,7 @@ from srcli.io.image import Image
 from srcli.io.read import read_srgb
 from srcli.io.write import write_image
 from srcli.models.checkpoint import load_feature_loss
-from srcli.models.registry import QUALITIES, SPEED, describe_model, shipped_models
+from srcli.models.registry import INT8, SELF_ENSEMBLE, SPEED, describe_model, shipped_models
 
 SETS = ("Set5", "Set14", "BSD100")
 LAYERS = ("relu2_2", "relu4_3")
@@ -154,10 +154,9 @@ def upscale_files(hrs: dict[str, Tensor], lrs: dict[str, Tensor], ways: dict[str
 
 
 def usual_models() -> list[str]:
-    """What ships, and each faithful model in all the ways to run it that `--quality` knows."""
-    shipped = shipped_models()
-    faithful = (name for name in shipped if describe_model(name).kind == "faithful")
-    return list(dict.fromkeys([*shipped, *(name + way for name in faithful for way in QUALITIES.values())]))
+    """The shipped models in float32 and int8, and the faithful ones with a self-ensemble as well."""
+    suffixes = {"faithful": ("", INT8, INT8 + SELF_ENSEMBLE), "perceptual": ("", INT8), "photo": ("", INT8)}
+    return [name + suffix for name in shipped_models() for suffix in suffixes[describe_model(name).kind]]
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from srcli.config import CompactConfig
+from srcli.core.graph import shapes_of
 from srcli.inference.backend import load_model
 from srcli.inference.torch_backend import TorchBackend
 from srcli.models.checkpoint import load_generator
@@ -63,12 +63,6 @@ def in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 def ratio(ones: list[float], others: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(ones, others, strict=True))
-
-
-def operations(config: CompactConfig) -> int:
-    """Of the convolutions, multiplications and additions counted apart."""
-    inner, outer = config.channels, 3 * config.scale**2
-    return 2 * 9 * (3 * inner + config.blocks * inner**2 + inner * outer) * WIDTH * HEIGHT
 
 
 def processes(models: list[str], rounds: int) -> None:
@@ -136,10 +130,11 @@ def networks(models: list[str], rounds: int) -> None:
     print(f"Pillow bicubic x4: {1000 * statistics.median(seconds['bicubic']):.0f} ms.")
     print("\n| network | median | peak | peak, best | t | torch takes |\n|---|---|---|---|---|---|")
     for model in models:
-        its, config = seconds[model], describe_model(model).config
-        assert isinstance(config, CompactConfig)
-        share = statistics.median(operations(config) / one / most for one, most in zip(its, peak, strict=True))
-        at_best = operations(config) / min(its) / max(peak)
+        its = seconds[model]
+        # multiplications and additions are counted separately
+        operations = 2 * shapes_of(describe_model(model).config).operations * WIDTH * HEIGHT
+        share = statistics.median(operations / one / most for one, most in zip(its, peak, strict=True))
+        at_best = operations / min(its) / max(peak)
         longer, t = ratio(seconds[f"{model} in torch"], its), ratio(its, seconds["t"])
         usual = f"{1000 * statistics.median(its):.0f} ms"
         print(f"| {model} | {usual} | {share:.0%} | {at_best:.0%} | {t:.2f} | {longer:.2f} times as long |")
