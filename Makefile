@@ -1,22 +1,23 @@
-# The table of contents of the work. Everything runs in .venv, which is made on first use.
+# Common tasks. Everything runs in .venv, which is created on first use.
 
 PYTHON ?= python3
 BENCH ?= ../shared/data/bench
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP = .venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types format bench clean
+.PHONY: demo test check lint types format docs bench clean
 .DELETE_ON_ERROR:
 
-demo: .venv/installed  ## enlarge a photograph four times with the model that ships
+demo: .venv/installed  ## upscale a photograph by 4
+	@echo "Upscaling examples/photos/astronaut.png ..."
 	.venv/bin/srcli upscale examples/photos/astronaut.png -o demo/astronaut_x4.png --overwrite
 	.venv/bin/python examples/bicubic.py examples/photos/astronaut.png demo/astronaut_bicubic_x4.png
-	@echo "The enlarged photograph: demo/astronaut_x4.png"
-	@echo "Bicubic beside it:       demo/astronaut_bicubic_x4.png"
+	@echo "The upscaled photograph:        demo/astronaut_x4.png"
+	@echo "For comparison, with bicubic:   demo/astronaut_bicubic_x4.png"
 
-test: .venv/installed-dev  ## the whole suite
+test: .venv/installed-dev  ## run the test suite
 	.venv/bin/python -m pytest
 
-check: lint types test  ## everything that must hold before a commit
+check: lint types test  ## everything that must pass before a commit
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
@@ -25,23 +26,29 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	.venv/bin/mypy
 
-format: .venv/installed-dev  ## put the code in order
+format: .venv/installed-dev  ## fix style and format the code
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/installed  ## the table of results; BENCH=folder with Set5, Set14, BSD100
+docs: .venv/installed-dev  ## build the documentation into site/
+	.venv/bin/mkdocs build --strict --quiet
+
+bench: .venv/installed  ## measure all models; BENCH=folder with Set5, Set14, BSD100
 	.venv/bin/python benchmarks/quality.py $(BENCH) --features 4
 
 clean:
-	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv demo build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
+	@echo "Creating a virtual environment in .venv ..."
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing srcli and its dependencies into .venv (the first time, this downloads PyTorch and takes minutes) ..."
 	$(PIP) --editable .
-	touch $@
+	@touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing srcli with its development dependencies into .venv (the first time, this takes minutes) ..."
 	$(PIP) --editable ".[dev]"
-	touch .venv/installed $@
+	@touch .venv/installed $@

@@ -96,14 +96,19 @@ def stlpips_metric() -> Metric:
     return lambda sr, hr: {"stlpips": stlpips(sr, hr)}
 
 
-def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False, sets: tuple[str, ...] = SETS) -> None:
+def table_rows(table: Table, figures: tuple[str, ...], *, timed: bool = False, sets: tuple[str, ...] = SETS) -> list[str]:
+    """The lines of a Markdown table."""
     columns = [*(["t"] if timed else []), *(f"{name} {figure}" for name in sets for figure in figures)]
-    print("| model | " + " | ".join(columns) + " |")
-    print("|---" * (1 + len(columns)) + "|")
+    lines = ["| model | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for model, row in table.items():
         cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in sets for figure in figures]
         t = [f"{row[SPEED]['t']:.2f}" if SPEED in row else "-"] if timed else []
-        print(f"| {model} | " + " | ".join([*t, *cells]) + " |")
+        lines.append(f"| {model} | " + " | ".join([*t, *cells]) + " |")
+    return lines
+
+
+def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False, sets: tuple[str, ...] = SETS) -> None:
+    print("\n".join(table_rows(table, figures, timed=timed, sets=sets)))
 
 
 def degrade(lr: Tensor) -> Tensor:
