@@ -1,4 +1,4 @@
-"""Small images and small networks, made here from fixed seeds."""
+"""Fixtures: small images and small networks from fixed seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is cached for the user goes where the test's files go."""
+    """Use a cache folder for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("platformdirs.user_cache_path", lambda _name: tmp_path / "cache")
 
@@ -70,7 +70,7 @@ def photos(tmp_path: Path, pixels: Callable[..., np.ndarray]) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model file: a small random compact x2, whose output differs visibly from the upscaled input."""
+    """A model file: a small random compact x2 network, whose output differs visibly from bilinear upsampling."""
     return make_model(tmp_path / "tiny.safetensors", scale=2)
 
 
@@ -85,7 +85,7 @@ def make_model(path: Path, *, scale: int) -> Path:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command left behind."""
+    """The result of a command."""
 
     exit_code: int
     stdout: str
@@ -111,7 +111,7 @@ needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="the
 
 
 def dom_of(page: Path) -> str:
-    """What a browser as wide as a phone makes of a page, after its scripts."""
+    """The DOM of a page in a browser of a phone's width, after its scripts."""
     quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--disable-sync", "--window-size=500,900"]
     words = [f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]

@@ -1,4 +1,4 @@
-"""The README keeps its word: its commands run, every command of srcli stands in it, every figure is the measured one."""
+"""The README and the docs: their commands run, every number is the measured one, every link works."""
 
 import json
 import re
@@ -12,126 +12,161 @@ from pathlib import Path
 import pytest
 
 from srcli.config import read_yaml
-from srcli.core.device import is_cpu
-from srcli.io.read import read_image
+from srcli.core.device import has_fast_int8, is_cpu
 from srcli.models.registry import WEIGHTS, describe_model, select_models, shipped_models
 from tests.conftest import EXAMPLES, CommandResult
 
 ROOT = EXAMPLES.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CARD = (WEIGHTS / "MODELS.md").read_text(encoding="utf-8")
-FIGURES = json.loads((WEIGHTS / "figures.json").read_text(encoding="utf-8"))
-SHOWN = {
-    command: printed.splitlines()
-    for block in re.findall(r"```console\n(.*?)```", README, re.S)
-    for command, _, printed in (part.partition("\n") for part in ("\n" + block).split("\n$ ")[1:])
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
-"""Each command in the README's consoles with the lines below it."""
-CONSOLE = list(SHOWN)
+README, MODELS, BENCHMARKS = (PAGES[name] for name in ("README.md", "docs/models.md", "docs/benchmarks.md"))
+RESULTS = json.loads((WEIGHTS / "figures.json").read_text(encoding="utf-8"))
+SETS = ("Set5", "Set14", "BSD100")
 SHORT = {"train": ["--steps", "2", "--batch", "1", "--device", "cpu"]}
+"""Options that keep the commands of the docs short in the tests."""
+
+
+def commands_of(page: str) -> dict[str, list[str]]:
+    """Each command in the console blocks of a page with the lines that it prints."""
+    return {
+        command: printed.splitlines()
+        for block in re.findall(r"```console\n(.*?)```", page, re.S)
+        for command, _, printed in (part.partition("\n") for part in ("\n" + block).split("\n$ ")[1:])
+    }
+
+
+COMMANDS = {name: commands_of(page) for name, page in PAGES.items()}
 
 
 @pytest.fixture
 def fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which the README's reader stands: examples, and some photographs of their own."""
+    """A folder with the examples, like a fresh checkout."""
     shutil.copytree(EXAMPLES, tmp_path / "examples")
-    shutil.copytree(EXAMPLES / "photos", tmp_path / "holiday")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_every_command_of_the_readme_runs(fresh_folder: Path) -> None:
-    commands = [command for command in CONSOLE if command.startswith("srcli ")]
-    assert len(commands) >= 6
-    for command in commands:
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize(
+    "page", sorted(name for name, commands in COMMANDS.items() if any(c.startswith("srcli") for c in commands))
+)
+def test_the_commands_of_a_page_run_and_print_what_it_shows(page: str, fresh_folder: Path) -> None:
+    for command, shown in COMMANDS[page].items():
         words = command.split()
-        run = [sys.executable, "-m", "srcli", *words[1:], *SHORT.get(words[1], [])]
+        if words[0] != "srcli":
+            continue
+        run = [sys.executable, "-m", "srcli", *words[1:], *(SHORT.get(words[1], []) if "--check-data" not in words else [])]
         done = subprocess.run(run, check=False, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        if words[1] == "upscale" and is_cpu("auto"):  # what several images have said of them may come in another order
-            assert sorted((done.stderr + done.stdout).splitlines()) == sorted(SHOWN[command]), command
+        if words[1] != "train" and is_cpu("auto") and has_fast_int8():
+            # the notes of several images come in any order; numbers may differ in the last digit between processors
+            printed = (done.stderr + done.stdout).splitlines()
+            assert sorted(map(without_numbers, printed)) == sorted(map(without_numbers, shown)), command
 
 
-def test_every_make_target_of_the_readme_is_there() -> None:
+def without_numbers(line: str) -> str:
+    """The words of a line of a table of metrics; other lines unchanged."""
+    return re.sub(r"\d+\.\d+", "#", " ".join(line.split())) if " is better " in line else line.rstrip()
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    named = {command.split()[1] for command in CONSOLE if command.startswith("make ")}
+    named = {command.split()[1] for command in COMMANDS["README.md"] if command.startswith("make ")}
     assert {"demo", "test"} <= named <= targets
 
 
-def test_the_python_of_the_readme_runs(fresh_folder: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert blocks
-    for block in blocks:
+@pytest.mark.parametrize("page", sorted(name for name, text in PAGES.items() if "```python" in text))
+def test_the_python_examples_of_a_page_run(page: str, fresh_folder: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", PAGES[page], re.S):
         done = subprocess.run([sys.executable, "-c", block], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 
-def test_the_example_that_make_demo_runs_upscales(tmp_path: Path) -> None:
+def test_the_bicubic_example_upscales(tmp_path: Path) -> None:
+    from srcli.io.read import read_image
+
     target = tmp_path / "bicubic.png"
-    words = [str(EXAMPLES / "bicubic.py"), str(EXAMPLES / "small" / "astronaut.png"), str(target)]
-    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    command = [sys.executable, str(EXAMPLES / "bicubic.py"), str(EXAMPLES / "small" / "astronaut.png"), str(target)]
+    subprocess.run(command, check=True, capture_output=True)
     assert read_image(target).width == 512
 
 
-@pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models", "export"])
-def test_every_command_stands_in_the_readme_and_has_help(command: str) -> None:
-    assert any(f"{line} ".startswith(f"srcli {command} ") for line in CONSOLE)
+@pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models"])
+def test_every_command_has_an_example_and_help(command: str) -> None:
+    assert any(f"{line} ".startswith(f"srcli {command} ") for commands in COMMANDS.values() for line in commands)
     done = subprocess.run([sys.executable, "-m", "srcli", command, "--help"], check=True, capture_output=True, text=True)
     assert "--help" in done.stdout
 
 
-@pytest.mark.parametrize("path", [*re.findall(r"\]\((?!https?:)([^)#]+)\)", README)])
-def test_every_file_that_the_readme_links_to_is_there(path: str) -> None:
-    assert (ROOT / path).exists()
+LINKS = [(name, link) for name, text in PAGES.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
 
 
-@pytest.mark.parametrize("text", [README, CARD], ids=["README", "card"])
-def test_every_figure_is_the_measured_one(text: str) -> None:
-    """The rows of the table that benchmarks/quality.py wrote to figures.json stand in the text to the digit."""
-    for model, sets in FIGURES.items():
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_every_link_leads_to_a_file(page: str, link: str) -> None:
+    assert ((ROOT / page).parent / link).exists()
+
+
+def test_every_result_in_the_docs_is_the_measured_one() -> None:
+    for model, sets in RESULTS.items():
         t = f"{sets['speed']['t']:.2f}" if "speed" in sets else "-"
-        figures = [
-            f"{sets[name]['psnr']:.2f} | {sets[name]['ssim']:.4f} | {sets[name]['stlpips']:.3f}"
-            for name in ("Set5", "Set14", "BSD100")
-        ]
-        assert f"| {model} | {t} | {' | '.join(figures)} |" in text
+        cells = [f"{sets[name]['psnr']:.2f} | {sets[name]['ssim']:.4f} | {sets[name]['stlpips']:.3f}" for name in SETS]
+        assert f"| {model} | {t} | {' | '.join(cells)} |" in BENCHMARKS
 
 
-def test_the_list_of_models_in_the_readme_is_what_the_command_prints(srcli: Callable[..., CommandResult]) -> None:
-    assert srcli("models").stdout in README
+def test_the_results_in_the_readme_are_the_measured_ones() -> None:
+    default = RESULTS["base-x4:int8"]["speed"]["t"]
+    for use, model in (
+        ("nothing", "base-x4:int8"),
+        ("`--quality fast`", "tiny-x4:int8"),
+        ("`--quality best`", "large-x4:int8+"),
+        ("`--perceptual 1`", "base-x4-perceptual:int8"),
+        ("`--photo`", "base-x4-photo:int8"),
+    ):
+        psnr, t = RESULTS[model]["Set5"]["psnr"], RESULTS[model]["speed"]["t"]
+        assert f"| {use} | {psnr:.2f} dB | {t / default:.1f} |" in README
 
 
-def test_every_shipped_model_has_its_figures_its_section_and_its_settings() -> None:
-    assert set(shipped_models()) == {describe_model(name).path.stem for name in FIGURES if not name.startswith("bicubic")}
+def test_the_list_of_models_in_the_docs_is_what_the_command_prints(srcli: Callable[..., CommandResult]) -> None:
+    assert srcli("models").stdout in MODELS
+
+
+def test_every_shipped_model_has_results_a_card_and_settings() -> None:
+    assert set(shipped_models()) == {describe_model(name).path.stem for name in RESULTS if not name.startswith("bicubic")}
+    cards = " ".join(MODELS.split())
     for name in shipped_models():
-        description = describe_model(name)
-        assert f"## {name}\n" in CARD
-        command = description.about["command"]
-        assert f"`{command}`" in CARD
+        spec = describe_model(name)
+        assert f"## {name}\n" in MODELS
+        command = spec.about["command"]
+        assert f"`{command}`" in cards
         config_file = re.search(r"-c (\S+)", command)
         assert config_file is not None
         config = read_yaml(ROOT / config_file[1])
-        assert config.generator == description.config
-        assert config.steps == description.about["steps"]
+        assert config.generator == spec.config
+        assert config.steps == spec.about["steps"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_example_configuration_is_sound(path: Path) -> None:
-    read_yaml(path)
+def test_every_example_config_is_complete_and_valid(path: Path) -> None:
+    assert read_yaml(path).steps > 0
+    assert f"-c examples/{path.name}" in path.read_text(encoding="utf-8")
 
 
-def test_the_models_are_visibly_better_than_bicubic_on_every_set() -> None:
+def test_faithful_models_beat_bicubic_on_every_set() -> None:
     for name in shipped_models():
         if describe_model(name).kind == "faithful":
-            for images, bicubic in FIGURES[f"bicubic-x{describe_model(name).scale}"].items():
-                assert FIGURES[name][images]["psnr"] > bicubic["psnr"] + 1
-                assert FIGURES[name][images]["ssim"] > bicubic["ssim"]
+            for images, bicubic in RESULTS[f"bicubic-x{describe_model(name).scale}"].items():
+                assert RESULTS[name][images]["psnr"] > bicubic["psnr"] + 1
+                assert RESULTS[name][images]["ssim"] > bicubic["ssim"]
 
 
-def test_more_time_gives_more_on_every_set() -> None:
+def test_higher_quality_takes_longer_and_is_more_accurate_on_every_set() -> None:
     qualities = [select_models(quality=quality) for quality in ("fast", "balanced", "best")]
     for models in zip(*qualities, strict=True):
-        ladder = [FIGURES[model.name] for model in models]
-        for less, more in pairwise(ladder):
+        for less, more in pairwise(RESULTS[name] for name in dict.fromkeys(model.name for model in models)):
             assert less["speed"]["t"] < more["speed"]["t"]
-            assert all(less[images]["psnr"] < more[images]["psnr"] for images in ("Set5", "Set14", "BSD100"))
+            assert all(less[images]["psnr"] < more[images]["psnr"] for images in SETS)

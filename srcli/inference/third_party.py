@@ -64,8 +64,8 @@ class ThirdPartyModel:
         """What the user should know before using the results."""
         tiles = " It pools over the whole image, so tiles may differ in tone; `tile=0` turns tiling off."
         return (
-            f"{self.path} is a network of type {self.architecture}, loaded with spandrel (MIT). Its weights are under the license of "
-            f"their author; see where you got them.{tiles if self.pools else ''}"
+            f"{self.path} is a network of type {self.architecture}, loaded with spandrel (MIT). Its weights are under the "
+            f"license of their author; see where you got them.{tiles if self.pools else ''}"
         )
 
 
@@ -90,7 +90,7 @@ def load_third_party(path: Path) -> ThirdPartyModel:
         raise SrcliError(f"{path} is damaged or of an unknown type ({type(error).__name__}: {reason}). Get it again.") from None
     kind = found.architecture.name
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
-        raise SrcliError(f"{path} is a network of type {kind}, which does not upscale images. Give a super-resolution model.")
+        raise SrcliError(f"{path} is a network of type {kind}, which does not upscale images. Use another model.")
     channels = (found.input_channels, found.output_channels)
     if channels not in ((3, 3), (1, 1)):
         raise SrcliError(f"{path} maps {channels[0]} channels to {channels[1]}; networks with 3 or 1 for both are supported.")

@@ -46,10 +46,8 @@ def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
                 temporary.unlink()
             if lock is not None:
                 os.close(lock)
-    except FileExistsError:
-        raise SrcliError(_exists(path)) from None
     except OSError as error:
-        raise SrcliError(f"Cannot write {path}: {error.strerror}.") from None
+        raise _cannot_write(path, error) from None
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -57,12 +55,12 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise SrcliError(f"{path} is a folder. Give the name of a file.")
     if path.exists() and not overwrite:
-        raise SrcliError(_exists(path))
+        raise _cannot_write(path, FileExistsError())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, lock = _create_temporary(path)
     except OSError as error:
-        raise SrcliError(f"Cannot write {path}: {error.strerror}.") from None
+        raise _cannot_write(path, error) from None
     temporary.unlink()
     if lock is not None:
         os.close(lock)
@@ -99,8 +97,12 @@ def directory_lock(folder: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def _exists(path: Path) -> str:
-    return f"{path} already exists. Use `overwrite` to replace it, or choose another name."
+def _cannot_write(path: Path, error: OSError) -> SrcliError:
+    if isinstance(error, FileExistsError) and path.exists():
+        return SrcliError(f"{path} already exists. Use `overwrite` to replace it, or choose another name.")
+    if isinstance(error, FileExistsError):  # from creating the folder
+        return SrcliError(f"Cannot write {path}: its folder is a file.")
+    return SrcliError(f"Cannot write {path}: {error.strerror}.")
 
 
 def _create_temporary(path: Path) -> tuple[Path, int | None]:

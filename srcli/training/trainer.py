@@ -25,7 +25,7 @@ from srcli.core.degradation import degraded_pair, margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator, build_generator
-from srcli.errors import SrcliError
+from srcli.errors import SrcliError, counted
 from srcli.training.dataset import TrainBatch
 from srcli.training.distributed import DistributedContext, shutdown_distributed
 from srcli.training.optim import Muon
@@ -281,7 +281,7 @@ def _optimizer(config: TrainConfig, generator: Generator) -> torch.optim.Optimiz
 
 
 def _sizes(generator: GeneratorConfig) -> str:
-    return f"{generator.architecture} with {generator.channels} channels and {generator.blocks} blocks"
+    return f"{generator.architecture} with {counted(generator.channels, 'channel')} and {counted(generator.blocks, 'block')}"
 
 
 def _augmented(image: Tensor, transpose: bool, flip: bool, mirror: bool) -> Tensor:

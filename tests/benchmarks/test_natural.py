@@ -1,10 +1,10 @@
-"""The measure of a grid, which benchmarks/quality.py prints."""
+"""The grid measure that benchmarks/quality.py prints."""
 
 import torch
 from natural import grid
 
 
-def test_a_grid_is_seen_on_flat_areas_and_equal_images_have_none() -> None:
+def test_a_grid_on_flat_areas_is_detected_and_equal_images_have_none() -> None:
     torch.manual_seed(0)
     hr = 0.4 + 0.02 * torch.rand(1, 3, 240, 240)
     hr[..., :120, :] += 0.5 * torch.rand(1, 3, 120, 240)

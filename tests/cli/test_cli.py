@@ -1,4 +1,4 @@
-"""The commands through their front door: results, streams, exit codes, and one sentence for each mistake."""
+"""The commands: results, streams, exit codes, and one sentence for each error."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Pixels = Callable[..., np.ndarray]
 # upscale
 
 
-def test_the_result_lies_beside_the_input_and_its_name_is_printed(srcli: Command, model: Path, photo: Path) -> None:
+def test_the_result_is_written_next_to_the_input_and_its_path_printed(srcli: Command, model: Path, photo: Path) -> None:
     outcome = srcli("upscale", photo, "-m", model, "--device", "cpu")
     result = photo.with_name("photo_x2.png")
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, f"{result}\n", "")
@@ -38,13 +38,13 @@ def test_every_format_in_and_out(srcli: Command, model: Path, tmp_path: Path, pi
     assert read_image(target).pixels.shape == (60, 80, 3)
 
 
-def test_a_folder_goes_to_a_folder(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_is_upscaled_into_a_folder(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
     outcome = srcli("upscale", photos, "-m", model, "-o", tmp_path / "large")
     assert outcome.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "large").iterdir()) == ["one_x2.png", "two_x2.png"]
 
 
-def test_a_second_call_on_a_folder_does_not_upscale_the_results(srcli: Command, model: Path, photos: Path) -> None:
+def test_a_second_run_on_a_folder_does_not_upscale_the_results(srcli: Command, model: Path, photos: Path) -> None:
     assert srcli("upscale", photos, "-m", model).exit_code == 0
     again = srcli("upscale", photos, "-m", model)
     assert again.exit_code == 1
@@ -82,12 +82,12 @@ def test_a_format_that_cannot_be_written_does_not_stop_the_others(
     PILImage.new("RGB", (8, 8)).save(gif)
     outcome = srcli("upscale", gif, photo, "-m", model)
     assert (outcome.exit_code, outcome.stdout) == (1, f"{photo.with_name('photo_x2.png')}\n")
-    assert "srcli does not write .gif. Give a name with -o" in outcome.stderr
+    assert "cannot write .gif. Set --output to a file name" in outcome.stderr
     assert srcli("upscale", gif, "-m", model, "-o", tmp_path / "one.png").exit_code == 0
 
 
-def test_results_go_to_stdout_also_where_stderr_is_a_terminal(model: Path, photo: Path) -> None:
-    """Under a pseudo-terminal for stderr alone, as in `srcli upscale ... | xargs`."""
+def test_results_go_to_stdout_even_if_stderr_is_a_terminal(model: Path, photo: Path) -> None:
+    """With a pseudo-terminal for stderr only, as in `srcli upscale ... | xargs`."""
     import pty
 
     controller, terminal = pty.openpty()
@@ -98,7 +98,9 @@ def test_results_go_to_stdout_also_where_stderr_is_a_terminal(model: Path, photo
     assert done.stdout == f"{photo.with_name('photo_x2.png')}\n"
 
 
-def test_two_inputs_for_one_result_are_found_before_the_work(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+def test_two_inputs_for_one_result_are_detected_before_the_work(
+    srcli: Command, model: Path, photo: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other" / "photo.png"
     write_image(read_image(photo), other)
     outcome = srcli("upscale", photo, other, "-m", model, "-o", tmp_path / "out")
@@ -107,7 +109,7 @@ def test_two_inputs_for_one_result_are_found_before_the_work(srcli: Command, mod
     assert srcli("upscale", photo, other, "-m", model, "-o", tmp_path / "one.png").exit_code == 2
 
 
-def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_path: Path, pixels: Pixels) -> None:
+def test_what_a_format_cannot_store_is_reported(srcli: Command, model: Path, tmp_path: Path, pixels: Pixels) -> None:
     write_image(Image(pixels(8, 8, 4)), tmp_path / "clear.png")
     outcome = srcli("upscale", tmp_path / "clear.png", "-m", model, "-o", tmp_path / "clear.jpg")
     assert outcome.exit_code == 0
@@ -117,36 +119,36 @@ def test_what_the_format_cannot_hold_is_said(srcli: Command, model: Path, tmp_pa
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["-m", "compakt-x4"], 2, "no model 'compakt-x4'. Did you mean base-x4"),
+        (["-m", "bsae-x4"], 2, "no model 'bsae-x4'. Did you mean base-x4"),
         (["-m", "missing.safetensors"], 2, "no model file missing.safetensors"),
-        (["-m", "base-x4", "--quality", "best"], 2, "--model chooses a model, and so do --quality"),
-        (["-m", "base-x4", "--naturalness", "0"], 2, "--model chooses a model, and so do --quality"),
-        (["-m", "base-x4", "--photo"], 2, "--model chooses a model, and so do --quality"),
-        (["--photo", "--naturalness", "0.5"], 2, "no more natural model for degraded photographs"),
+        (["-m", "base-x4", "--quality", "best"], 2, "--model cannot be combined with --quality"),
+        (["-m", "base-x4", "--perceptual", "0"], 2, "--model cannot be combined with --quality"),
+        (["-m", "base-x4", "--photo"], 2, "--model cannot be combined with --quality"),
+        (["--photo", "--perceptual", "0.5"], 2, "no perceptual model for degraded photos"),
         (["--quality", "bset"], 2, "no quality 'bset'. Did you mean best"),
-        (["--naturalness", "1.5"], 2, "The naturalness is 1.5; it must be at least 0 and at most 1"),
-        (["--naturalness", "0.5", "--quality", "fast"], 2, "only what is faithful or natural and nothing between"),
-        (["--scale", "1"], 2, "no scale 1; choose more than 1, at most 64"),
-        (["--scale", "65"], 2, "no scale 65"),
-        (["--size", "wide"], 2, "'wide' is no size. Say it as in 1920x1080, 1920x or x1080"),
-        (["--size", "0x10"], 2, "'0x10' is no size"),
-        (["--size", "100x", "--scale", "2"], 2, "both say how large"),
-        (["--fit"], 2, "--fit needs a --size"),
-        (["--memory", "lots"], 2, "'lots' is no amount of memory. Say it as in 800M"),
+        (["--perceptual", "1.5"], 2, "--perceptual is 1.5; it must be at least 0 and at most 1"),
+        (["--perceptual", "0.5", "--quality", "fast"], 2, "supports only the values 0 and 1"),
+        (["--scale", "1"], 2, "The scale is 1; it must be above 1 and at most 64"),
+        (["--scale", "65"], 2, "The scale is 65"),
+        (["--size", "wide"], 2, "Invalid size 'wide'; write 1920x1080, 1920x or x1080"),
+        (["--size", "0x10"], 2, "Invalid size '0x10'"),
+        (["--size", "100x", "--scale", "2"], 2, "exclude each other"),
+        (["--fit"], 2, "--fit needs --size"),
+        (["--memory", "lots"], 2, "Invalid amount of memory 'lots'; write a number with its unit, as in 800M"),
         (["--format", "gif"], 2, "no format 'gif'. Choose one of png"),
         (["--background", "pinkish"], 2, "no color 'pinkish'"),
-        (["--overwrite", "--skip-existing"], 2, "contradict each other"),
+        (["--overwrite", "--skip-existing"], 2, "exclude each other"),
         (["--max-pixels", "0"], 2, "must be at least 1"),
         (["--device", "gpu"], 2, "no device 'gpu'. Choose auto, cpu, cuda"),
         (["--tile", "3"], 2, "A tile of 3 pixels is too small"),
-        (["-o", "out.gif"], 2, "srcli cannot write out.gif; let it end in .png"),
+        (["-o", "out.gif"], 2, "Cannot write out.gif: supported extensions are .png"),
         (["--nonsense"], 2, "No such option"),
     ],
 )
-def test_wrong_usage_is_one_sentence(
+def test_invalid_usage_is_reported_in_one_sentence(
     srcli: Command, model: Path, photo: Path, words: list[str], code: int, sentence: str
 ) -> None:
-    chosen = {"-m", "--quality", "--naturalness", "--photo"} & set(words)
+    chosen = {"-m", "--quality", "--perceptual", "--photo"} & set(words)
     outcome = srcli("upscale", photo, *([] if chosen else ["-m", model]), *words)
     assert (outcome.exit_code, outcome.stdout) == (code, "")
     assert sentence in outcome.stderr
@@ -155,13 +157,13 @@ def test_wrong_usage_is_one_sentence(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_an_error(srcli: Command, model: Path, photo: Path) -> None:
+def test_a_missing_gpu_is_an_error(srcli: Command, model: Path, photo: Path) -> None:
     outcome = srcli("upscale", photo, "-m", model, "--device", "cuda")
     assert outcome.exit_code == 1
     assert "finds no CUDA GPU. Use --device cpu" in outcome.stderr
 
 
-def test_a_model_file_that_is_no_model(srcli: Command, photo: Path, tmp_path: Path) -> None:
+def test_an_invalid_model_file_is_an_error(srcli: Command, photo: Path, tmp_path: Path) -> None:
     text, foreign, pickled, cut = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.pth", "d.safetensors"))
     text.write_text("no model")
     save_file({"weight": np.zeros(3)}, foreign)
@@ -187,7 +189,7 @@ def test_a_model_file_that_is_no_model(srcli: Command, photo: Path, tmp_path: Pa
         ["models"],
     ],
 )
-def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
+def test_help_and_usage_errors_do_not_import_torch(words: list[str]) -> None:
     code = (
         "import sys\nfrom srcli.cli import main\nsys.argv = ['srcli', *sys.argv[1:]]\n"
         "try:\n    main()\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
@@ -201,23 +203,48 @@ def test_help_and_usage_errors_do_not_wait_for_torch(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "models"),
     [
-        (["--scale", "4"], ["base-x4"]),
-        (["--scale", "8"], ["base-x2", "base-x4"]),
-        (["--quality", "fast"], ["base-x4:int8"]),
+        (["--scale", "4"], ["base-x4:int8"]),
+        (["--scale", "8"], ["base-x2:int8", "base-x4:int8"]),
+        (["--quality", "fast"], ["tiny-x4:int8"]),
+        (["--quality", "fast", "--scale", "3"], ["base-x3:int8"]),
+        (["--quality", "best"], ["large-x4:int8+"]),
         (["--quality", "best", "--scale", "2"], ["base-x2:int8+"]),
-        (["--naturalness", "0.25"], ["base-x4-perceptual@0.25"]),
-        (["--naturalness", "0.25", "--quality", "best"], ["base-x4-perceptual@0.25+"]),
-        (["--naturalness", "1", "--quality", "fast"], ["base-x4-perceptual:int8"]),
-        (["--naturalness", "1", "--scale", "2"], ["base-x4-perceptual"]),
-        (["--naturalness", "1", "--scale", "8"], ["base-x2", "base-x4-perceptual"]),
-        (["--naturalness", "1", "--quality", "fast", "--scale", "16"], ["base-x4:int8", "base-x4-perceptual:int8"]),
+        (["--perceptual", "0.25"], ["base-x4-perceptual@0.25"]),
+        (["--perceptual", "0.25", "--quality", "best"], ["base-x4-perceptual@0.25+"]),
+        (["--perceptual", "1", "--quality", "fast"], ["base-x4-perceptual:int8"]),
+        (["--perceptual", "1", "--scale", "2"], ["base-x4-perceptual:int8"]),
+        (["--perceptual", "1", "--scale", "8"], ["base-x2:int8", "base-x4-perceptual:int8"]),
+        (["--perceptual", "1", "--quality", "fast", "--scale", "16"], ["tiny-x4:int8", "base-x4-perceptual:int8"]),
+        (["-m", "large-x4"], ["large-x4"]),
     ],
 )
-def test_quality_naturalness_and_scale_choose_the_models(
+def test_quality_perceptual_and_scale_select_the_models(
     srcli: Command, photo: Path, tmp_path: Path, words: list[str], models: list[str]
 ) -> None:
     outcome = srcli("upscale", photo, "-o", tmp_path / "sr.png", "--json", *words)
     assert json.loads(outcome.stdout)["models"] == models
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("compact-x4-tiny", "tiny-x4"),
+        ("compact-x2:int8", "base-x2:int8"),
+        ("compact-x4-perceptual@0.5+", "base-x4-perceptual@0.5+"),
+    ],
+)
+def test_old_names_of_models_work_and_print_a_notice(srcli: Command, photo: Path, tmp_path: Path, old: str, new: str) -> None:
+    result = srcli("upscale", photo, "-o", tmp_path / "sr.png", "-m", old, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["models"] == [new]
+    assert f"srcli: {old} is now called {new}; the old name will be removed" in result.stderr
+
+
+def test_the_old_name_of_perceptual_works_and_prints_a_notice(srcli: Command, photo: Path, tmp_path: Path) -> None:
+    result = srcli("upscale", photo, "-o", tmp_path / "sr.png", "--naturalness", 1, "--json")
+    assert json.loads(result.stdout)["models"] == ["base-x4-perceptual:int8"]
+    assert "srcli: --naturalness is now called --perceptual" in result.stderr
+    assert "--naturalness" not in srcli("upscale", "--help").stdout
 
 
 def test_the_shipped_models_are_listed(srcli: Command) -> None:
@@ -231,7 +258,6 @@ def test_the_shipped_models_are_listed(srcli: Command) -> None:
         assert row["scale"] == generator.scale
         assert row["parameters"] == sum(weight.numel() for weight in generator.parameters())
         assert row["figures"] == read_benchmarks()[row["name"]]
-        kinds = {"perceptual": "natural", "photo": "photo"}
-        assert row["kind"] == next((kind for word, kind in kinds.items() if word in row["name"]), "faithful")
+        assert row["kind"] == next((kind for kind in ("perceptual", "photo") if kind in row["name"]), "faithful")
         assert row["for"]
         assert 0.1 < row["megabytes"] < 40

@@ -1,4 +1,4 @@
-"""`srcli train` through its front door: what it leaves behind, what it refuses, and that nothing kills a night's work."""
+"""`srcli train`: its files, its errors, and recovery from interruptions."""
 
 import csv
 import json
@@ -36,21 +36,21 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def words(outcome: CommandResult) -> str:
-    return " ".join(outcome.stderr.split())
+def words(result: CommandResult) -> str:
+    return " ".join(result.stderr.split())
 
 
 def test_train_then_upscale(srcli: Command, photos: Path, photo: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    outcome = srcli("train", photos, *TINY, "--steps", 4, "-o", run)
-    assert outcome.exit_code == 0
-    assert outcome.stdout == f"{run / 'model.safetensors'}\n"
-    assert "2 photographs to train on, 0.0 megapixels, and 1 to validate on; compact x2 on cpu" in outcome.stderr
+    result = srcli("train", photos, *TINY, "--steps", 4, "-o", run)
+    assert result.exit_code == 0
+    assert result.stdout == f"{run / 'model.safetensors'}\n"
+    assert "2 photographs to train on, 0.0 megapixels, and 1 to validate on; compact x2 on cpu" in result.stderr
     assert srcli("upscale", photo, "-m", run / "model.safetensors").exit_code == 0
     assert read_image(photo.with_name("photo_x2.png")).width == 80
 
 
-def test_what_a_run_leaves_behind(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_files_of_a_run(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     loss = ["--loss", "pixel=1,feature=0.1", "--layers", "relu1_2,relu2_2=0.5"]
     assert srcli("train", photos, *TINY, *loss, "--steps", 4, "--val-every", 2, "-o", run).exit_code == 0
@@ -86,7 +86,7 @@ def test_what_a_run_leaves_behind(srcli: Command, photos: Path, tmp_path: Path) 
     assert "# srcli train " in (run / "settings.yaml").read_text()
 
 
-def test_the_complete_yaml_says_every_option_and_does_the_same(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_the_complete_yaml_contains_every_option_and_gives_the_same_run(srcli: Command, photos: Path, tmp_path: Path) -> None:
     options = [photos, *TINY, "--loss", "l1=1,grid=2", "--patch", 64, "--steps", 3, "-o", tmp_path / "one"]
     printed = srcli("train", *options, "--schedule", "multistep", "--milestones", "1,2", "--print-config")
     assert printed.exit_code == 0
@@ -100,7 +100,7 @@ def test_the_complete_yaml_says_every_option_and_does_the_same(srcli: Command, p
     assert (again.milestones, again.loss.l1, again.loss.grid, again.generator.channels) == ((1, 2), 1, 2, 8)
 
 
-def test_options_go_before_the_file(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_options_override_the_file(srcli: Command, photos: Path, tmp_path: Path) -> None:
     config_file = tmp_path / "settings.yaml"
     config_file.write_text("generator: {scale: 3, channels: 8, blocks: 1}\nsteps: 100\npatch: 48\nbatch: 1\n")
     assert srcli("train", photos, "-c", config_file, "--steps", 1, "-o", tmp_path / "run", "--device", "cpu").exit_code == 0
@@ -108,23 +108,23 @@ def test_options_go_before_the_file(srcli: Command, photos: Path, tmp_path: Path
     assert (config.steps, config.patch, config.generator.scale) == (1, 48, 3)
 
 
-def test_check_data_says_what_there_is_and_trains_nothing(srcli: Command, photos: Path) -> None:
-    outcome = srcli("train", photos, *TINY, "--check-data")
-    assert outcome.exit_code == 0
-    assert outcome.stdout.splitlines() == [
-        "2 photographs to train on, 0.0 megapixels, 12 crops of 32x32 side by side.",
-        "1 photographs to validate on.",
+def test_check_data_reports_the_data_and_does_not_train(srcli: Command, photos: Path) -> None:
+    result = srcli("train", photos, *TINY, "--check-data")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "2 photographs to train on, 0.0 megapixels, 12 crops of 32x32 without overlap.",
+        "1 photograph to validate on.",
     ]
     (photos / "broken.png").write_text("no image")
     assert srcli("train", photos, *TINY, "--check-data").exit_code == 1
 
 
-def test_a_used_run_folder_is_refused_resumed_or_overwritten(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_a_used_run_folder_is_rejected_resumed_or_overwritten(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
     again = srcli("train", photos, *TINY, "--steps", 2, "-o", run)
     assert again.exit_code == 1
-    assert "Continue it with --resume" in again.stderr
+    assert "Use --resume" in again.stderr
     assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
     assert srcli("train", "--resume", run, "--steps", 5).exit_code == 2
     assert srcli("train", "--resume", tmp_path).exit_code == 1
@@ -147,21 +147,19 @@ def test_earlier_checkpoints_are_kept_and_can_be_resumed(srcli: Command, photos:
     same_state(torch.load(run / "checkpoint.pt"), end)
 
 
-def test_other_photographs_than_the_run_began_with_are_told(
-    srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels
-) -> None:
+def test_changed_photographs_are_reported_on_resume(srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels) -> None:
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
     write_image(Image(pixels(80, 96)), photos / "four.png")
-    assert "are not those that the run began with" in srcli("train", "--resume", run).stderr
+    assert "have changed since the run began" in srcli("train", "--resume", run).stderr
 
 
-def test_a_model_of_another_scale_gives_all_but_its_last_layer(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_scale_initializes_all_but_the_last_layer(srcli: Command, photos: Path, tmp_path: Path) -> None:
     source = make_model(tmp_path / "x3.safetensors", scale=3)
     options = [photos, *TINY, "--blocks", 2, "--steps", 1, "--lr", 1e-9, "-o", tmp_path / "run", "--init", source]
-    outcome = srcli("train", *options)
-    assert outcome.exit_code == 0
-    assert "is a model x3: its last layer is left out" in words(outcome)
+    result = srcli("train", *options)
+    assert result.exit_code == 0
+    assert "is an x3 model, so its last layer is not used" in words(result)
     trained = load_generator(tmp_path / "run" / "model.safetensors").state_dict()
     torch.testing.assert_close(trained["head.weight"], load_generator(source).state_dict()["head.weight"], atol=1e-6, rtol=0)
 
@@ -174,17 +172,17 @@ def test_training_on_pairs(srcli: Command, photos: Path, tmp_path: Path) -> None
     assert len(rows(tmp_path / "run")) == 2
 
 
-def test_tensorboard_gets_what_the_history_has(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_tensorboard_logs_what_the_history_contains(srcli: Command, photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "--steps", 2, "--log", "tensorboard", "-o", run).exit_code == 0
     assert any((run / "tensorboard").iterdir())
 
 
-def test_time_that_is_over_is_no_failure(srcli: Command, photos: Path, tmp_path: Path) -> None:
-    outcome = srcli("train", photos, *TINY, "--steps", 100_000, "--max-time", "1s", "-o", tmp_path / "run")
-    assert outcome.exit_code == 0
-    assert f"as its time of 1s is over. Continue with: srcli train --resume {tmp_path / 'run'}" in words(outcome)
+def test_reaching_the_time_limit_is_not_an_error(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    result = srcli("train", photos, *TINY, "--steps", 100_000, "--max-time", "1s", "-o", tmp_path / "run")
+    assert result.exit_code == 0
+    assert f"because the time limit of 1s was reached. Continue with: srcli train --resume {tmp_path / 'run'}" in words(result)
 
 
 # interruptions
@@ -207,7 +205,7 @@ def same_state(one: dict[str, object], other: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path, number: int) -> None:
+def test_an_interrupted_run_saves_and_prints_how_to_continue(photos: Path, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(command(photos, run, "--steps", 100_000), stderr=subprocess.PIPE, text=True)
     while not (run / "history.csv").exists():
@@ -221,16 +219,16 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(photos: Path, tmp_path: 
     assert (run / "model.safetensors").exists()
 
 
-def test_a_run_that_is_going_on_is_left_alone(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_a_running_run_is_not_disturbed(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(command(photos, run, "--steps", 100_000, "--save-every", 1), stderr=subprocess.PIPE, text=True)
     while not (run / "checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.05)
     for words in (("--resume", run), (photos, *TINY, "--steps", 1, "-o", run, "--overwrite")):
-        outcome = srcli("train", *words)
-        assert outcome.exit_code == 1
-        assert f"Another process is training in {run}." in " ".join(outcome.stderr.split())
+        result = srcli("train", *words)
+        assert result.exit_code == 1
+        assert f"Another process is training in {run}." in " ".join(result.stderr.split())
     assert process.poll() is None
     process.kill()
     _, stderr = process.communicate(timeout=60)
@@ -239,7 +237,7 @@ def test_a_run_that_is_going_on_is_left_alone(srcli: Command, photos: Path, tmp_
 
 
 def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
-    """SIGKILL at random moments, and --resume each time: weights, averages and optimizer equal an uninterrupted run's."""
+    """SIGKILL at random moments, each followed by --resume: the final state equals that of an uninterrupted run."""
     options = ["--steps", 600, "--save-every", 7, "--keep", 1, "--warmup", 20, "--degradation", "photo", "--patch", 16]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     # one thread, as sums in another order would not be equal to the bit
@@ -271,7 +269,7 @@ def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: 
     assert not list(killed.glob(".*"))
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_whole(
+def test_a_full_disk_leaves_the_previous_checkpoint_intact(
     srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -286,43 +284,41 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(
         save(content, path)
 
     monkeypatch.setattr(torch, "save", full)
-    outcome = srcli("train", photos, *TINY, "--steps", 5, "--save-every", 1, "-o", run)
-    assert outcome.exit_code == 1
-    assert f"Cannot write {run / 'checkpoint.pt'}: No space left on device." in words(outcome)
+    result = srcli("train", photos, *TINY, "--steps", 5, "--save-every", 1, "-o", run)
+    assert result.exit_code == 1
+    assert f"Cannot write {run / 'checkpoint.pt'}: No space left on device." in words(result)
     assert torch.load(run / "checkpoint.pt")["steps"] == 2
     assert not list(run.glob(".*"))
     monkeypatch.undo()
     assert srcli("train", "--resume", run, "--cache", "none").exit_code == 0
 
 
-def test_a_disk_with_too_little_room_is_found_first(
+def test_too_little_disk_space_is_detected_first(
     srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage(10**9, 10**9, 10**6))
-    outcome = srcli("train", photos, *TINY, "--steps", 5, "-o", tmp_path / "run")
-    assert outcome.exit_code == 1
-    assert "has 1 MB free and the run needs about 20 MB" in words(outcome)
+    result = srcli("train", photos, *TINY, "--steps", 5, "-o", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "has 1 MB of free space, but the run needs about 20 MB" in words(result)
 
 
-def test_a_loss_that_persists_in_not_being_finite_leaves_the_batch_and_advice(
-    srcli: Command, photos: Path, tmp_path: Path
-) -> None:
+def test_a_persistently_non_finite_loss_saves_the_batch_and_gives_advice(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     wild = "--optimizer", "adam", "--lr", 1e38, "--clip", 1e30, "--warmup", 0
-    outcome = srcli("train", photos, *TINY, "--steps", 400, *wild, "-o", run)
-    assert outcome.exit_code == 1
-    assert "not finite in 10 steps in a row" in words(outcome)
-    assert "Begin again with --lr 1e+37" in words(outcome)
+    result = srcli("train", photos, *TINY, "--steps", 400, *wild, "-o", run)
+    assert result.exit_code == 1
+    assert "not finite in 10 consecutive steps" in words(result)
+    assert "Begin again with --lr 1e+37" in words(result)
     assert not (run / "checkpoint.pt").exists()
     with np.load(run / "not-finite.npz") as batch:
         assert batch["hr"].shape == (2, 40, 40, 3)
 
 
 def together(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two processes of Python that `torchrun` starts with `words`."""
+    """Two Python processes that `torchrun` starts with `words`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -377,7 +373,7 @@ sys.stdout.write(f"{sum('gloo' in name for name in names)} of {world.size}\\n") 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
-def test_no_thread_of_gloo_outlives_training_together(tmp_path: Path) -> None:
+def test_no_gloo_thread_is_left_after_distributed_training(tmp_path: Path) -> None:
     script = tmp_path / "leaving.py"
     script.write_text(LEAVING)
     done = together(script)
@@ -393,77 +389,79 @@ def test_no_thread_of_gloo_outlives_training_together(tmp_path: Path) -> None:
     [
         (["--loss", "pixle=1"], 2, "Did you mean pixel"),
         (["--loss", "pixel=-1"], 2, "at least 0"),
-        (["--layers", "relu4_9"], 2, "no layer called 'relu4_9'"),
+        (["--layers", "relu4_9"], 2, "no layer 'relu4_9'"),
         (["--patch", "33"], 2, "use 32 or 34"),
         (["--patch", "200"], 1, "training needs at least 208x208"),
         (["--generator", "jonson"], 2, "Did you mean johnson"),
         (["--precision", "fp8"], 2, "should be one of auto, fp32, bf16, fp16"),
         (["--degradation", "foto"], 2, "should be one of bicubic, johnson, photo"),
-        (["--milestones", "1,x", "--schedule", "multistep"], 2, "write whole numbers, as in 5000,8000"),
+        (["--milestones", "1,x", "--schedule", "multistep"], 2, "write integers, as in 5000,8000"),
         (["--init", "missing.safetensors"], 2, "no model file"),
-        (["--init", "base-x4"], 1, "compact with 48 channels and 9 blocks, and compact with 8 channels"),
+        (["--init", "base-x4"], 1, "compact with 48 channels and 9 blocks cannot initialize compact with 8 channels"),
         (["--device", "cuda:x"], 2, "no device 'cuda:x'"),
         (["-c", "missing.yaml"], 1, "Cannot read missing.yaml"),
         (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
-        (["--val", "missing"], 1, "missing is no folder"),
-        (["--lr-data", "missing"], 1, "missing is no folder"),
-        (["--val", "missing", "--lr-data", "missing"], 2, "use --val-split in the place of --val"),
+        (["--val", "missing"], 1, "missing is not a folder"),
+        (["--lr-data", "missing"], 1, "missing is not a folder"),
+        (["--val", "missing", "--lr-data", "missing"], 2, "set --val-split instead of --val"),
     ],
 )
-def test_wrong_training_is_one_sentence(
+def test_invalid_training_is_reported_in_one_sentence(
     srcli: Command, photos: Path, tmp_path: Path, options: list[str], code: int, sentence: str
 ) -> None:
-    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "run", *options)
-    assert (outcome.exit_code, outcome.stdout) == (code, "")
-    assert sentence in words(outcome)
-    assert "Traceback" not in outcome.stderr
+    result = srcli("train", photos, *TINY, "-o", tmp_path / "run", *options)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert sentence in words(result)
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "settings.yaml").exists()
 
 
-def test_a_misspelt_key_in_the_file_is_refused(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_a_misspelled_key_in_the_file_is_rejected(srcli: Command, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("stpes: 5\n")
-    outcome = srcli("train", photos, "-c", tmp_path / "run.yaml", "-o", tmp_path / "run")
-    assert outcome.exit_code == 2
-    assert "unknown key 'stpes'. Did you mean steps" in words(outcome)
+    result = srcli("train", photos, "-c", tmp_path / "run.yaml", "-o", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "unknown key 'stpes'. Did you mean steps" in words(result)
 
 
-def test_every_bad_image_is_named_before_the_first_step(srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels) -> None:
+def test_every_bad_image_is_reported_before_the_first_step(
+    srcli: Command, photos: Path, tmp_path: Path, pixels: Pixels
+) -> None:
     (photos / "broken.png").write_text("no image")
     write_image(Image(pixels(20, 200)), photos / "low.png")
-    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "run")
-    assert outcome.exit_code == 1
-    assert "broken.png" in outcome.stderr
-    assert "low.png is 200x20 pixels; training needs at least 40x40" in outcome.stderr
+    result = srcli("train", photos, *TINY, "-o", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "broken.png" in result.stderr
+    assert "low.png is 200x20 pixels; training needs at least 40x40" in result.stderr
 
 
-def test_a_folder_without_images_and_one_with_a_single_one(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+def test_folders_without_images_and_with_a_single_one_are_rejected(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
     (tmp_path / "empty").mkdir()
     assert "contains no image" in srcli("train", tmp_path / "empty", *TINY, "-o", tmp_path / "run").stderr
     write_image(Image(pixels(64, 64)), tmp_path / "one" / "only.png")
-    outcome = srcli("train", tmp_path / "one", *TINY, "-o", tmp_path / "run")
-    assert outcome.exit_code == 1
-    assert "train without with --val-split 0" in words(outcome)
+    result = srcli("train", tmp_path / "one", *TINY, "-o", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "train without validation with --val-split 0" in words(result)
     alone = srcli("train", tmp_path / "one", *TINY, "-o", tmp_path / "run", "--val-split", 0, "--steps", 1)
     assert alone.exit_code == 0
 
 
-def test_a_model_file_is_no_run(srcli: Command, model: Path) -> None:
-    outcome = srcli("train", "--resume", model)
-    assert outcome.exit_code == 2
-    assert "Give the run's folder, or use --init" in words(outcome)
+def test_a_model_file_cannot_be_resumed(srcli: Command, model: Path) -> None:
+    result = srcli("train", "--resume", model)
+    assert result.exit_code == 2
+    assert "Give the folder of the run, or use --init" in words(result)
 
 
-def test_a_run_folder_that_cannot_be_written_is_found_first(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_written_is_detected_first(srcli: Command, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    outcome = srcli("train", photos, *TINY, "-o", tmp_path / "file" / "run")
-    assert outcome.exit_code == 1
-    assert "Cannot write" in outcome.stderr
+    result = srcli("train", photos, *TINY, "-o", tmp_path / "file" / "run")
+    assert result.exit_code == 1
+    assert "Cannot write" in result.stderr
 
 
-def test_what_is_trained_can_be_used_in_8_bits(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_a_trained_model_can_run_in_int8(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run, target = tmp_path / "run", tmp_path / "large.png"
     assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
     model = f"{run / 'model.safetensors'}:int8"
-    outcome = srcli("upscale", photos / "one.png", "-m", model, "-o", target, "--json", "--device", "cpu")
-    assert json.loads(outcome.stdout)["device"] == "cpu (OpenVINO, int8)"
+    result = srcli("upscale", photos / "one.png", "-m", model, "-o", target, "--json", "--device", "cpu")
+    assert json.loads(result.stdout)["device"] == "cpu (OpenVINO, int8)"
     assert read_image(target).width == 192

@@ -1,4 +1,4 @@
-"""The reductions, beside Pillow's, SciPy's and libjpeg's."""
+"""Degradation, compared with Pillow, SciPy and libjpeg."""
 
 import io
 
@@ -29,7 +29,7 @@ def levels(image: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_the_bicubic_reduction_is_pillows(photo: Image.Image, scale: int) -> None:
+def test_bicubic_downscaling_equals_pillows(photo: Image.Image, scale: int) -> None:
     small = photo.resize((432 // scale, 288 // scale), Image.Resampling.BICUBIC)
     difference = np.abs(levels(bicubic(tensor(photo), scale)) - np.array(small).astype(float))
     assert difference.max() <= 1  # Pillow rounds between its two passes
@@ -37,7 +37,7 @@ def test_the_bicubic_reduction_is_pillows(photo: Image.Image, scale: int) -> Non
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_johnsons_reduction_is_a_blur_of_sigma_1_and_the_bicubic_one(photo: Image.Image, scale: int) -> None:
+def test_johnson_degradation_is_blur_with_sigma_1_and_bicubic_downscaling(photo: Image.Image, scale: int) -> None:
     hr = tensor(photo)
     blurred = np.stack([gaussian_filter(plane.numpy(), 1.0, mode="mirror", radius=3) for plane in hr[0]])
     expected = bicubic(torch.from_numpy(blurred)[None], scale)
@@ -46,7 +46,7 @@ def test_johnsons_reduction_is_a_blur_of_sigma_1_and_the_bicubic_one(photo: Imag
 
 @pytest.mark.parametrize("degradation", ["bicubic", "johnson"])
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_the_margin_is_all_that_feels_the_border(degradation: str, scale: int) -> None:
+def test_pixels_inside_the_margin_do_not_depend_on_the_border(degradation: str, scale: int) -> None:
     hr = torch.rand(1, 3, 48 * scale, 48 * scale)
     whole = degrade(degradation, hr, scale)  # type: ignore[arg-type]
     part = degrade(degradation, hr[..., 8 * scale : 40 * scale, 8 * scale : 40 * scale], scale)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def test_the_margin_is_all_that_feels_the_border(degradation: str, scale: int) -
     assert (part[..., inner, inner] != whole[..., 8:40, 8:40][..., inner, inner]).float().mean() < 1e-3
 
 
-def test_a_blur_along_an_axis_leaves_the_other_alone() -> None:
+def test_blur_along_one_axis_does_not_affect_the_other() -> None:
     rows = torch.rand(1, 3, 30, 1).expand(1, 3, 30, 40)  # nothing changes along a row
     along, across = (blur(rows, torch.tensor([[2.0, 0.0]]), torch.tensor([angle]), 6) for angle in (0.0, torch.pi / 2))
     torch.testing.assert_close(along, rows, atol=1e-5, rtol=0)
@@ -64,8 +64,8 @@ def test_a_blur_along_an_axis_leaves_the_other_alone() -> None:
 
 
 @pytest.mark.parametrize("quality", [10, 30, 50, 75, 90, 95])
-def test_the_blocks_are_those_of_libjpeg(photo: Image.Image, quality: int) -> None:
-    """As far from the photograph as libjpeg's own file, within 0.3 dB, and near to it."""
+def test_jpeg_artifacts_match_libjpegs(photo: Image.Image, quality: int) -> None:
+    """The error equals that of libjpeg within 0.3 dB, and the results are similar."""
     file = io.BytesIO()
     photo.save(file, "JPEG", quality=quality, subsampling=2)
     theirs = np.array(Image.open(file)).astype(float)
@@ -79,7 +79,7 @@ def test_the_blocks_are_those_of_libjpeg(photo: Image.Image, quality: int) -> No
     assert db(ours, theirs) > 40
 
 
-def test_noise_has_the_strength_asked_for_and_grows_with_light() -> None:
+def test_noise_has_the_requested_strength_and_grows_with_brightness() -> None:
     def spread(level: float, gray: float) -> Tensor:
         image = torch.full((1, 3, 200, 200), level)
         noisy = sensor_noise(image, torch.tensor([0.05]), torch.tensor([gray]), [np.random.default_rng(0)])
@@ -96,7 +96,7 @@ def photo_of(hr: Tensor, seed: int, first: int = 0) -> Tensor:
     return degrade("photo", hr, 2, seed=(seed,), first=first)
 
 
-def test_photo_follows_from_the_seed_and_the_images_number_alone(photo: Image.Image) -> None:
+def test_photo_depends_on_the_seed_and_the_images_number_only(photo: Image.Image) -> None:
     hr = tensor(photo)[..., :96, :96].repeat(6, 1, 1, 1)
     whole = photo_of(hr, 1)
     torch.testing.assert_close(torch.cat([photo_of(hr[:3], 1), photo_of(hr[3:], 1, first=3)]), whole, atol=1.01 / 255, rtol=0)
@@ -129,7 +129,7 @@ def test_no_degradation_shifts_or_tints(photo: Image.Image, kind: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["bicubic", "johnson", "photo"])
-def test_a_gpu_reduces_as_the_cpu_does(photo: Image.Image, kind: str) -> None:
+def test_a_gpu_degrades_like_the_cpu(photo: Image.Image, kind: str) -> None:
     hr = tensor(photo)[..., :96, :96].repeat(8, 1, 1, 1)
     here, there = (degrade(kind, each, 2, seed=(5,)).cpu() for each in (hr, hr.cuda()))  # type: ignore[arg-type]
     assert (here - there).abs().mean() < 0.2 / 255  # a sum in another order may round to the next level

@@ -1,4 +1,4 @@
-"""Losses: zero for equal images, a value worked by hand, and what the gradient may touch."""
+"""Losses: zero for equal images, known values, and gradients."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_the_gradient_reaches_the_image_and_no_weight_of_vgg(feature: FeatureLos
     assert all(weight.grad is None for weight in feature.parameters())
 
 
-def test_the_texture_loss_is_numpys_root_mean_square_of_windows(feature: FeatureLoss) -> None:
+def test_the_texture_loss_equals_a_numpy_implementation(feature: FeatureLoss) -> None:
     sr, hr = torch.rand(2, 1, 3, 64, 48)
     texture = TextureLoss(feature.vgg, {"relu1_2": 0.0, "relu2_2": 1.0})
     strengths = []
@@ -114,8 +114,8 @@ def test_the_texture_loss_is_numpys_root_mean_square_of_windows(feature: Feature
     assert texture(sr, hr).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_texture_in_another_place_is_near_and_no_texture_is_far(feature: FeatureLoss) -> None:
-    """To the feature loss one is about as far as the other."""
+def test_shifted_texture_is_close_and_missing_texture_is_far(feature: FeatureLoss) -> None:
+    """For the feature loss, both are about equally far."""
     torch.manual_seed(0)
     hr = 0.5 + 0.2 * torch.randn(1, 3, 128, 128)
     elsewhere, smooth = hr.roll((5, 9), dims=(2, 3)), torch.full_like(hr, 0.5)
@@ -124,7 +124,7 @@ def test_texture_in_another_place_is_near_and_no_texture_is_far(feature: Feature
     assert feature(elsewhere, hr) > 0.8 * feature(smooth, hr)
 
 
-def test_terms_that_share_the_features_are_those_that_look_for_themselves(feature: FeatureLoss) -> None:
+def test_sharing_features_does_not_change_the_terms(feature: FeatureLoss) -> None:
     sr, hr = torch.rand(2, 1, 3, 64, 64)
     both = WeightedLoss(LossConfig(pixel=0, feature=2, texture=3), feature, 4)(sr, hr)
     texture = TextureLoss(feature.vgg, feature.layers)
@@ -132,7 +132,7 @@ def test_terms_that_share_the_features_are_those_that_look_for_themselves(featur
     torch.testing.assert_close(both.total, 2 * both.terms["feature"] + 3 * both.terms["texture"])
 
 
-def test_the_grid_loss_sees_a_pattern_of_the_scales_period_and_hardly_any_other_texture() -> None:
+def test_the_grid_loss_responds_to_the_scales_period_and_hardly_to_other_texture() -> None:
     torch.manual_seed(0)
     hr = torch.rand(1, 3, 96, 96)
     pattern = torch.rand(3, 4, 4) - 0.5
@@ -144,7 +144,7 @@ def test_the_grid_loss_sees_a_pattern_of_the_scales_period_and_hardly_any_other_
     assert GridLoss(4)(hr, hr) == 0
 
 
-def test_losses_in_words() -> None:
+def test_losses_are_parsed() -> None:
     config = parse_loss("pixel=1,feature=0.1", "relu2_2=0.5,relu4_3")
     assert (config.pixel, config.feature, config.layers) == (1, 0.1, {"relu2_2": 0.5, "relu4_3": 1})
     assert parse_layers("johnson") == {"relu2_2": 1}
@@ -153,26 +153,26 @@ def test_losses_in_words() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("pixle=1", "no loss called 'pixle'. Did you mean pixel"),
+        ("pixle=1", "no loss 'pixle'. Did you mean pixel"),
         ("pixel", "write pixel=1"),
-        ("pixel=much", "'much', which is no number"),
+        ("pixel=much", "'much', not a number"),
         ("pixel=-1", "at least 0"),
         ("pixel=nan", "at least 0"),
-        ("pixel=0", "Every weight of the loss is 0"),
-        ("pixel=1,pixel=2", "given twice"),
+        ("pixel=0", "All weights of the loss are 0"),
+        ("pixel=1,pixel=2", "appears twice"),
     ],
 )
-def test_losses_that_cannot_be_are_refused(words: str, sentence: str) -> None:
+def test_invalid_losses_are_rejected(words: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         parse_loss(words)
 
 
-def test_an_unknown_layer_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(ConfigError, match=r"no layer called 'relu4_4'. Did you mean relu4_"):
+def test_an_unknown_layer_is_rejected_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"no layer 'relu4_4'. Did you mean relu4_"):
         parse_layers("relu4_4")
 
 
-def test_the_frequency_loss_is_numpys_transform_and_of_the_size_of_l1() -> None:
+def test_the_frequency_loss_equals_numpys_transform_and_has_the_magnitude_of_l1() -> None:
     torch.manual_seed(0)
     sr, hr = torch.rand(2, 3, 24, 32), torch.rand(2, 3, 24, 32)
     transform = np.fft.rfft2((sr - hr).numpy().astype(np.float64), norm="ortho")

@@ -1,4 +1,4 @@
-"""Metrics, beside scikit-image's and worked by hand."""
+"""Metrics, compared with scikit-image and with known values."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return (hr + 0.1 * torch.randn_like(hr)).clamp(0, 1), hr
 
 
-def test_psnr_is_scikit_images() -> None:
+def test_psnr_equals_scikit_images() -> None:
     sr, hr = pair()
     expected = [peak_signal_noise_ratio(h.numpy(), s.numpy(), data_range=1) for s, h in zip(sr, hr, strict=True)]
     assert psnr(sr, hr).tolist() == pytest.approx(expected, abs=1e-4)
@@ -28,7 +28,7 @@ def test_psnr_by_hand() -> None:
     assert psnr(hr + 1e-4, hr).item() == pytest.approx(80, abs=1e-5)  # no epsilon shifts it
 
 
-def test_ssim_is_scikit_images() -> None:
+def test_ssim_equals_scikit_images() -> None:
     sr, hr = pair()
     expected = [
         structural_similarity(
@@ -51,14 +51,14 @@ def test_luma_spans_16_to_235() -> None:
     assert (luma(green) * 255).item() == pytest.approx(16 + 128.553, abs=1e-4)
 
 
-def test_the_border_is_cut() -> None:
+def test_the_border_is_cropped() -> None:
     sr, hr = pair()
     hr = hr.clone()
     sr = hr.clone()
     sr[..., :4, :] = 0
     assert np.isfinite(psnr(*on_luma(sr, hr, border=3)).numpy()).all()
     assert np.isinf(psnr(*on_luma(sr, hr, border=4)).numpy()).all()
-    with pytest.raises(SrcliError, match="33x40 pixels; nothing is left with 17 cut"):
+    with pytest.raises(SrcliError, match="33x40 pixels; nothing is left after cropping 17"):
         on_luma(sr, hr, border=17)
 
 

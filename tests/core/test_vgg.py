@@ -1,4 +1,4 @@
-"""VGG16 features, beside torchvision's own network with the same weights."""
+"""VGG16 features, compared with torchvision's network with the same weights."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_relu4_3_ends_the_first_23_layers_and_conv5_1_lies_beyond() -> None:
 
 
 @torch.inference_mode()
-def test_a_layer_is_the_same_whatever_else_is_asked_for(weights: VGGWeights) -> None:
+def test_a_layer_does_not_depend_on_the_other_layers_requested(weights: VGGWeights) -> None:
     image = torch.rand(1, 3, 32, 32)
     everything = VGG16Features(VGG_LAYERS, weights)(image)
     for layer in ("conv1_2", "relu2_2", "conv4_3", "relu4_3"):
@@ -95,13 +95,13 @@ def test_an_image_too_small_for_a_layer_is_an_error_with_both_sizes(weights: VGG
         VGG16Features(["relu4_3"], weights)(torch.rand(1, 3, 5, 7))
 
 
-def test_the_units_are_there_for_every_layer(weights: VGGWeights) -> None:
+def test_every_layer_has_a_scale(weights: VGGWeights) -> None:
     assert set(weights.feature_scales) == set(VGG_LAYERS)
     assert min(weights.feature_scales.values()) > 1
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_weights_from_a_file_of_torchvisions_names(tmp_path: Path, weights: VGGWeights, ending: str) -> None:
+def test_weights_from_a_file_with_torchvisions_names(tmp_path: Path, weights: VGGWeights, ending: str) -> None:
     path = tmp_path / f"vgg{ending}"
     tensors = {name: tensor.float() for name, tensor in weights.tensors.items()}
     torch.save(tensors, path) if ending == ".pth" else save_file(tensors, path)
@@ -113,23 +113,23 @@ def test_weights_from_a_file_of_torchvisions_names(tmp_path: Path, weights: VGGW
     assert load_vgg_weights(str(path)).normalization.mean == (0.485, 0.456, 0.406)
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_would_run_code_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "vgg.pth"
     torch.save({"features.0.bias": Path("anything")}, path)
     with pytest.raises(SrcliError, match="damaged or holds more than weights"):
         load_vgg_weights(str(path))
 
 
-def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_network_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"conv.weight": torch.zeros(3)}, path)
-    with pytest.raises(SrcliError, match=r"holds no VGG16: features\.0\.weight is missing"):
+    with pytest.raises(SrcliError, match=r"is not a VGG16: features\.0\.weight is missing"):
         VGG16Features(["relu1_1"], load_vgg_weights(str(path)))
 
 
 @pytest.mark.parametrize("layer", ["conv1_1", "relu1_2", "relu2_2", "relu3_3", "relu4_3", "conv5_1"])
-def test_an_activation_sees_what_the_plan_says(layer: str) -> None:
-    """The gradient of one activation is zero outside the pixels that the plan names, and reaches their border."""
+def test_receptive_fields_match_the_table(layer: str) -> None:
+    """The gradient of an activation is zero outside its receptive field, and reaches its border."""
     facts = LAYERS[layer]
     torch.manual_seed(0)
     positive = {  # weights above zero, so that no ReLU and no maximum hides a path

@@ -1,4 +1,4 @@
-"""Comparing: every figure beside an independent implementation, pieces beside the whole, and the command's every answer."""
+"""Comparison: metrics against independent implementations, tiles against the whole, and the command."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ def floats(path: Path) -> np.ndarray:
         return np.array(file.convert("RGB")).astype(np.float64) / 255
 
 
-def test_equal_images_differ_in_nothing(pair: tuple[Path, Path]) -> None:
+def test_equal_images_have_no_difference(pair: tuple[Path, Path]) -> None:
     result = compare(pair[0], pair[0], loss=ALL)
     assert set(result.layers.values()) == {0.0}
     assert (result.pixel, result.feature, result.total) == (0.0, 0.0, 0.0)
@@ -59,7 +59,7 @@ def test_equal_images_differ_in_nothing(pair: tuple[Path, Path]) -> None:
     assert result.ssim == pytest.approx(1, abs=1e-12)
 
 
-def test_pixel_figures_are_scikit_images(pair: tuple[Path, Path]) -> None:
+def test_pixel_metrics_equal_scikit_images(pair: tuple[Path, Path]) -> None:
     result = compare(*pair)
     hr, sr = (floats(path) for path in pair)
     weights = np.array([65.481, 128.553, 24.966]) / 255
@@ -74,7 +74,7 @@ def test_pixel_figures_are_scikit_images(pair: tuple[Path, Path]) -> None:
 
 @torch.inference_mode()
 def test_layers_are_the_squared_distances_of_the_whole_images_features(pair: tuple[Path, Path]) -> None:
-    """The features themselves are torchvision's: test_vgg.py."""
+    """tests/core/test_vgg.py compares the features with torchvision's."""
     result = compare(*pair, loss=ALL)
     weights = load_vgg_weights()
     vgg = VGG16Features(VGG_LAYERS, weights)
@@ -88,7 +88,7 @@ def test_layers_are_the_squared_distances_of_the_whole_images_features(pair: tup
 
 @torch.inference_mode()
 @pytest.mark.parametrize("distance", ["squared", "absolute"])
-def test_the_total_is_what_training_minimises(pair: tuple[Path, Path], distance: Distance) -> None:
+def test_the_total_is_what_training_minimizes(pair: tuple[Path, Path], distance: Distance) -> None:
     config = LossConfig(
         pixel=2, l1=0.5, charbonnier=0.3, feature=0.1, tv=0.2, layers={"relu1_2": 3, "relu2_2": 1}, distance=distance
     )
@@ -100,7 +100,7 @@ def test_the_total_is_what_training_minimises(pair: tuple[Path, Path], distance:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (816, 1225), (4000, 6000), (10_000, 10_000), (3, 500_000), (70_000, 20)])
-def test_no_piece_is_larger_than_it_may_be_and_little_is_looked_at_twice(size: tuple[int, int]) -> None:
+def test_tiles_are_within_the_limit_and_overlap_little(size: tuple[int, int]) -> None:
     height, width = size
     pieces = list(tiles(height, width, tile=comparison._tile_shape(height, width, 64, 16), halo=64))
     seen = [math.prod(part.stop - part.start for part in piece.outer) for piece in pieces]
@@ -111,7 +111,7 @@ def test_no_piece_is_larger_than_it_may_be_and_little_is_looked_at_twice(size: t
 
 
 @pytest.mark.parametrize("size", [(211, 333), (95, 451)])
-def test_pieces_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+def test_tiles_give_the_same_result_as_the_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
     true = read_image(PHOTO).pixels[: size[0], : size[1]]
     noisy = np.clip(true + np.random.default_rng(1).normal(0, 20, true.shape), 0, 255).astype(np.uint8)
     stills = ComparisonImage("true", true), ComparisonImage("noisy", noisy)
@@ -128,7 +128,7 @@ def test_pieces_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch, size: tuple
         np.testing.assert_allclose(pieces.maps[layer], whole.maps[layer], rtol=1e-2, atol=1e-4)
 
 
-def test_the_mean_of_a_map_is_the_figure_in_the_table(pair: tuple[Path, Path]) -> None:
+def test_the_mean_of_a_map_is_the_metric_in_the_table(pair: tuple[Path, Path]) -> None:
     result = compare(*pair, loss=ALL, maps=True)
     assert set(result.maps) == {"pixel", *VGG_LAYERS}
     assert result.maps["pixel"].shape == (97, 131)
@@ -159,7 +159,7 @@ def test_the_worst_region_is_where_the_damage_is() -> None:
             assert one is other or apart
 
 
-def test_any_kind_of_image_is_brought_to_srgb(tmp_path: Path) -> None:
+def test_any_kind_of_image_is_converted_to_srgb(tmp_path: Path) -> None:
     color = PILImage.fromarray(np.full((20, 24, 3), (200, 60, 40), dtype=np.uint8))
     color.save(tmp_path / "rgb.png")
     color.quantize(8).save(tmp_path / "palette.png")
@@ -183,7 +183,7 @@ def test_sixteen_bits_are_compared_as_such(tmp_path: Path) -> None:
     assert compare(tmp_path / "one.png", tmp_path / "other.png").pixel == pytest.approx((10 / 65_535) ** 2, rel=1e-2)
 
 
-def test_transparency_is_laid_over_the_background_and_compared_by_itself(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_the_background_and_alpha_compared_separately(tmp_path: Path) -> None:
     clear = np.zeros((16, 16, 4), dtype=np.uint8)
     clear[..., 0] = 255
     write_image(Image(clear), tmp_path / "clear.png")
@@ -194,14 +194,14 @@ def test_transparency_is_laid_over_the_background_and_compared_by_itself(tmp_pat
     assert math.isnan(compare(tmp_path / "white.png", tmp_path / "white.png").alpha)
 
 
-def test_images_too_small_for_a_layer_or_of_other_sizes_are_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_images_that_are_too_small_or_of_different_sizes_are_rejected(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     write_image(Image(np.zeros((5, 7, 3), dtype=np.uint8)), tmp_path / "tiny.png")
     with pytest.raises(SrcliError, match="7x5 pixels; relu4_3 needs at least 8x8"):
         compare(tmp_path / "tiny.png", tmp_path / "tiny.png")
     assert math.isnan(
         compare(tmp_path / "tiny.png", tmp_path / "tiny.png", loss=LossConfig(feature=1, layers={"relu1_1": 1})).ssim
     )
-    with pytest.raises(SrcliError, match=r"is 131x97 pixels and .* is 7x5; .*--resize-to reference"):
+    with pytest.raises(SrcliError, match=r"is 131x97 pixels and .* is 7x5; .*`resize_to=reference`"):
         compare(pair[0], tmp_path / "tiny.png")
 
 
@@ -215,7 +215,7 @@ def test_one_candidate_gives_a_table_and_nothing_else(srcli: Command, pair: tupl
         "pixel", "relu2_2", "feature", "total", "psnr", "ssim", "psnr_y", "ssim_y",
     ]  # fmt: skip
     assert "VGG16: oxford" in outcome.stdout
-    assert "no border cut" in outcome.stdout
+    assert "no border cropped" in outcome.stdout
 
 
 def test_json_is_one_document_at_full_precision(srcli: Command, pair: tuple[Path, Path]) -> None:
@@ -263,7 +263,7 @@ def test_folders_are_paired_by_name_with_a_summary(srcli: Command, pair: tuple[P
     (other / "0.jpg").unlink()
     alone = srcli("compare-loss", true, other)
     assert (alone.exit_code, alone.stdout) == (1, "")
-    assert f"{true / '0.png'} has no partner in {other}" in alone.stderr
+    assert f"{true / '0.png'} has no counterpart in {other}" in alone.stderr
     allowed = srcli("compare-loss", true, other, "--allow-missing")
     assert allowed.exit_code == 0
     assert len([line for line in allowed.stdout.splitlines() if line.startswith(str(true))]) == 2
@@ -287,12 +287,12 @@ def test_a_limit_that_is_missed_gives_3_and_says_which(srcli: Command, pair: tup
     missed = srcli("compare-loss", *pair, "--min", "psnr=90", "--max", "relu4_3=0")
     assert missed.exit_code == 3
     assert "psnr is" in missed.stderr
-    assert "should be at least 90" in missed.stderr
+    assert "below the limit of 90" in missed.stderr
     assert "relu4_3 is" in missed.stderr
     assert srcli("compare-loss", *pair, "--min", "psnrr=90").exit_code == 2
 
 
-def test_bicubic_stands_beside_an_upscaled_image(srcli: Command, tmp_path: Path) -> None:
+def test_the_bicubic_baseline_is_compared_as_well(srcli: Command, tmp_path: Path) -> None:
     true = read_image(PHOTO).pixels[:96, :128]
     small = np.array(PILImage.fromarray(true).resize((32, 24), PILImage.Resampling.BICUBIC))
     write_image(Image(true), tmp_path / "true.png")
@@ -319,7 +319,9 @@ def test_other_sizes_can_be_resized_or_cropped(srcli: Command, pair: tuple[Path,
     assert resized["figures"]["pixel"] > 0
 
 
-def test_map_and_page_are_written_whole_and_never_over_a_file(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_map_and_page_are_written_atomically_and_never_over_a_file(
+    srcli: Command, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     words = ["compare-loss", *pair, "--layers", "gatys", "--map", out / "map.png", "--html", out / "page.html"]
     assert srcli(*words).exit_code == 0
@@ -337,7 +339,7 @@ def test_map_and_page_are_written_whole_and_never_over_a_file(srcli: Command, pa
 
 @needs_browser
 def test_the_page_works_in_a_browser(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Moves the slider and chooses another map, as a reader would, and reads the page that comes of it."""
+    """Moves the slider and selects another map, like a reader, and reads the resulting page."""
     path = tmp_path / "page.html"
     assert srcli("compare-loss", *pair, "--layers", "relu1_2,relu2_2", "--html", path).exit_code == 0
     acts = """<script>
@@ -381,15 +383,15 @@ def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:
         (["--loss", "frequency=1"], 2, "leave out frequency"),
         (["--json", "--csv"], 2, "exclude each other"),
         (["--resize-to", "both"], 2, "choose reference or candidate"),
-        (["--baseline", "bicubic"], 2, "belong together"),
+        (["--baseline", "bicubic"], 2, "must be given together"),
         (["--background", "blu"], 2, "no color 'blu'"),
-        (["--max-pixels", "1000"], 1, "131x97 = 12707 pixels, more than --max-pixels 1000"),
+        (["--max-pixels", "1000"], 1, "131x97 = 12707 pixels, more than the limit of 1000"),
         (["--vgg", "missing.pth"], 1, "Cannot read missing.pth"),
         (["missing.png"], 1, "Cannot read missing.png"),
-        (["--html", "page.html", "another.png"], 2, "draw one pair"),
+        (["--html", "page.html", "another.png"], 2, "support one pair only"),
     ],
 )
-def test_wrong_comparing_is_one_sentence(
+def test_invalid_comparisons_are_reported_in_one_sentence(
     srcli: Command, pair: tuple[Path, Path], words: list[str], code: int, sentence: str
 ) -> None:
     outcome = srcli("compare-loss", *pair, *words)
@@ -398,8 +400,8 @@ def test_wrong_comparing_is_one_sentence(
     assert len(outcome.stderr.splitlines()) == 1
 
 
-def test_numbers_that_are_none_are_refused(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_float_values_are_rejected(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     PILImage.fromarray(np.full((97, 131), np.nan, dtype=np.float32)).save(tmp_path / "nan.tif")
     outcome = srcli("compare-loss", pair[0], tmp_path / "nan.tif")
     assert outcome.exit_code == 1
-    assert "holds numbers of type float; srcli takes 8 or 16 bits" in outcome.stderr
+    assert "has values of type float; 8 and 16 bits are supported" in outcome.stderr

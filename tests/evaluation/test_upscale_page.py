@@ -1,4 +1,4 @@
-"""The page of `srcli upscale --compare`: what is on it, what is not, and when it is refused."""
+"""The page of `srcli upscale --compare`."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ Pixels = Callable[..., np.ndarray]
 
 
 def images_in(page: Path) -> list[PILImage.Image]:
-    """Those in the page, in order: bicubic, result, and so on."""
+    """The images of the page in order: bicubic, result, and so on."""
     return [
         PILImage.open(io.BytesIO(base64.b64decode(data)))
         for data in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page.read_text(encoding="utf-8"))
@@ -39,13 +39,13 @@ def pixels_of(file: bytes) -> np.ndarray:
 
 
 def views_of(source: Path, result: Path, pixels: np.ndarray, size: tuple[int, int]) -> tuple[PreviewPair, ...]:
-    """Of an image, and of a result that is bicubic, too."""
+    """Previews of an image, and of a result that is bicubic as well."""
     PILImage.fromarray(pixels).save(source)
     PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC).save(result)
     return Preview(source, size).with_result(result)
 
 
-def test_a_small_result_is_shown_whole_pixel_for_pixel(tmp_path: Path, pixels: Pixels) -> None:
+def test_a_small_result_is_shown_completely_and_pixel_for_pixel(tmp_path: Path, pixels: Pixels) -> None:
     (view,) = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(30, 40), (160, 120))
     assert (view.region.width, view.region.height, view.region.shown) == (160, 120, (160, 120))
     result = np.asarray(PILImage.open(tmp_path / "sr.png")).astype(float)
@@ -54,7 +54,7 @@ def test_a_small_result_is_shown_whole_pixel_for_pixel(tmp_path: Path, pixels: P
 
 
 @pytest.mark.parametrize("size", [(2000, 1500), (1300, 1700)])
-def test_a_large_result_is_shown_reduced_and_in_details_that_lie_over_each_other(
+def test_a_large_result_is_shown_downscaled_and_in_matching_details(
     tmp_path: Path, pixels: Pixels, size: tuple[int, int]
 ) -> None:
     whole, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(375, 500), size)
@@ -72,7 +72,7 @@ def test_a_large_result_is_shown_reduced_and_in_details_that_lie_over_each_other
         np.testing.assert_allclose(pixels_of(view.bicubic), place, atol=8)
 
 
-def test_details_are_where_most_is_to_be_seen(tmp_path: Path) -> None:
+def test_details_are_taken_where_contrast_is_highest(tmp_path: Path) -> None:
     pixels = np.full((400, 400), 128, dtype=np.uint8)
     pixels[300:380, 20:100] = np.random.default_rng(0).integers(0, 256, (80, 80))
     _, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels, (1600, 1600))
@@ -80,14 +80,14 @@ def test_details_are_where_most_is_to_be_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1)])
-def test_a_line_is_shown_too(tmp_path: Path, pixels: Pixels, height: int, width: int) -> None:
+def test_an_image_of_one_row_is_shown(tmp_path: Path, pixels: Pixels, height: int, width: int) -> None:
     whole, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(height, width), (width * 2, height * 2))
     assert sorted(whole.region.shown) == [1, SIDE]
     assert {tuple(sorted(view.region.shown)) for view in details} == {(2, DETAIL)}
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_transparency_stays(tmp_path: Path, pixels: Pixels, channels: int) -> None:
+def test_transparency_is_preserved(tmp_path: Path, pixels: Pixels, channels: int) -> None:
     image = pixels(30, 40, channels)
     write_image(Image(image), tmp_path / "lr.png")
     write_image(Image(image.repeat(2, axis=0).repeat(2, axis=1)), tmp_path / "sr.png")
@@ -119,7 +119,7 @@ def test_a_page_shows_what_was_upscaled(srcli: Command, model: Path, photos: Pat
     page = tmp_path / "new" / "page.html"
     outcome = srcli("upscale", photos, "-r", "-m", model, "-o", tmp_path / "out", "--device", "cpu", "--compare", page)
     assert outcome.exit_code == 1
-    assert f"{page} shows 3 before and after." in outcome.stderr
+    assert f"{page} compares 3 images with bicubic interpolation." in outcome.stderr
     assert len(outcome.stdout.splitlines()) == 3
     text = page.read_text(encoding="utf-8")
     assert "http" not in text
@@ -134,7 +134,7 @@ def test_a_page_shows_what_was_upscaled(srcli: Command, model: Path, photos: Pat
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
-def test_an_image_in_place_of_itself_is_compared_with_what_it_was(srcli: Command, model: Path, photo: Path) -> None:
+def test_an_image_that_replaces_its_source_is_compared_with_the_source(srcli: Command, model: Path, photo: Path) -> None:
     before = PILImage.open(photo).convert("RGB").resize((80, 60), PILImage.Resampling.BICUBIC)
     page = photo.with_name("page.html")
     assert srcli("upscale", photo, "-m", model, "-o", photo, "--overwrite", "--compare", page).exit_code == 0
@@ -142,7 +142,7 @@ def test_an_image_in_place_of_itself_is_compared_with_what_it_was(srcli: Command
     np.testing.assert_allclose(np.asarray(images_in(page)[0]).astype(float), np.asarray(before), atol=8)
 
 
-def test_what_was_there_already_is_shown_too(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_skipped_results_are_shown(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
     words = ["upscale", photos, "-m", model, "--skip-existing"]
     assert srcli(*words).exit_code == 0
     assert srcli(*words, "--compare", tmp_path / "page.html").exit_code == 0
@@ -150,10 +150,12 @@ def test_what_was_there_already_is_shown_too(srcli: Command, model: Path, photos
     assert len(images_in(tmp_path / "page.html")) == 4
 
 
-def test_a_page_has_an_end(srcli: Command, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_shows_a_limited_number_of_images(
+    srcli: Command, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("srcli.cli.upscale.MAX_PREVIEWS", 1)
     assert srcli("upscale", photos, "-r", "-m", model, "--compare", tmp_path / "page.html").exit_code == 0
-    assert "2 more were upscaled; a page shows the first 1." in (tmp_path / "page.html").read_text()
+    assert "This page shows the first 1 images; 2 more were upscaled." in (tmp_path / "page.html").read_text()
     assert len(images_in(tmp_path / "page.html")) == 2
 
 
@@ -162,11 +164,11 @@ def test_images_through_pipes_are_shown(model: Path, photo: Path, tmp_path: Path
     command = [sys.executable, "-m", "srcli", "upscale", "-", "-m", str(model), "--compare", str(page)]
     done = subprocess.run(command, input=photo.read_bytes(), capture_output=True, check=True)
     assert PILImage.open(io.BytesIO(done.stdout)).size == (80, 60)
-    assert "stdin, 40x30 pixels, became stdout, 80x60 pixels" in page.read_text()
+    assert "stdin, 40x30 pixels, to stdout, 80x60 pixels" in page.read_text()
     assert len(images_in(page)) == 2
 
 
-def test_no_page_where_nothing_was_upscaled(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+def test_no_page_is_written_if_nothing_was_upscaled(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert srcli("upscale", photo, "-m", model, "--dry-run", "--compare", page).exit_code == 0
     (tmp_path / "empty.png").write_bytes(b"")
@@ -177,14 +179,14 @@ def test_no_page_where_nothing_was_upscaled(srcli: Command, model: Path, photo: 
 @pytest.mark.parametrize(
     ("page", "code", "sentence"),
     [
-        ("other.png", 2, "other.png is no name of one; let it end in .html"),
+        ("other.png", 2, "other.png its name must end in .html"),
         ("there.html", 1, "there.html already exists. Use --overwrite"),
         ("folder.html", 1, "folder.html is a folder"),
         ("there.html/page.html", 1, "Cannot write"),
         ("photo.html", 1, "photo.html is one of the images"),
     ],
 )
-def test_a_page_that_cannot_be_written_is_found_before_the_work(
+def test_a_page_that_cannot_be_written_is_detected_before_the_work(
     srcli: Command, model: Path, photo: Path, tmp_path: Path, page: str, code: int, sentence: str
 ) -> None:
     (tmp_path / "there.html").write_text("mine")
@@ -207,7 +209,7 @@ def test_a_page_is_replaced_only_with_overwrite(srcli: Command, model: Path, pho
 
 @needs_browser
 def test_the_page_works_in_a_browser(srcli: Command, model: Path, photo: Path, tmp_path: Path, pixels: Pixels) -> None:
-    """Moves two of its sliders, one over a transparent image, and reads the page that comes of it."""
+    """Moves two sliders, one of them over a transparent image, and reads the resulting page."""
     write_image(Image(pixels(30, 700, 4)), tmp_path / "wide.png")
     page = tmp_path / "page.html"
     assert srcli("upscale", photo, tmp_path / "wide.png", "-m", model, "-o", tmp_path / "out", "--compare", page).exit_code == 0

@@ -1,4 +1,4 @@
-"""Many images: which, where to, how large; what is left when the work is broken off."""
+"""Batches: plans, sizes, interrupted and killed runs."""
 
 import io
 import json
@@ -49,7 +49,7 @@ X4 = Size(scale=4)
         (parse_size("1000x1000", fit=True), (1, 333), (3, 1000)),
     ],
 )
-def test_a_size_is_what_was_asked_for(size: Size, image: tuple[int, int], result: tuple[int, int]) -> None:
+def test_the_requested_size_is_exact(size: Size, image: tuple[int, int], result: tuple[int, int]) -> None:
     assert size.of(*image) == result
 
 
@@ -68,12 +68,12 @@ def test_a_size_is_what_was_asked_for(size: Size, image: tuple[int, int], result
         (64, [4] * 3),
     ],
 )
-def test_the_fewest_passes_that_reach_the_size(factor: float, scales: list[int]) -> None:
+def test_the_model_chain_has_the_fewest_passes(factor: float, scales: list[int]) -> None:
     models = [describe_model(f"compact-x{scale}") for scale in (2, 3, 4)]
     assert [model.scale for model in model_chain(models, factor)] == scales
 
 
-def test_passes_before_the_last_may_have_models_of_their_own() -> None:
+def test_first_passes_may_use_other_models() -> None:
     natural, faithful = describe_model("base-x4-perceptual"), [describe_model(f"compact-x{scale}") for scale in (2, 3, 4)]
     for factor, scales in ((2, [4]), (4, [4]), (8, [2, 4]), (10, [3, 4]), (30, [2, 4, 4])):
         *start, end = model_chain([natural], factor, faithful)
@@ -82,7 +82,7 @@ def test_passes_before_the_last_may_have_models_of_their_own() -> None:
         assert all(model in faithful for model in start)
 
 
-def test_a_single_model_is_repeated_and_has_an_end() -> None:
+def test_a_single_model_is_repeated_up_to_a_limit() -> None:
     models = [describe_model("base-x2")]
     assert [model.scale for model in model_chain(models, 7)] == [2, 2, 2]
     with pytest.raises(SrcliError, match="A factor of 100 takes more than 6 passes"):
@@ -99,7 +99,7 @@ def test_a_single_model_is_repeated_and_has_an_end() -> None:
         (["--size", "100x100", "--fit"], (100, 75)),
     ],
 )
-def test_any_size_through_the_door(
+def test_any_size_on_the_command_line(
     srcli: Command, model: Path, photo: Path, tmp_path: Path, words: list[str], size: tuple[int, int]
 ) -> None:
     target = tmp_path / "sr.png"
@@ -111,7 +111,7 @@ def test_any_size_through_the_door(
     assert (image.width, image.height) == size
 
 
-def test_a_resampled_image_keeps_its_colors(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+def test_resampling_preserves_colors(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
     rgba = pixels(30, 40, 4)
     PILImage.fromarray(rgba).save(tmp_path / "lr.png")
     assert srcli("upscale", tmp_path / "lr.png", "-o", tmp_path / "sr.png", "--scale", "2.6").exit_code == 0
@@ -121,13 +121,13 @@ def test_a_resampled_image_keeps_its_colors(srcli: Command, tmp_path: Path, pixe
     assert np.abs(seen[0].mean(axis=(0, 1)) - seen[1].mean(axis=(0, 1))).max() < 1.5
 
 
-def test_what_would_shrink_is_refused(srcli: Command, model: Path, photo: Path) -> None:
+def test_a_size_that_does_not_upscale_is_rejected(srcli: Command, model: Path, photo: Path) -> None:
     outcome = srcli("upscale", photo, "-m", model, "--size", "40x30")
     assert outcome.exit_code == 1
     assert "already 40x30 pixels, so 40x30 would not upscale it" in outcome.stderr
 
 
-def test_the_longest_side_of_a_format_is_found_before_the_work(srcli: Command, model: Path, tmp_path: Path) -> None:
+def test_the_longest_side_of_a_format_is_checked_before_the_work(srcli: Command, model: Path, tmp_path: Path) -> None:
     PILImage.new("L", (9000, 1)).save(tmp_path / "long.webp")
     outcome = srcli("upscale", tmp_path / "long.webp", "-m", model)
     assert outcome.exit_code == 1
@@ -162,7 +162,7 @@ def test_a_tree_is_mirrored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert planned("in/*/*/b.*") == {"in/deep/er/b.jpg": "in/deep/er/b_x4.jpg"}
 
 
-def test_earlier_results_are_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_results_are_not_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tree(tmp_path, "a.png", "a_x4.png", "out/b_x4.png", "other_x4.png")
     assert planned(".", output="out", recursive=True).keys() == {"a.png", "other_x4.png"}
@@ -183,7 +183,7 @@ def test_a_pattern_that_matches_nothing_is_named(srcli: Command, tmp_path: Path)
     assert f"{tmp_path}/*.png matches no image" in outcome.stderr
 
 
-def test_through_pipes(model: Path, photo: Path, tmp_path: Path) -> None:
+def test_stdin_and_stdout(model: Path, photo: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srcli", "upscale", "-", "-m", str(model)]
     done = subprocess.run(command, input=photo.read_bytes(), capture_output=True, check=True)
     with PILImage.open(io.BytesIO(done.stdout)) as file:
@@ -222,7 +222,7 @@ def test_a_line_of_json_for_each_image(srcli: Command, model: Path, photo: Path,
 
 
 @pytest.mark.parametrize("turned", [1, 6])
-def test_a_jpeg_that_lacks_its_middle_is_upscaled_and_that_is_said(
+def test_a_jpeg_with_missing_data_is_upscaled_and_reported(
     srcli: Command, model: Path, tmp_path: Path, pixels: Pixels, turned: int
 ) -> None:
     path, exif = tmp_path / "torn.jpg", PILImage.Exif()
@@ -268,7 +268,7 @@ def test_fail_fast_ends_at_the_first_failure(srcli: Command, model: Path, photos
 # what already exists
 
 
-def test_only_whole_results_of_the_right_size_are_skipped(srcli: Command, model: Path, photos: Path) -> None:
+def test_only_complete_results_of_the_right_size_are_skipped(srcli: Command, model: Path, photos: Path) -> None:
     assert srcli("upscale", photos, "-m", model).exit_code == 0
     whole, cut = photos / "one_x2.png", photos / "two_x2.png"
     stamp, content = whole.stat().st_mtime_ns, cut.read_bytes()
@@ -287,7 +287,7 @@ def test_only_whole_results_of_the_right_size_are_skipped(srcli: Command, model:
     assert read_image(whole).width == 5
 
 
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_removed_and_locked_ones_stay(tmp_path: Path) -> None:
     target = tmp_path / "sr.png"
     dead = tmp_path / ".sr.0123abcd.part.png"
     foreign = tmp_path / ".other.0123abcd.part.png"
@@ -303,7 +303,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_batch_leaves_nothing_half_done(model: Path, photo: Path, tmp_path: Path, sign: int) -> None:
+def test_an_interrupted_batch_leaves_no_incomplete_file(model: Path, photo: Path, tmp_path: Path, sign: int) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     shades = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
@@ -347,8 +347,8 @@ def test_an_interrupted_batch_leaves_nothing_half_done(model: Path, photo: Path,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")
-def test_a_batch_that_is_killed_ends_right_when_it_is_started_again(tmp_path: Path) -> None:
-    """A short cut of benchmarks/killed_batch.py, which does it with 500 images."""
+def test_a_killed_batch_is_completed_by_the_next_run(tmp_path: Path) -> None:
+    """A short run of benchmarks/killed_batch.py, which upscales 500 images."""
     assert trial(tmp_path, images=38, broken=13, kills=2, seed=1, words=("-m", str(make_tiny(tmp_path)))) == []
 
 
@@ -356,8 +356,8 @@ def make_tiny(folder: Path) -> Path:
     return make_model(folder / "tiny.safetensors", scale=2)
 
 
-def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
-    """A short run of benchmarks/fuzz.py, which does 10,000."""
+def test_damaged_files_cause_errors_only(tmp_path: Path) -> None:
+    """A short run of benchmarks/fuzz.py, which reads 10,000 files."""
     verdicts = fuzz(tmp_path, files=150, seed=1_000_000, seconds=30, bytes_at_most=2 * 2**30)
     assert set(verdicts) <= {"upscaled", "refused"}
     assert min(verdicts["upscaled"], verdicts["refused"]) > 10
@@ -366,14 +366,14 @@ def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
 # limits
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(srcli: Command, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_rejected_before_decoding(srcli: Command, tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(bomb())
     outcome = srcli("upscale", tmp_path / "bomb.png")
     assert outcome.exit_code == 1
     assert "60000x60000 = 3600000000 pixels, more than the limit of 1000000000" in outcome.stderr
 
 
-def test_max_pixels_is_the_users(srcli: Command, model: Path, photo: Path) -> None:
+def test_max_pixels_can_be_set(srcli: Command, model: Path, photo: Path) -> None:
     outcome = srcli("upscale", photo, "-m", model, "--max-pixels", "1199")
     assert outcome.exit_code == 1
     assert "40x30 = 1200 pixels, more than the limit of 1199" in outcome.stderr
@@ -381,7 +381,7 @@ def test_max_pixels_is_the_users(srcli: Command, model: Path, photo: Path) -> No
 
 
 class Narrow:
-    """An enlarger that has memory for tiles of so many pixels only."""
+    """A backend with memory for tiles of so many pixels only."""
 
     scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 1, 1, 1, None, "cpu"
 
@@ -394,7 +394,7 @@ class Narrow:
         return lr.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def test_memory_is_given_back_at_once_for_large_results_alone(
+def test_freed_memory_is_released_only_for_large_results(
     srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[None] = []
@@ -406,7 +406,7 @@ def test_memory_is_given_back_at_once_for_large_results_alone(
     assert called
 
 
-def test_tiles_halve_when_memory_runs_out_and_that_is_said(
+def test_tiles_are_halved_when_memory_runs_out_and_that_is_reported(
     srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: Narrow(500))
@@ -420,7 +420,7 @@ def test_tiles_halve_when_memory_runs_out_and_that_is_said(
 @pytest.mark.parametrize(
     ("words", "what"), [(["--tile", "32"], "tiles of 32 pixels"), (["--tile", "0"], "the whole image at once")]
 )
-def test_the_users_tiles_never_change(
+def test_a_tile_size_set_by_the_user_never_changes(
     srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], what: str
 ) -> None:
     monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: Narrow(500))
@@ -430,7 +430,9 @@ def test_the_users_tiles_never_change(
     assert not photo.with_name("photo_x2.png").exists()
 
 
-def test_a_tile_that_fails_is_an_error(srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_of_the_wrong_shape_is_an_error(
+    srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Odd(Narrow):
         def __call__(self, lr: np.ndarray) -> np.ndarray:
             return super().__call__(lr)[:, :-1]
@@ -442,7 +444,7 @@ def test_a_tile_that_fails_is_an_error(srcli: Command, photo: Path, model: Path,
     assert not photo.with_name("photo_x2.png").exists()
 
 
-def test_memory_is_said_in_the_usual_ways() -> None:
+def test_amounts_of_memory_are_parsed() -> None:
     from srcli.inference.memory import default_memory_budget, free_memory
 
     assert [parse_memory(word) for word in ("800M", "2g", "1.5 GiB", "4096")] == [800 * 2**20, 2 * 2**30, 3 * 2**29, 4096]
@@ -451,6 +453,6 @@ def test_memory_is_said_in_the_usual_ways() -> None:
         parse_memory("0")
 
 
-def test_a_description_knows_its_scale(model: Path) -> None:
+def test_a_spec_knows_its_scale(model: Path) -> None:
     assert isinstance(describe_model(model), ModelSpec)
     assert describe_model(model).scale == 2

@@ -1,4 +1,4 @@
-"""Other people's models: real architectures with random weights, saved as their authors save them."""
+"""Third-party models: real architectures with random weights, in the file formats of their projects."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Such small networks are quicker on one core."""
+    """Small networks are faster on one core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -83,7 +83,7 @@ def save(path: Path, make: Callable[[], nn.Module]) -> Path:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_any_size_comes_out_upscaled_and_tiles_leave_no_seam(name: str, tmp_path: Path, pixels: Pixels) -> None:
+def test_any_size_is_upscaled_without_seams(name: str, tmp_path: Path, pixels: Pixels) -> None:
     make, scale = NETWORKS[name]
     backend = load_model(save(tmp_path / "theirs.pth", make), "cpu")
     for height, width in ((1, 1), (7, 30)):
@@ -95,7 +95,7 @@ def test_any_size_comes_out_upscaled_and_tiles_leave_no_seam(name: str, tmp_path
     assert np.abs(tiled - whole).max() <= (3 if name == "RCAN" else 1)  # RCAN pools over the whole image
 
 
-def test_the_image_is_what_the_network_itself_makes_of_it(tmp_path: Path, pixels: Pixels) -> None:
+def test_the_output_equals_the_networks_own(tmp_path: Path, pixels: Pixels) -> None:
     make = NETWORKS["Compact"][0]
     path = save(tmp_path / "theirs.safetensors", make)
     lr = pixels(20, 30).transpose(2, 0, 1).astype(np.float32) / 255
@@ -105,7 +105,7 @@ def test_the_image_is_what_the_network_itself_makes_of_it(tmp_path: Path, pixels
     np.testing.assert_allclose(load_model(path, "cpu")(lr), expected, atol=1e-5)
 
 
-def test_a_network_for_one_channel_takes_each_by_itself(tmp_path: Path, pixels: Pixels) -> None:
+def test_a_network_for_one_channel_is_applied_to_each_channel(tmp_path: Path, pixels: Pixels) -> None:
     path = save(tmp_path / "gray.pth", lambda: SRVGGNetCompact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=2))
     backend = load_model(path, "cpu")
     lr = np.random.default_rng(0).random((3, 9, 8), dtype=np.float32)
@@ -114,22 +114,22 @@ def test_a_network_for_one_channel_takes_each_by_itself(tmp_path: Path, pixels: 
         np.testing.assert_allclose(sr[channel], backend(np.repeat(lr[channel : channel + 1], 3, axis=0))[0], atol=1e-6)
 
 
-def test_the_command_upscales_and_tells_of_the_license(srcli: Command, photo: Path, tmp_path: Path) -> None:
+def test_the_command_upscales_and_prints_a_note_on_the_license(srcli: Command, photo: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "theirs.pth", NETWORKS["ESRGAN"][0])
-    outcome = srcli("upscale", photo, "-m", path, "--device", "cpu")
-    assert outcome.exit_code == 0
+    result = srcli("upscale", photo, "-m", path, "--device", "cpu")
+    assert result.exit_code == 0
     assert read_image(photo.with_name("photo_x4.png")).width == 160
-    assert "theirs.pth is a network of type ESRGAN, loaded with spandrel (MIT)" in outcome.stderr
-    assert "the license of their author" in outcome.stderr
-    assert "--tile 0" not in outcome.stderr
+    assert "theirs.pth is a network of type ESRGAN, loaded with spandrel (MIT)" in result.stderr
+    assert "the license of their author" in result.stderr
+    assert "--tile 0" not in result.stderr
 
 
-def test_a_network_that_pools_over_the_image_says_what_tiles_do(srcli: Command, photo: Path, tmp_path: Path) -> None:
+def test_a_network_that_pools_over_the_image_prints_a_note_on_tiles(srcli: Command, photo: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "theirs.pth", NETWORKS["RCAN"][0])
     assert "tiles may differ in tone; --tile 0" in srcli("upscale", photo, "-m", path, "--device", "cpu").stderr
 
 
-def test_what_does_not_upscale_single_images_is_refused(srcli: Command, photo: Path, tmp_path: Path) -> None:
+def test_networks_that_do_not_upscale_single_images_are_rejected(srcli: Command, photo: Path, tmp_path: Path) -> None:
     denoiser = save(tmp_path / "denoiser.pth", lambda: RRDBNet(num_filters=8, num_blocks=1, scale=1))
     layers = save(tmp_path / "layers.pth", lambda: SRVGGNetCompact(num_in_ch=4, num_out_ch=4, num_feat=8, num_conv=2))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
@@ -146,11 +146,11 @@ def test_what_does_not_upscale_single_images_is_refused(srcli: Command, photo: P
         (tmp_path / "list.pth", "holds a list"),
         (tmp_path / "code.pth", "holds more than weights"),
     ):
-        outcome = srcli("upscale", photo, "-m", path)
-        assert outcome.exit_code == 1
-        assert str(path) in outcome.stderr
-        assert sentence in outcome.stderr
-        assert len(outcome.stderr.splitlines()) == 1
+        result = srcli("upscale", photo, "-m", path)
+        assert result.exit_code == 1
+        assert str(path) in result.stderr
+        assert sentence in result.stderr
+        assert len(result.stderr.splitlines()) == 1
 
 
 def weights_with_one_missing() -> dict[str, torch.Tensor]:
@@ -159,19 +159,19 @@ def weights_with_one_missing() -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_without_spandrel_the_command_that_brings_it_is_named(
+def test_without_spandrel_the_error_says_how_to_install_it(
     srcli: Command, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "theirs.pth", NETWORKS["Compact"][0])
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    outcome = srcli("upscale", photo, "-m", path)
-    assert outcome.exit_code == 1
-    assert "pip install spandrel" in outcome.stderr
+    result = srcli("upscale", photo, "-m", path)
+    assert result.exit_code == 1
+    assert "pip install spandrel" in result.stderr
 
 
 @pytest.mark.parametrize("torchvision", ["missing", "broken", "as it is"])
-def test_torchvision_need_not_be_there_nor_fit(torchvision: str, tmp_path: Path) -> None:
-    """In a process of its own, as spandrel is imported once."""
+def test_torchvision_may_be_missing_or_broken(torchvision: str, tmp_path: Path) -> None:
+    """In a process of its own, as spandrel is imported only once."""
     path = save(tmp_path / "theirs.pth", NETWORKS["SPAN"][0])
     if torchvision == "broken":
         (tmp_path / "torchvision").mkdir()

@@ -1,4 +1,4 @@
-"""Upscaling: tiles that leave no trace, and every kind of image in its own kind."""
+"""Upscaling: tiles without seams, and every type of image."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +40,8 @@ def test_tiled_equals_untiled(backend: Backend, pixels: Pixels, size: tuple[int,
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_bands_and_passes_leave_no_trace(pixels: Pixels, tmp_path: Path, channels: int) -> None:
-    """Two networks after one another, the second fed by the bands of the first."""
+def test_bands_and_several_models_leave_no_seams(pixels: Pixels, tmp_path: Path, channels: int) -> None:
+    """Two networks in sequence, the second reading the bands of the first."""
     chain = [load_model(make_model(tmp_path / f"{scale}.safetensors", scale=scale), "cpu") for scale in (2, 3)]
     image = Image(pixels(45, 37, channels))
     results = [
@@ -54,7 +54,7 @@ def test_bands_and_passes_leave_no_trace(pixels: Pixels, tmp_path: Path, channel
 
 
 class Repeating:
-    """Each pixel twice; counts its calls, and fails at one."""
+    """Repeats each pixel; counts its calls, and fails at one of them."""
 
     scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 0, 1, 1, None, "here"
 
@@ -70,7 +70,7 @@ class Repeating:
         return lr.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def test_the_next_band_is_made_while_one_is_written(pixels: Pixels) -> None:
+def test_the_next_band_is_computed_while_one_is_written(pixels: Pixels) -> None:
     backend = Repeating()
     rows = upscale_rows([backend], Image(pixels(64, 16)).rows(), profile=None, tiling=TilePlanner(16, fixed=True))
     rows.read(1)
@@ -80,7 +80,7 @@ def test_the_next_band_is_made_while_one_is_written(pixels: Pixels) -> None:
     assert backend.calls.acquire(timeout=30)
 
 
-def test_what_goes_wrong_in_a_later_band_is_heard(pixels: Pixels) -> None:
+def test_an_error_in_a_later_band_is_raised(pixels: Pixels) -> None:
     tiling = TilePlanner(16, fixed=True)
     rows = upscale_rows([Repeating(fails_at=3)], Image(pixels(64, 16)).rows(), profile=None, tiling=tiling)
     rows.read(64)
@@ -88,8 +88,8 @@ def test_what_goes_wrong_in_a_later_band_is_heard(pixels: Pixels) -> None:
         rows.read(1)
 
 
-def test_tiles_begin_where_a_network_with_a_grid_wants_them(pixels: Pixels) -> None:
-    """One that treats 8 x 8 squares by themselves, as windows of attention do: only tiles on its grid leave no trace."""
+def test_tiles_start_at_multiples_that_the_network_requires(pixels: Pixels) -> None:
+    """A network that treats 8 x 8 squares separately, like attention windows: only aligned tiles leave no seams."""
 
     class Windowed:
         scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 8, 8, 1, None, "here"
@@ -136,8 +136,8 @@ def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None
     assert TilePlanner(0).shape(1000, rows, of_a_kind()) == (1000, 2000)
 
 
-def test_tiles_leave_room_for_long_rows() -> None:
-    """The memory of rows on their way to the file and that of a tile are the same in sum, as long as tiles can give way."""
+def test_tiles_are_smaller_if_rows_are_long() -> None:
+    """The memory of rows that are being written and of a tile is constant in total, as long as tiles can shrink."""
     tiling = TilePlanner(512)
     sums = []
     for row in (0, 30_000, 120_000):
@@ -148,7 +148,7 @@ def test_tiles_leave_room_for_long_rows() -> None:
     assert TilePlanner(512, fixed=True).side_for(of_a_kind(), 10**7) == 512
 
 
-def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_the_user_chose_them() -> None:
+def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_they_are_fixed() -> None:
     hungry = of_a_kind(bytes_per_pixel=16 * BYTES_PER_PIXEL)
     assert TilePlanner(303).shape(1000, wide_rows(), hungry) == (63, 65)
     assert TilePlanner(256).side_for(hungry) == 64
@@ -164,14 +164,14 @@ def test_tiles_fit_into_the_memory_of_a_gpu() -> None:
     assert TilePlanner(512, fixed=True).side_for(full) == 512
 
 
-def test_halving_says_the_side_that_wide_rows_leave() -> None:
+def test_halving_reports_the_side_for_wide_rows() -> None:
     said: list[int] = []
     tiling = TilePlanner(303, on_halved=said.append)
     tiling.halve(wide_rows(), of_a_kind())
     assert said == [128]
 
 
-def test_halving_halves_what_fitted() -> None:
+def test_halving_starts_from_the_side_that_was_used() -> None:
     said: list[int] = []
     full, tiling = of_a_kind(bytes_per_pixel=BYTES_PER_PIXEL, device_free_bytes=2**27), TilePlanner(512, on_halved=said.append)
     assert tiling.side_for(full) == 128
@@ -201,7 +201,7 @@ def test_tiles_cover_every_pixel_once_and_see_their_halo() -> None:
     assert (seen == 1).all()
 
 
-def test_no_call_sees_more_than_a_tile_and_its_halo(backend: Backend, pixels: Pixels) -> None:
+def test_no_call_gets_more_than_a_tile_and_its_halo(backend: Backend, pixels: Pixels) -> None:
     sizes: list[tuple[int, ...]] = []
 
     class Watched:
@@ -217,7 +217,7 @@ def test_no_call_sees_more_than_a_tile_and_its_halo(backend: Backend, pixels: Pi
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_sixteen_bits_stay_and_agree_with_eight(backend: Backend, pixels: Pixels, channels: int) -> None:
+def test_sixteen_bits_are_preserved_and_agree_with_eight(backend: Backend, pixels: Pixels, channels: int) -> None:
     eight = pixels(12, 15, channels)
     deep = upscale(backend, Image(eight.astype(np.uint16) * 257))
     assert deep.pixels.dtype == np.uint16
@@ -227,7 +227,7 @@ def test_sixteen_bits_stay_and_agree_with_eight(backend: Backend, pixels: Pixels
     assert len(np.unique(deep.pixels)) > 256  # and not 8 bits in the clothes of 16
 
 
-def test_metadata_stays(backend: Backend, pixels: Pixels) -> None:
+def test_metadata_is_preserved(backend: Backend, pixels: Pixels) -> None:
     metadata = (("note", 0, "kept"),)
     assert upscale(backend, Image(pixels(4, 4), metadata)).metadata == metadata
 
@@ -241,7 +241,7 @@ def test_an_opaque_image_keeps_its_colors_and_stays_opaque(backend: Backend, pix
 
 
 def test_the_color_of_invisible_pixels_does_not_bleed() -> None:
-    """A red disc's edge over invisible green: an upscaled image that ignored alpha would mix them."""
+    """The edge of a red disc over invisible green, which upscaling without regard to alpha would mix."""
     import torch
 
     class Bilinear:
@@ -261,7 +261,7 @@ def test_the_color_of_invisible_pixels_does_not_bleed() -> None:
     assert visible[:, 1].max() == 0
 
 
-def test_a_tile_too_small_is_refused(backend: Backend, pixels: Pixels) -> None:
+def test_a_tile_that_is_too_small_is_rejected(backend: Backend, pixels: Pixels) -> None:
     with pytest.raises(ConfigError, match="A tile of 8 pixels is too small; use at least 16"):
         upscale(backend, Image(pixels(4, 4)), tile=8)
 
@@ -273,7 +273,7 @@ def test_a_gpu_gives_the_same_image(tmp_path: Path, pixels: Pixels) -> None:
     assert difference(upscale(load_model(model, "cuda"), image), upscale(load_model(model, "cpu"), image)) <= 1
 
 
-def test_the_ensemble_is_the_mean_over_eight_positions(tmp_path: Path) -> None:
+def test_the_self_ensemble_is_the_mean_over_all_flips_and_rotations(tmp_path: Path) -> None:
     one = load_model(make_model(tmp_path / "tiny.safetensors", scale=3), "cpu")
     ensemble = load_model(f"{tmp_path / 'tiny.safetensors'}+", "cpu")
     lr = np.random.default_rng(0).random((3, 11, 8), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Right pixels: files that other programs made, upscaled by the command, read back by other programs.
+"""Files made by other programs, upscaled by the command, and read back by other programs.
 
 Pillow, tifffile and imagecodecs write and read; colors are compared with a bicubic upscaled image of the same file.
 """
@@ -82,14 +82,14 @@ def bicubic(image: np.ndarray) -> np.ndarray:
 
 
 def visible(image: np.ndarray) -> np.ndarray:
-    """Premultiplied, where there is alpha: what is invisible may have any color."""
+    """Premultiplied if there is alpha, as invisible pixels may have any color."""
     if image.shape[2] in (2, 4):
         return np.dstack([image[..., :-1] * image[..., -1:], image[..., -1]])
     return image
 
 
 def assert_same_colors(large: np.ndarray, small: np.ndarray, sharper: float = 8) -> None:
-    """No shift in any channel, and nowhere far from bicubic."""
+    """No shift in any channel, and close to bicubic everywhere."""
     expected = visible(bicubic(visible(small)) if small.shape[2] not in (2, 4) else small)
     if small.shape[2] in (2, 4):
         expected = bicubic(expected)
@@ -167,7 +167,7 @@ KINDS: dict[str, tuple[Callable[[Path, Pixels], object], int, type]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_image_stays_what_it_is(srcli: Command, pixels: Pixels, tmp_path: Path, name: str) -> None:
+def test_every_kind_of_image_keeps_its_type(srcli: Command, pixels: Pixels, tmp_path: Path, name: str) -> None:
     write, channels, dtype = KINDS[name]
     source = tmp_path / name
     write(source, pixels)
@@ -197,7 +197,7 @@ def test_from_every_format_to_every_other(srcli: Command, pixels: Pixels, tmp_pa
 
 
 @pytest.mark.parametrize("extra", ["assocalpha", "unassalpha"])
-def test_alpha_that_is_multiplied_in_already(srcli: Command, pixels: Pixels, tmp_path: Path, extra: str) -> None:
+def test_premultiplied_alpha(srcli: Command, pixels: Pixels, tmp_path: Path, extra: str) -> None:
     straight = np.dstack([pixels(HEIGHT, WIDTH), pixels(HEIGHT, WIDTH, 1, seed=3) // 2 + 127])
     stored = straight.copy()
     if extra == "assocalpha":
@@ -207,7 +207,7 @@ def test_alpha_that_is_multiplied_in_already(srcli: Command, pixels: Pixels, tmp
     assert_same_colors(large, to_unit(straight))
 
 
-def test_white_that_is_zero(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
+def test_tiff_with_white_as_zero(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     shades = pixels(HEIGHT, WIDTH, 1)[..., 0]
     tif(tmp_path / "inverted.tif", 255 - shades, photometric="miniswhite")
     assert_same_colors(by_others(upscale_file(srcli, tmp_path / "inverted.tif")), to_unit(shades))
@@ -242,7 +242,7 @@ def test_cmyk_becomes_srgb_through_its_profile(
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif", ".avif"])
 @pytest.mark.parametrize("profile", [SRGB, P3, ADOBE], ids=["sRGB", "P3", "Adobe RGB"])
-def test_a_wide_profile_stays_and_so_do_its_colors(
+def test_a_wide_gamut_profile_and_its_colors_are_preserved(
     srcli: Command, pixels: Pixels, tmp_path: Path, ending: str, profile: bytes
 ) -> None:
     source = tmp_path / f"wide{ending}"
@@ -259,7 +259,7 @@ def in_srgb(light: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_linear_image_is_upscaled_as_it_looks(srcli: Command, pixels: Pixels, tmp_path: Path, channels: int) -> None:
-    """As the same image in sRGB is, and then brought back."""
+    """Like the same image in sRGB, converted back."""
     light = pixels(HEIGHT, WIDTH, channels, np.uint16)
     profile = LINEAR_GRAY if channels == 1 else LINEAR
     tif(tmp_path / "linear.tif", light if channels > 1 else light[..., 0], iccprofile=profile)
@@ -278,7 +278,7 @@ def test_a_linear_image_is_upscaled_as_it_looks(srcli: Command, pixels: Pixels, 
     assert difference[expected[..., :3] > 0.1].max() < 2 / 255
 
 
-def test_a_profile_that_is_none_does_no_harm(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
+def test_an_invalid_profile_is_ignored(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     rgb(pixels).save(tmp_path / "odd.jpg", icc_profile=b"no profile at all" * 10)
     assert_same_colors(by_others(upscale_file(srcli, tmp_path / "odd.jpg")), by_others(tmp_path / "odd.jpg"))
 
@@ -322,7 +322,7 @@ XMP = (
 )
 
 
-def test_texts_of_png_stay_in_every_script(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
+def test_png_texts_are_preserved_in_every_script(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:
     text = PngInfo()
     text.add_text("Title", "plain")
     text.add_text("Author", "Grüße")
@@ -362,7 +362,7 @@ def fields_of(path: Path) -> dict[tuple[int, int], Any]:
 
 
 def save_photographed(path: Path, image: Image.Image) -> None:
-    """As another program would; Pillow writes EXIF and XMP to each of the formats in its own way."""
+    """Like another program; Pillow writes EXIF and XMP to each format in its own way."""
     options: dict[str, Any] = {"exif": photographed(), "icc_profile": P3}
     if path.suffix == ".png":
         text = PngInfo()
@@ -384,7 +384,7 @@ def save_photographed(path: Path, image: Image.Image) -> None:
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif", ".avif"])
 @pytest.mark.parametrize("source", [".png", ".jpg", ".webp", ".tif", ".avif"])
-def test_what_is_said_about_a_photograph_stays(
+def test_the_metadata_of_a_photograph_is_preserved(
     srcli: Command, pixels: Pixels, tmp_path: Path, source: str, ending: str
 ) -> None:
     path = tmp_path / f"photographed{source}"
@@ -408,7 +408,7 @@ def test_what_is_said_about_a_photograph_stays(
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif", ".avif"])
-def test_nothing_is_said_about_a_stripped_one(srcli: Command, pixels: Pixels, tmp_path: Path, ending: str) -> None:
+def test_strip_metadata_removes_all_metadata(srcli: Command, pixels: Pixels, tmp_path: Path, ending: str) -> None:
     path = tmp_path / "photographed.jpg"
     save_photographed(path, rgb(pixels))
     target = upscale_file(srcli, path, "--strip-metadata", ending=ending)
@@ -428,7 +428,7 @@ def test_nothing_is_said_about_a_stripped_one(srcli: Command, pixels: Pixels, tm
     assert_same_colors(by_others(target), to_unit(np.array(shown)))
 
 
-def test_a_stripped_gray_stays_gray(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
+def test_a_gray_image_without_metadata_stays_gray(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     light = pixels(HEIGHT, WIDTH, 1, np.uint16)[..., 0]
     tif(tmp_path / "linear.tif", light, iccprofile=LINEAR_GRAY)
     large = by_others(upscale_file(srcli, tmp_path / "linear.tif", "--strip-metadata"))
@@ -438,7 +438,7 @@ def test_a_stripped_gray_stays_gray(srcli: Command, pixels: Pixels, tmp_path: Pa
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
-def test_every_orientation_is_put_upright(
+def test_every_orientation_is_turned_upright(
     srcli: Command, pixels: Pixels, tmp_path: Path, ending: str, orientation: int
 ) -> None:
     exif = Image.Exif()
@@ -456,7 +456,7 @@ def test_every_orientation_is_put_upright(
 @pytest.mark.parametrize("ending", [".png", ".webp", ".tif", ".avif"])
 @pytest.mark.parametrize("hidden", [(0, 255, 0), (255, 255, 255), (0, 0, 0)])
 def test_a_hard_edge_has_no_fringe(srcli: Command, tmp_path: Path, ending: str, hidden: tuple[int, int, int]) -> None:
-    """A red square; whatever color is stored where nothing shows, none of it shows in the result."""
+    """A red square. No color of invisible pixels appears in the result."""
     square = np.zeros((HEIGHT, WIDTH, 4), dtype=np.uint8)
     square[..., :3] = hidden
     square[6:18, 9:27] = (200, 30, 30, 255)
@@ -478,7 +478,7 @@ def save_frames(path: Path, pixels: Pixels) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("ending", [".png", ".webp", ".tif", ".avif", ".gif"])
-def test_an_animation_is_refused_or_one_frame_of_it_taken(srcli: Command, pixels: Pixels, tmp_path: Path, ending: str) -> None:
+def test_an_animation_is_rejected_unless_a_frame_is_chosen(srcli: Command, pixels: Pixels, tmp_path: Path, ending: str) -> None:
     source = tmp_path / f"moving{ending}"
     frames = save_frames(source, pixels)
     refused = srcli("upscale", source, "-o", tmp_path / "sr.png")
@@ -496,7 +496,7 @@ def test_an_animation_is_refused_or_one_frame_of_it_taken(srcli: Command, pixels
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint32, np.int16])
-def test_numbers_without_a_white_are_refused(srcli: Command, tmp_path: Path, dtype: type) -> None:
+def test_value_types_without_a_known_white_are_rejected(srcli: Command, tmp_path: Path, dtype: type) -> None:
     tifffile.imwrite(tmp_path / "odd.tif", np.ones((HEIGHT, WIDTH), dtype=dtype), metadata=None)
     outcome = srcli("upscale", tmp_path / "odd.tif")
     assert outcome.exit_code == 1
@@ -504,7 +504,7 @@ def test_numbers_without_a_white_are_refused(srcli: Command, tmp_path: Path, dty
     assert len(outcome.stderr.splitlines()) == 1
 
 
-def test_five_channels_are_refused(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
+def test_five_channels_are_rejected(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "five.tif",
         pixels(HEIGHT, WIDTH, 5),
@@ -530,7 +530,7 @@ def test_transparency_in_jpeg_becomes_the_background(
         assert np.abs(np.array(file).astype(int) - color).max() <= 2
 
 
-def test_alpha_without_transparency_is_nothing_to_warn_of(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
+def test_opaque_alpha_causes_no_warning(srcli: Command, pixels: Pixels, tmp_path: Path) -> None:
     Image.fromarray(pixels(HEIGHT, WIDTH)).convert("RGBA").save(tmp_path / "opaque.png")
     outcome = srcli("upscale", tmp_path / "opaque.png", "-o", tmp_path / "opaque.jpg", "--device", "cpu")
     assert (outcome.exit_code, outcome.stderr) == (0, "")

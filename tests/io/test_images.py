@@ -1,4 +1,4 @@
-"""Files and images: what is written is read back by Pillow, and what Pillow wrote is read here."""
+"""Reading and writing images, checked with Pillow."""
 
 import io
 from collections.abc import Callable
@@ -22,9 +22,7 @@ Pixels = Callable[..., np.ndarray]
 @pytest.mark.parametrize("ending", [".png", ".tif", ".tiff"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_formats_without_loss_give_back_every_pixel(
-    tmp_path: Path, pixels: Pixels, ending: str, channels: int, dtype: type
-) -> None:
+def test_lossless_formats_preserve_every_pixel(tmp_path: Path, pixels: Pixels, ending: str, channels: int, dtype: type) -> None:
     original = pixels(17, 23, channels, dtype)
     path = tmp_path / f"image{ending}"
     assert write_image(Image(original), path) == []
@@ -34,7 +32,7 @@ def test_formats_without_loss_give_back_every_pixel(
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".webp", ".avif"])
-def test_formats_with_loss_keep_the_image(tmp_path: Path, pixels: Pixels, ending: str) -> None:
+def test_lossy_formats_stay_close_to_the_image(tmp_path: Path, pixels: Pixels, ending: str) -> None:
     original = pixels(32, 48)
     path = tmp_path / f"image{ending}"
     write_image(Image(original), path)
@@ -52,7 +50,7 @@ def test_avif_keeps_twelve_of_sixteen_bits(tmp_path: Path, pixels: Pixels) -> No
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photo_is_read_upright(tmp_path: Path, pixels: Pixels, orientation: int) -> None:
+def test_a_rotated_photo_is_read_upright(tmp_path: Path, pixels: Pixels, orientation: int) -> None:
     exif = PILImage.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "turned.png"
@@ -67,7 +65,7 @@ def test_a_turned_photo_is_read_upright(tmp_path: Path, pixels: Pixels, orientat
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif", ".avif"])
-def test_profile_and_exif_stay(tmp_path: Path, pixels: Pixels, ending: str) -> None:
+def test_profile_and_exif_are_preserved(tmp_path: Path, pixels: Pixels, ending: str) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = PILImage.Exif()
     exif[0x010F] = "A maker"
@@ -80,7 +78,7 @@ def test_profile_and_exif_stay(tmp_path: Path, pixels: Pixels, ending: str) -> N
         assert file.getexif()[0x010F].rstrip("\0") == "A maker"
 
 
-def test_palette_one_bit_and_cmyk_become_what_they_show(tmp_path: Path, pixels: Pixels) -> None:
+def test_palette_one_bit_and_cmyk_are_converted(tmp_path: Path, pixels: Pixels) -> None:
     photo = PILImage.fromarray(pixels(16, 20))
     photo.quantize(64).save(tmp_path / "palette.png")
     photo.convert("1").save(tmp_path / "bits.png")
@@ -93,13 +91,13 @@ def test_palette_one_bit_and_cmyk_become_what_they_show(tmp_path: Path, pixels: 
     assert read_image(tmp_path / "cmyk.tif").pixels.shape == (16, 20, 3)
 
 
-def test_transparency_in_jpeg_becomes_white_and_is_said(tmp_path: Path) -> None:
+def test_transparency_in_jpeg_becomes_white_and_is_reported(tmp_path: Path) -> None:
     clear = np.zeros((8, 8, 4), dtype=np.uint8)
     assert write_image(Image(clear), tmp_path / "clear.jpg") == ["transparency (replaced by white)"]
     assert read_image(tmp_path / "clear.jpg").pixels.min() > 250
 
 
-def test_sixteen_bits_in_jpeg_become_eight_and_that_is_said(tmp_path: Path) -> None:
+def test_sixteen_bits_in_jpeg_become_eight_and_that_is_reported(tmp_path: Path) -> None:
     white = np.full((8, 8, 3), 65_535, dtype=np.uint16)
     assert write_image(Image(white), tmp_path / "white.jpg") == ["16 bits (reduced to 8)"]
     assert read_image(tmp_path / "white.jpg").pixels.min() == 255
@@ -113,7 +111,7 @@ def test_for_training_everything_becomes_eight_bit_srgb(tmp_path: Path, pixels: 
     np.testing.assert_array_equal(read_srgb(tmp_path / "clear.png"), np.full((4, 4, 3), 255))
 
 
-def test_another_profile_is_brought_to_srgb(tmp_path: Path) -> None:
+def test_another_profile_is_converted_to_srgb(tmp_path: Path) -> None:
     wide = pyvips.Image.profile_load("p3")
     p3 = ImageCms.ImageCmsProfile(io.BytesIO(wide))
     colors = PILImage.fromarray(np.array([[(180, 60, 60), (60, 160, 70), (90, 90, 200), (128, 128, 128)]], dtype=np.uint8))
@@ -128,7 +126,7 @@ def test_another_profile_is_brought_to_srgb(tmp_path: Path) -> None:
 
 
 def broken(folder: Path, pixels: Pixels) -> dict[str, Path]:
-    """A file of each kind that is no image."""
+    """A file of each kind that cannot be read as an image."""
     whole = folder / "whole.jpg"
     write_image(Image(pixels(64, 64)), whole)
     files = {name: folder / name for name in ("text.png", "empty.jpg", "cut.jpg", "folder.png", "missing.png", "frames.gif")}
@@ -143,7 +141,9 @@ def broken(folder: Path, pixels: Pixels) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("read", [read_image, read_srgb])
-def test_what_is_no_image_is_named(tmp_path: Path, pixels: Pixels, read: Callable[[Path], object]) -> None:
+def test_a_file_that_is_not_an_image_is_named_in_the_error(
+    tmp_path: Path, pixels: Pixels, read: Callable[[Path], object]
+) -> None:
     reasons = {
         "text.png": "cannot be read as an image",
         "empty.jpg": "is empty",
@@ -158,7 +158,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, pixels: Pixels, read: Callabl
         assert str(path) in str(error.value)
 
 
-def test_an_existing_file_is_never_replaced_unasked(tmp_path: Path, pixels: Pixels) -> None:
+def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path: Path, pixels: Pixels) -> None:
     path = tmp_path / "there.png"
     path.write_text("precious")
     with pytest.raises(SrcliError, match="already exists"):
@@ -169,7 +169,7 @@ def test_an_existing_file_is_never_replaced_unasked(tmp_path: Path, pixels: Pixe
     assert [file.name for file in tmp_path.iterdir()] == ["there.png"]
 
 
-def test_nothing_half_written_stays(tmp_path: Path) -> None:
+def test_no_incomplete_file_is_left(tmp_path: Path) -> None:
     too_wide = np.zeros((1, 70_000, 3), dtype=np.uint8)
     with pytest.raises(SrcliError, match="Cannot write"):
         write_image(Image(too_wide), tmp_path / "wide.jpg")
@@ -178,7 +178,7 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
         check_target(tmp_path / "wide.jpg", 70_000, 1)
 
 
-def test_images_are_found_in_order_and_hidden_ones_left(tmp_path: Path, photos: Path) -> None:
+def test_images_are_found_in_order_without_hidden_ones(tmp_path: Path, photos: Path) -> None:
     (photos / ".hidden.png").write_bytes(b"")
     (photos / "notes.txt").write_text("no image")
     assert [path.name for path in find_images(photos)] == ["three.png", "one.png", "two.png"]
@@ -188,7 +188,7 @@ def test_images_are_found_in_order_and_hidden_ones_left(tmp_path: Path, photos: 
         find_images(tmp_path / "nothing")
 
 
-def test_what_was_said_of_another_threads_image_is_not_said_of_this_one() -> None:
+def test_errors_of_other_threads_are_not_attributed_to_this_image() -> None:
     class Said:
         def __init__(self, *lines: str) -> None:
             self.detail = "\n".join(lines)

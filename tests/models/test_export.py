@@ -61,7 +61,7 @@ def test_errors_are_one_line(srcli: Command, model: Path, tmp_path: Path, monkey
     for arguments, code, message in (
         ((model, "-o", there), 1, "already exists. Use --overwrite"),
         ((model, "-o", tmp_path / "model.pb"), 2, "does not end in .onnx"),
-        (("compakt-x4",), 2, "Did you mean base-x4"),
+        (("bsae-x4",), 2, "Did you mean base-x4"),
         ((f"{model}+",), 1, f"{model.stem}+ names a way to run {model.stem}"),
     ):
         result = srcli("export", *arguments)

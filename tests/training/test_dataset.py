@@ -1,4 +1,4 @@
-"""Photographs: what is wrong is found and named, crops follow from the seed and the step alone, decoding happens once."""
+"""Photographs: problems are reported by file, crops depend on seed and step only, and images are decoded once."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srcli.config import CompactConfig, TrainConfig
+from srcli.config import TrainConfig
 from srcli.core.degradation import bicubic
 from srcli.errors import SrcliError
 from srcli.io.image import Image
@@ -42,8 +42,8 @@ def test_two_processes_share_the_batch_of_one(crops: PhotoDataset) -> None:
     np.testing.assert_array_equal(np.concatenate([part.augmentations for part in parts]), whole.augmentations)
 
 
-def test_crops_are_turned_and_mirrored_every_way() -> None:
-    from tests.test_training import start, tiny
+def test_crops_are_augmented_in_every_way() -> None:
+    from tests.training.test_trainer import start, tiny
 
     corner = np.zeros((40, 40, 3), dtype=np.uint8)
     corner[:4, 4:8] = 255
@@ -57,14 +57,14 @@ def test_crops_are_turned_and_mirrored_every_way() -> None:
     assert len({tuple(np.argwhere(crop[0].numpy() == 1)[0]) for crop in hr}) == 8
 
 
-def test_what_is_wrong_with_the_photographs_is_found_first_and_named(photos: Path) -> None:
+def test_problems_with_photographs_are_found_first_and_reported_by_file(photos: Path) -> None:
     (photos / "broken.png").write_text("no image")
     with pytest.raises(SrcliError, match=r"broken\.png cannot be read") as error:
         PhotoDataset.read(photos, smallest=90)
     assert "one.png is 96x80 pixels; training needs at least 90x90" in str(error.value)
 
 
-def test_images_in_every_kind_come_as_rgb(tmp_path: Path) -> None:
+def test_images_of_every_kind_are_read_as_rgb(tmp_path: Path) -> None:
     from PIL import Image as PILImage
 
     for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):
@@ -76,7 +76,7 @@ def test_images_in_every_kind_come_as_rgb(tmp_path: Path) -> None:
     assert {(image.shape, image.dtype.name) for image in photos.images} == {((48, 40, 3), "uint8")}
 
 
-def test_some_are_held_out_and_none_is_in_both(tmp_path: Path, pixels: Pixels) -> None:
+def test_held_out_photographs_are_not_trained_on(tmp_path: Path, pixels: Pixels) -> None:
     for number in range(10):
         write_image(Image(pixels(48, 48, seed=number)), tmp_path / f"{number}.png")
     photos = PhotoDataset.read(tmp_path, smallest=40)
@@ -90,11 +90,11 @@ def test_some_are_held_out_and_none_is_in_both(tmp_path: Path, pixels: Pixels) -
 
 def test_a_single_photograph_cannot_be_split(tmp_path: Path, pixels: Pixels) -> None:
     write_image(Image(pixels(48, 48)), tmp_path / "only.png")
-    with pytest.raises(SrcliError, match="There are 1 photographs, and 1 of them would be held out"):
+    with pytest.raises(SrcliError, match="There is only 1 photograph, and 1 would be held out"):
         PhotoDataset.read(tmp_path, smallest=40).split(0.02, seed=0)
 
 
-def test_an_epoch_is_the_crops_side_by_side() -> None:
+def test_an_epoch_is_the_number_of_crops_without_overlap() -> None:
     photos = PhotoDataset(("a", "b"), (np.zeros((100, 70, 3), np.uint8), np.zeros((33, 64, 3), np.uint8)))
     assert photos.crops(32) == 3 * 2 + 1 * 2
 
@@ -103,14 +103,14 @@ def test_an_epoch_is_the_crops_side_by_side() -> None:
 
 
 def counted(folder: Path, cache: str) -> tuple[PhotoDataset, int]:
-    """The photographs, and how many were decoded for them."""
+    """The photographs, and how many of them were decoded."""
     decoded: list[None] = []
     photos = PhotoDataset.read(folder, smallest=40, cache=cache, on_image=lambda: decoded.append(None))
     return photos, len(decoded)
 
 
 @pytest.mark.parametrize("where", ["auto", "folder"])
-def test_images_are_decoded_once_and_are_the_same(photos: Path, tmp_path: Path, where: str) -> None:
+def test_images_are_decoded_once_and_cached_unchanged(photos: Path, tmp_path: Path, where: str) -> None:
     cache = "auto" if where == "auto" else str(tmp_path / "elsewhere")
     first, decoded = counted(photos, cache)
     second, again = counted(photos, cache)
@@ -123,7 +123,7 @@ def test_images_are_decoded_once_and_are_the_same(photos: Path, tmp_path: Path, 
     assert any((user_cache() if where == "auto" else tmp_path / "elsewhere").glob("*.pixels"))
 
 
-def test_a_changed_a_new_and_a_missing_file_are_noticed(photos: Path, pixels: Pixels, tmp_path: Path) -> None:
+def test_changed_new_and_missing_files_are_detected(photos: Path, pixels: Pixels, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     counted(photos, cache)
     write_image(Image(pixels(80, 96, seed=9)), photos / "one.png", overwrite=True)
@@ -139,7 +139,7 @@ def test_a_changed_a_new_and_a_missing_file_are_noticed(photos: Path, pixels: Pi
     assert counted(photos, cache)[1] == 3
 
 
-def test_a_cache_that_was_cut_is_made_anew(photos: Path, tmp_path: Path) -> None:
+def test_a_truncated_cache_is_created_again(photos: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     counted(photos, str(cache))
     pixels = next(cache.glob("*.pixels"))
@@ -148,16 +148,16 @@ def test_a_cache_that_was_cut_is_made_anew(photos: Path, tmp_path: Path) -> None
     assert counted(photos, str(cache))[1] == 0
 
 
-def test_a_bad_image_leaves_no_cache(photos: Path, tmp_path: Path) -> None:
+def test_no_cache_is_written_if_an_image_is_bad(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").write_text("no image")
     with pytest.raises(SrcliError, match="broken"):
         counted(photos, str(tmp_path / "cache"))
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written_says_what_to_do(photos: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error_with_advice(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SrcliError, match="choose another folder with --cache, or --cache none"):
+    with pytest.raises(SrcliError, match="set `cache` to another folder, or use `cache=none`"):
         counted(photos, str(tmp_path / "file"))
 
 
@@ -166,7 +166,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(photos: Path, tmp_path: 
 
 @pytest.fixture
 def pairs(tmp_path: Path, pixels: Pixels) -> tuple[Path, Path]:
-    """True images of 80x96, and small ones that are their own rows and columns, every second."""
+    """HR images of 80x96, and LR images of every second row and column."""
     for number, name in enumerate(("a", "b")):
         hr = pixels(80, 96, seed=number)
         write_image(Image(hr), tmp_path / "hr" / f"{name}.png")
@@ -174,15 +174,15 @@ def pairs(tmp_path: Path, pixels: Pixels) -> tuple[Path, Path]:
     return tmp_path / "hr", tmp_path / "lr"
 
 
-def test_a_crop_of_a_pair_is_the_same_place_in_both(pairs: tuple[Path, Path]) -> None:
+def test_a_crop_of_a_pair_is_the_same_region_in_both(pairs: tuple[Path, Path]) -> None:
     photos = PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
     batch = photos.batch(0, seed=0, size=20, patch=32)
     assert batch.lr is not None
     np.testing.assert_array_equal(batch.lr, batch.hr[:, ::2, ::2])
 
 
-def test_pairs_take_the_place_of_the_degradation(pairs: tuple[Path, Path]) -> None:
-    from tests.test_training import start, tiny
+def test_pairs_replace_the_degradation(pairs: tuple[Path, Path]) -> None:
+    from tests.training.test_trainer import start, tiny
 
     photos = PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
     lr, hr = start(tiny(lr_data=str(pairs[1]), batch=20)).pair(photos.batch(0, seed=0, size=20, patch=32))
@@ -190,20 +190,21 @@ def test_pairs_take_the_place_of_the_degradation(pairs: tuple[Path, Path]) -> No
     assert (lr - bicubic(hr, 2)).abs().max() > 0.01
 
 
-def test_pairs_that_do_not_fit_are_named(pairs: tuple[Path, Path], pixels: Pixels) -> None:
+def test_mismatched_pairs_are_reported(pairs: tuple[Path, Path], pixels: Pixels) -> None:
     write_image(Image(pixels(40, 47)), pairs[1] / "a.png", overwrite=True)
-    with pytest.raises(SrcliError, match=r"a\.png is 47x40 pixels and its photograph 96x80; it must be exactly 2 times"):
+    with pytest.raises(SrcliError, match=r"a\.png is 47x40 pixels and its photograph is 96x80; it must be exactly 2 times"):
         PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
     (pairs[1] / "a.png").unlink()
-    with pytest.raises(SrcliError, match=r"a\.png has no small image: there is neither a nor ax2"):
+    with pytest.raises(SrcliError, match=r"a\.png has no LR image: .* contains neither a nor ax2"):
         PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
 
 
-def test_settings_know_what_a_pair_needs() -> None:
-    assert TrainConfig(generator=CompactConfig(scale=2), lr_data="small").portable().lr_data is None
+def test_the_config_in_a_model_file_has_no_paths() -> None:
+    config = TrainConfig(photos="photos", output="run", lr_data="small", cache="cache", steps=7).portable()
+    assert config == TrainConfig(steps=7)
 
 
-def test_batches_made_ahead_come_in_order(crops: PhotoDataset) -> None:
+def test_prefetched_batches_are_in_order(crops: PhotoDataset) -> None:
     def make(step: int) -> TrainBatch:
         return crops.batch(step, seed=0, size=2, patch=40)
 

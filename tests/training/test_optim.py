@@ -1,4 +1,4 @@
-"""Muon: against PyTorch's own for matrices, PyTorch's Adam for vectors, and the singular value decomposition."""
+"""Muon, compared with PyTorch's Muon for matrices, PyTorch's Adam for vectors, and the SVD."""
 
 import copy
 
@@ -21,12 +21,12 @@ def test_directions_are_those_of_the_singular_vectors_with_values_near_one(shape
     assert (values - torch.diag_embed(values.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-3
 
 
-def test_a_gradient_of_zeros_moves_nothing() -> None:
+def test_a_zero_gradient_changes_nothing() -> None:
     assert orthogonal(torch.zeros(2, 3, 4)).abs().max() == 0
 
 
 def updates(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradients: list[Tensor]) -> list[Tensor]:
-    """How far each of these gradients moves the weight."""
+    """The updates of a weight for these gradients."""
     moves = []
     for gradient in gradients:
         before = weight.detach().clone()
@@ -61,7 +61,7 @@ def test_a_bias_moves_as_pytorchs_adam_moves_it() -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-5)
 
 
-def test_it_goes_on_from_its_state_to_the_bit() -> None:
+def test_it_resumes_from_its_state_to_the_bit() -> None:
     torch.manual_seed(3)
     weights = [nn.Parameter(torch.randn(shape)) for shape in ((4, 4, 3, 3), (4, 4, 3, 3), (4,))]
     gradients = [[torch.randn_like(weight) for weight in weights] for _ in range(6)]

@@ -1,4 +1,4 @@
-"""Training: it learns, repeats itself to the bit, and goes on where it stopped."""
+"""The training loop: it learns, is reproducible to the bit, and resumes exactly."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -13,7 +13,8 @@ from srcli.core.degradation import bicubic
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator
 from srcli.errors import ConfigError, SrcliError
-from srcli.models.checkpoint import load_feature_loss, load_generator
+from srcli.models.checkpoint import load_feature_loss, load_generator, save_model
+from srcli.models.registry import describe_model, read_weights
 from srcli.training.dataset import PhotoDataset, TrainBatch
 from srcli.training.run_dir import RunDirectory
 from srcli.training.trainer import DivergedError, Step, Trainer, crop_size, learning_rate, train
@@ -57,7 +58,7 @@ def crops(photos: Path) -> PhotoDataset:
 
 
 def test_it_learns() -> None:
-    """After 150 steps on photographs, crops that it has not seen are upscaled better than bilinearly, where it started."""
+    """After 150 steps, unseen crops are upscaled better than with bilinear interpolation, where training starts."""
     photos = PhotoDataset.read(EXAMPLES / "photos", smallest=40)
     trainer = start(tiny(steps=150, lr=5e-3, batch=8))
     unseen = torch.from_numpy(photos.batch(0, seed=99, size=32, patch=40).hr).permute(0, 3, 1, 2).float() / 255
@@ -97,14 +98,14 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, crops: PhotoDatas
     assert run(part, crops, until=3)[-1].number == 3
     folder = RunDirectory(tmp_path / "run")
     folder.create(config, "srcli train")
-    folder.save(part, {}, SMALL)
+    folder.save_checkpoint(part, {})
     resumed = start(config)
     resumed.restore(folder.load())
     assert run(resumed, crops)[0].number == 4
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(weights(whole), weights(resumed), strict=True))
 
 
-def test_images_made_ahead_are_those_made_in_their_step(crops: PhotoDataset) -> None:
+def test_images_prepared_ahead_equal_those_of_their_step(crops: PhotoDataset) -> None:
     config = tiny(degradation="photo", patch=16)
     photos = PhotoDataset.read(EXAMPLES / "photos", smallest=90)
     ahead, each = start(config), start(config)
@@ -129,15 +130,15 @@ def test_it_learns_from_every_degradation(crops: PhotoDataset, degradation: str)
     assert len({step.total for step in steps}) == 3
 
 
-def test_the_model_file_is_the_averaged_generator_folded(tmp_path: Path, crops: PhotoDataset) -> None:
+def test_the_model_file_contains_the_averaged_generator_fused(tmp_path: Path, crops: PhotoDataset) -> None:
     trainer = start(tiny())
     run(trainer, crops)
-    folder = RunDirectory(tmp_path / "run")
-    folder.create(trainer.config, "srcli train")
-    folder.save(trainer, {"note": "kept"}, SMALL)
+    path = tmp_path / "model.safetensors"
+    save_model(path, trainer.average, trainer.config.generator, {"note": "kept"}, SMALL)
     lr = torch.rand(1, 3, 9, 9)
-    torch.testing.assert_close(load_generator(folder.model)(lr), trainer.average(lr), atol=1e-5, rtol=0)
-    assert sorted(path.name for path in folder.folder.iterdir()) == ["checkpoint.pt", "model.safetensors", "settings.yaml"]
+    torch.testing.assert_close(load_generator(path)(lr), trainer.average(lr), atol=1e-5, rtol=0)
+    assert describe_model(path).about == {"note": "kept"}
+    assert "int8.tail.range" in read_weights(describe_model(f"{path}:int8"))
 
 
 def test_the_average_lies_between_the_first_weights_and_the_last(crops: PhotoDataset) -> None:
@@ -147,19 +148,21 @@ def test_the_average_lies_between_the_first_weights_and_the_last(crops: PhotoDat
     torch.testing.assert_close(trainer.average.head.bias, 0.9 * trainer.generator.head.bias + 0.1 * before)
 
 
-def test_first_weights_from_a_model_of_another_scale(tmp_path: Path, crops: PhotoDataset) -> None:
+def test_initial_weights_from_a_model_of_another_scale(tmp_path: Path, crops: PhotoDataset) -> None:
     source = start(tiny(generator=CompactConfig(scale=4, channels=8, blocks=1)))
     target = start(tiny())
     target.initialize_from(source.generator.fused())
     torch.testing.assert_close(target.average.head.weight, source.generator.head.weight)
-    with pytest.raises(SrcliError, match="compact with 8 channels and 1 blocks, and compact with 8 channels and 2 blocks"):
+    with pytest.raises(
+        SrcliError, match="compact with 8 channels and 1 block cannot initialize compact with 8 channels and 2 blocks"
+    ):
         start(tiny(generator=CompactConfig(scale=2, channels=8, blocks=2))).initialize_from(source.generator.fused())
 
 
 @pytest.mark.parametrize("scale", [4, 8])
-def test_first_weights_of_another_architecture_are_refused(scale: int) -> None:
+def test_initial_weights_of_another_architecture_are_rejected(scale: int) -> None:
     source = start(tiny(generator=CompactConfig(scale=4, channels=8, blocks=1)))
-    with pytest.raises(SrcliError, match="those of compact with 8 channels and 1 blocks, and johnson with 8 channels"):
+    with pytest.raises(SrcliError, match="compact with 8 channels and 1 block cannot initialize johnson with 8 channels"):
         start(tiny(generator=JohnsonConfig(scale=scale, channels=8, blocks=1))).initialize_from(source.generator.fused())
 
 
@@ -179,11 +182,11 @@ def test_a_step_whose_loss_is_not_finite_is_skipped_and_counted(crops: PhotoData
     assert (trainer.skipped, trainer.consecutive_skips) == (1, 0)
 
 
-def test_a_loss_that_persists_in_not_being_finite_ends_training(crops: PhotoDataset) -> None:
+def test_a_persistently_non_finite_loss_ends_training(crops: PhotoDataset) -> None:
     trainer = start(tiny(steps=100))
     torch.nn.init.constant_(trainer.generator.tail.bias, float("nan"))
     before = trainer.average.head.weight.clone()
-    with pytest.raises(DivergedError, match="10 steps in a row, the last of them step 10") as error:
+    with pytest.raises(DivergedError, match="10 consecutive steps, up to step 10") as error:
         run(trainer, crops)
     assert error.value.batch.hr.shape == (2, 40, 40, 3)
     assert torch.equal(trainer.average.head.weight, before)
@@ -193,16 +196,16 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path, crops: Ph
     trainer = start(tiny())
     folder = RunDirectory(tmp_path / "run")
     folder.create(trainer.config, "srcli train")
-    folder.save(trainer, {}, SMALL)
+    folder.save_checkpoint(trainer, {})
     written = folder.checkpoint.read_bytes()
     torch.nn.init.constant_(trainer.average.tail.bias, float("inf"))
     with pytest.raises(SrcliError, match="not finite after step 0"):
-        folder.save(trainer, {}, SMALL)
+        folder.save_checkpoint(trainer, {})
     assert folder.checkpoint.read_bytes() == written
 
 
-def test_patience_ends_training_and_the_best_is_told(crops: PhotoDataset) -> None:
-    """Validation losses 5, 4, 4, 3, 3, 3 at steps 0 to 5: two without a better one are over at step 5."""
+def test_patience_ends_training_and_improvements_are_reported(crops: PhotoDataset) -> None:
+    """Validation losses 5, 4, 4, 3, 3, 3 at steps 0 to 5: after step 5, two had no improvement."""
     losses = iter([5.0, 4.0, 4.0, 3.0, 3.0, 3.0])
     told: list[bool] = []
     trainer = start(tiny(steps=50, val_every=1, patience=2))
@@ -235,13 +238,13 @@ def test_the_learning_rate_is_halved_at_milestones_or_constant() -> None:
     assert learning_rate(tiny(lr=1.0, warmup=0, schedule="constant"), 10**6) == 1.0
 
 
-def test_weight_decay_is_adamws() -> None:
+def test_weight_decay_is_decoupled_as_in_adamw() -> None:
     trainer = start(tiny(optimizer="adamw", weight_decay=0.1))
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     assert trainer.optimizer.defaults["weight_decay"] == 0.1
 
 
-def test_a_crop_has_room_for_the_reduction() -> None:
+def test_a_crop_includes_the_margin_for_degradation() -> None:
     assert crop_size(tiny()) == 32 + 2 * 2 * 2
     assert crop_size(tiny(lr_data="pairs")) == 32
 
@@ -263,26 +266,26 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ("generator: {architecture: jonson}", "no generator 'jonson'. Did you mean johnson"),
         ("loss: {layers: {relu9_9: 1}}", "no layer relu9_9"),
         ("loss: {pixel: -1}", "it must be at least 0"),
-        ("steps: many", "steps is 'many'; it should be a whole number"),
+        ("steps: many", "steps is 'many'; it should be an integer"),
         ("steps: 0", "it must be at least 1"),
         ("lr: -0.1", "above 0"),
         ("ema: 1", "below 1"),
         ("precision: fp8", "should be one of auto, fp32, bf16, fp16"),
-        ("patch: 50", "no multiple of the scale 4; use 48 or 52"),
-        ("batch: 16\naccumulate: 3", "no 3 equal parts"),
-        ("schedule: multistep", "no milestones"),
-        ("milestones: [100]", "belong to the multistep schedule"),
-        ("milestones: 100", "should be a list of whole numbers"),
+        ("patch: 50", "not a multiple of the scale 4; use 48 or 52"),
+        ("batch: 16\naccumulate: 3", "into 3 equal parts"),
+        ("schedule: multistep", "needs milestones"),
+        ("milestones: [100]", "apply to the multistep schedule"),
+        ("milestones: 100", "should be a list of integers"),
         ("max_time: soon", "as in 45s, 90m, 8h or 2d"),
         ("compile: 1", "should be true or false"),
-        ("photos: 5", "should be words"),
+        ("photos: 5", "should be a string"),
         ("degradation: foto", "should be one of bicubic, johnson, photo"),
         ("val_split: 1.0", "below 1"),
-        ("[1, 2]", "should hold names and values"),
+        ("[1, 2]", "should be a mapping"),
         ("{", "is not YAML"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_settings_are_rejected(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=sentence):
