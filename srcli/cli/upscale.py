@@ -14,7 +14,7 @@ import typer
 from srcli.cli.messages import as_options, report
 from srcli.cli.parsing import parse_color, parse_memory, parse_size
 from srcli.cli.upscale_progress import UpscaleProgress
-from srcli.errors import ConfigError, SrcliError
+from srcli.errors import ConfigError, SrcliError, counted
 
 if TYPE_CHECKING:
     from srcli.inference.backend import Model
@@ -243,7 +243,7 @@ def _run(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast: boo
     if page and with_previews and not interrupted:
         _write_page(page, with_previews, left_out=done - len(with_previews), overwrite=options.overwrite)
     if skipped:
-        report(f"skipped {skipped} existing result{'' if skipped == 1 else 's'}.")
+        report(f"skipped {counted(skipped, 'existing result')}.")
     for failure in failures:
         report(failure)
     if interrupted:
@@ -269,7 +269,7 @@ def _write_page(path: Path, results: Sequence[UpscaleResult], *, left_out: int, 
     ]
     with atomic_write(path, overwrite=overwrite) as part:
         part.write_text(as_page(images, left_out=left_out), encoding="utf-8")
-    report(f"{path} compares {len(results)} image{'' if len(results) == 1 else 's'} with bicubic interpolation.")
+    report(f"{path} compares {counted(len(results), 'image')} with bicubic interpolation.")
 
 
 def _record(result: UpscaleResult) -> dict[str, Any]:

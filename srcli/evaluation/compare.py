@@ -211,7 +211,8 @@ class Comparer:
             {name: _Sum((height // layer.stride, width // layer.stride), maps) for name, layer in infos.items()}
             for _ in candidates
         ]
-        for tile in tiles(height, width, tile=_tile_shape(height, width, halo, deepest.stride), halo=halo):
+        shape = tile_shape(height, width, halo=halo, stride=deepest.stride, max_pixels=TILE_PIXELS)
+        for tile in tiles(height, width, tile=shape, halo=halo):
             truth = self.vgg(reference.tensor(tile.outer, background))
             for candidate, its_sums in zip(candidates, sums, strict=True):
                 features = self.vgg(candidate.tensor(tile.outer, background))
@@ -242,14 +243,17 @@ class _Sum:
         return self.total / self.count if self.count else math.nan
 
 
-def _tile_shape(height: int, width: int, halo: int, stride: int) -> tuple[int, int]:
-    """The tile shape that processes the fewest pixels in total, each tile at most TILE_PIXELS. Multiples of the stride."""
+def tile_shape(height: int, width: int, *, halo: int, stride: int, max_pixels: int) -> tuple[int, int]:
+    """Rows and columns of the tiles, without halo, that process the fewest pixels in total.
+
+    Both are multiples of `stride`. With its halo, no tile has more than `max_pixels`.
+    """
     best, least = (stride, stride), math.inf
     for down in range(1, -(-height // stride) + 1):
         rows = -(-height // (down * stride)) * stride
         seen_rows = min(height, rows + 2 * halo)
-        fit = max(stride, (TILE_PIXELS // seen_rows - 2 * halo) // stride * stride)
-        across = 1 if TILE_PIXELS // seen_rows >= width else -(-width // fit)
+        fit = max(stride, (max_pixels // seen_rows - 2 * halo) // stride * stride)
+        across = 1 if max_pixels // seen_rows >= width else -(-width // fit)
         columns = -(-width // (across * stride)) * stride
         seen = down * across * seen_rows * min(width, columns + 2 * halo)
         if seen < least:

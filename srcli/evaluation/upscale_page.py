@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from srcli.errors import counted
 from srcli.evaluation.html import data_url, page, slider, stage_width
 from srcli.inference.previews import PreviewPair
 from srcli.version import __version__
@@ -27,7 +28,7 @@ def as_page(images: Sequence[UpscaledImage], *, left_out: int = 0) -> str:
     """The page as HTML. left_out: how many more images were upscaled."""
     only = images[0].source if len(images) == 1 else None
     title = f"{only}, before and after" if only else f"{len(images)} images, before and after"
-    more = f"This page shows the first {len(images)} images; {left_out} more were upscaled." if left_out else ""
+    more = f"This page shows the first {counted(len(images), 'image')} of {len(images) + left_out}." if left_out else ""
     sections = "".join(_section(image, named=not only) for image in images)
     return page(
         title,

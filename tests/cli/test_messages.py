@@ -1,19 +1,28 @@
-"""Library messages on the command line."""
+"""Arguments in messages of the library become options on the command line."""
 
 import pytest
 
-from srcli.cli.messages import as_options
+from srcli.cli.messages import as_options, report
 
 
 @pytest.mark.parametrize(
-    ("message", "shown"),
+    ("message", "printed"),
     [
-        ("a.png already exists. Use `overwrite` to replace it.", "a.png already exists. Use --overwrite to replace it."),
+        ("Use `overwrite` to replace it.", "Use --overwrite to replace it."),
         ("Raise `max_pixels`.", "Raise --max-pixels."),
-        ("Use `tile=0`, or `cache=none`.", "Use --tile 0, or --cache none."),
-        ("Use `resume=runs/a b` to continue.", "Use --resume runs/a b to continue."),
-        ("`Not an argument` and a lone ` stay.", "`Not an argument` and a lone ` stay."),
+        ("Use `tile=0` or `resize_to=reference`.", "Use --tile 0 or --resize-to reference."),
+        ("Set `output=a b.png`.", "Set --output a b.png."),
+        ("`scale` and `size` exclude each other.", "--scale and --size exclude each other."),
+        ("Write 1920x1080; a_b stays a_b.", "Write 1920x1080; a_b stays a_b."),
+        ("`NAME:int8`, `2x` and a lone ` are not arguments.", "`NAME:int8`, `2x` and a lone ` are not arguments."),
+        ("", ""),
     ],
 )
-def test_arguments_in_backticks_are_shown_as_options(message: str, shown: str) -> None:
-    assert as_options(message) == shown
+def test_arguments_in_backticks_become_options(message: str, printed: str) -> None:
+    assert as_options(message) == printed
+
+
+def test_report_prints_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    report("photo.png already exists. Use `overwrite` to replace it.")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "srcli: photo.png already exists. Use --overwrite to replace it.\n")

@@ -1,4 +1,4 @@
-"""Comparison: metrics against independent implementations, tiles against the whole, and the command."""
+"""Comparisons against independent implementations, tiles against the whole image, and the output of the command."""
 
 import csv
 import io
@@ -13,13 +13,13 @@ import torch
 from PIL import Image as PILImage
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-import srcli.evaluation.compare as comparison
+import srcli.evaluation.compare as compare_module
 from srcli.config import VGG_LAYERS, Distance, LossConfig
 from srcli.core.losses import WeightedLoss
 from srcli.core.vgg import VGG16Features
 from srcli.core.vgg_layers import LAYERS
 from srcli.errors import SrcliError
-from srcli.evaluation.compare import Comparer, Comparison, ComparisonImage, compare, worst_regions
+from srcli.evaluation.compare import TILE_PIXELS, Comparer, Comparison, ComparisonImage, compare, tile_shape, worst_regions
 from srcli.evaluation.comparison_page import as_page
 from srcli.io.image import Image
 from srcli.io.read import read_image
@@ -59,7 +59,7 @@ def test_equal_images_have_no_difference(pair: tuple[Path, Path]) -> None:
     assert result.ssim == pytest.approx(1, abs=1e-12)
 
 
-def test_pixel_metrics_equal_scikit_images(pair: tuple[Path, Path]) -> None:
+def test_pixel_metrics_equal_those_of_scikit_image(pair: tuple[Path, Path]) -> None:
     result = compare(*pair)
     hr, sr = (floats(path) for path in pair)
     weights = np.array([65.481, 128.553, 24.966]) / 255
@@ -73,8 +73,8 @@ def test_pixel_metrics_equal_scikit_images(pair: tuple[Path, Path]) -> None:
 
 
 @torch.inference_mode()
-def test_layers_are_the_squared_distances_of_the_whole_images_features(pair: tuple[Path, Path]) -> None:
-    """tests/core/test_vgg.py compares the features with torchvision's."""
+def test_layers_are_the_squared_feature_distances_of_the_whole_image(pair: tuple[Path, Path]) -> None:
+    """tests/core/test_vgg.py compares the features themselves with torchvision."""
     result = compare(*pair, loss=ALL)
     weights = load_vgg_weights()
     vgg = VGG16Features(VGG_LAYERS, weights)
@@ -100,32 +100,34 @@ def test_the_total_is_what_training_minimizes(pair: tuple[Path, Path], distance:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (816, 1225), (4000, 6000), (10_000, 10_000), (3, 500_000), (70_000, 20)])
-def test_tiles_are_within_the_limit_and_overlap_little(size: tuple[int, int]) -> None:
-    height, width = size
-    pieces = list(tiles(height, width, tile=comparison._tile_shape(height, width, 64, 16), halo=64))
-    seen = [math.prod(part.stop - part.start for part in piece.outer) for piece in pieces]
-    assert max(seen) <= comparison.TILE_PIXELS
-    assert sum(seen) <= 1.35 * height * width
-    for piece in pieces:
-        assert all(part.start % 16 == 0 for part in piece.outer)
+def test_tiles_are_small_enough_and_overlap_little(size: tuple[int, int]) -> None:
+    shape = tile_shape(*size, halo=64, stride=16, max_pixels=TILE_PIXELS)
+    all_tiles = list(tiles(*size, tile=shape, halo=64))
+    seen = [math.prod(part.stop - part.start for part in tile.outer) for tile in all_tiles]
+    assert max(seen) <= TILE_PIXELS
+    assert sum(seen) <= 1.35 * math.prod(size)
+    for tile in all_tiles:
+        assert all(part.start % 16 == 0 for part in tile.outer)
 
 
 @pytest.mark.parametrize("size", [(211, 333), (95, 451)])
-def test_tiles_give_the_same_result_as_the_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+def test_tiles_give_the_result_of_the_whole_image(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
     true = read_image(PHOTO).pixels[: size[0], : size[1]]
     noisy = np.clip(true + np.random.default_rng(1).normal(0, 20, true.shape), 0, 255).astype(np.uint8)
-    stills = ComparisonImage("true", true), ComparisonImage("noisy", noisy)
+    images = ComparisonImage("true", true), ComparisonImage("noisy", noisy)
     comparer = Comparer(ALL)
-    whole = comparer.compare(stills[0], [stills[1]], maps=True)[0]
-    monkeypatch.setattr(comparison, "TILE_PIXELS", 200 * 200)
-    monkeypatch.setattr(comparison, "STRIP_ROWS", 16)
-    assert len(list(tiles(*size, tile=comparison._tile_shape(*size, 80, 16), halo=80))) >= 2
-    pieces = comparer.compare(stills[0], [stills[1]], maps=True)[0]
+    whole = comparer.compare(images[0], [images[1]], maps=True)[0]
+    monkeypatch.setattr(compare_module, "TILE_PIXELS", 200 * 200)
+    monkeypatch.setattr(compare_module, "STRIP_ROWS", 16)
+    calls: list[int] = []
+    comparer.vgg.register_forward_hook(lambda *_: calls.append(1))
+    tiled = comparer.compare(images[0], [images[1]], maps=True)[0]
+    assert len(calls) >= 4, "two tiles of two images"
     for name in ("pixel", "psnr", "ssim", "psnr_y", "ssim_y", "total"):
-        assert getattr(pieces, name) == pytest.approx(getattr(whole, name), rel=1e-4), name
+        assert getattr(tiled, name) == pytest.approx(getattr(whole, name), rel=1e-4), name
     for layer in VGG_LAYERS:
-        assert pieces.layers[layer] == pytest.approx(whole.layers[layer], rel=1e-4), layer
-        np.testing.assert_allclose(pieces.maps[layer], whole.maps[layer], rtol=1e-2, atol=1e-4)
+        assert tiled.layers[layer] == pytest.approx(whole.layers[layer], rel=1e-4), layer
+        np.testing.assert_allclose(tiled.maps[layer], whole.maps[layer], rtol=1e-2, atol=1e-4)
 
 
 def test_the_mean_of_a_map_is_the_metric_in_the_table(pair: tuple[Path, Path]) -> None:
@@ -140,10 +142,10 @@ def test_the_mean_of_a_map_is_the_metric_in_the_table(pair: tuple[Path, Path]) -
 
 def test_the_worst_region_is_where_the_damage_is() -> None:
     true = read_image(PHOTO).pixels[:256, :320]
-    hurt = true.copy()
-    hurt[130:180, 200:250] = 255 - hurt[130:180, 200:250]
+    damaged = true.copy()
+    damaged[130:180, 200:250] = 255 - damaged[130:180, 200:250]
     result = Comparer(LossConfig(pixel=1, feature=0.01, layers={"relu2_2": 1.0})).compare(
-        ComparisonImage("true", true), [ComparisonImage("hurt", hurt)], maps=True
+        ComparisonImage("true", true), [ComparisonImage("damaged", damaged)], maps=True
     )[0]
     regions = worst_regions(result)
     assert len(regions) == 5
@@ -166,9 +168,9 @@ def test_any_kind_of_image_is_converted_to_srgb(tmp_path: Path) -> None:
     write_image(Image(np.array(color).astype(np.uint16) * 257), tmp_path / "deep.png")
     exif = PILImage.Exif()
     exif[0x0112] = 6
-    color.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    color.rotate(90, expand=True).save(tmp_path / "rotated.png", exif=exif)
     loss = LossConfig(pixel=1, feature=1, layers={"relu1_2": 1.0})
-    for name in ("palette.png", "deep.png", "turned.png"):
+    for name in ("palette.png", "deep.png", "rotated.png"):
         assert compare(tmp_path / "rgb.png", tmp_path / name, loss=loss).pixel < 1e-9, name
     gray = PILImage.new("L", (20, 24), 99)
     gray.save(tmp_path / "gray.png")
@@ -176,14 +178,14 @@ def test_any_kind_of_image_is_converted_to_srgb(tmp_path: Path) -> None:
     assert compare(tmp_path / "gray.png", tmp_path / "gray_rgb.png", loss=loss).total == 0
 
 
-def test_sixteen_bits_are_compared_as_such(tmp_path: Path) -> None:
+def test_16_bit_images_are_compared_in_16_bits(tmp_path: Path) -> None:
     deep = np.full((16, 16, 3), 30_000, dtype=np.uint16)
     write_image(Image(deep), tmp_path / "one.png")
     write_image(Image(deep + 10), tmp_path / "other.png")
     assert compare(tmp_path / "one.png", tmp_path / "other.png").pixel == pytest.approx((10 / 65_535) ** 2, rel=1e-2)
 
 
-def test_transparency_is_blended_with_the_background_and_alpha_compared_separately(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_the_background_and_compared_as_alpha(tmp_path: Path) -> None:
     clear = np.zeros((16, 16, 4), dtype=np.uint8)
     clear[..., 0] = 255
     write_image(Image(clear), tmp_path / "clear.png")
@@ -194,7 +196,7 @@ def test_transparency_is_blended_with_the_background_and_alpha_compared_separate
     assert math.isnan(compare(tmp_path / "white.png", tmp_path / "white.png").alpha)
 
 
-def test_images_that_are_too_small_or_of_different_sizes_are_rejected(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_images_that_are_too_small_or_differ_in_size_are_rejected(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     write_image(Image(np.zeros((5, 7, 3), dtype=np.uint8)), tmp_path / "tiny.png")
     with pytest.raises(SrcliError, match="7x5 pixels; relu4_3 needs at least 8x8"):
         compare(tmp_path / "tiny.png", tmp_path / "tiny.png")
@@ -208,7 +210,7 @@ def test_images_that_are_too_small_or_of_different_sizes_are_rejected(tmp_path: 
 # The command
 
 
-def test_one_candidate_gives_a_table_and_nothing_else(srcli: Command, pair: tuple[Path, Path]) -> None:
+def test_one_candidate_prints_a_table(srcli: Command, pair: tuple[Path, Path]) -> None:
     outcome = srcli("compare-loss", *pair, "--layers", "johnson")
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     assert [line.split()[0] for line in outcome.stdout.splitlines()[:8]] == [
@@ -218,7 +220,7 @@ def test_one_candidate_gives_a_table_and_nothing_else(srcli: Command, pair: tupl
     assert "no border cropped" in outcome.stdout
 
 
-def test_json_is_one_document_at_full_precision(srcli: Command, pair: tuple[Path, Path]) -> None:
+def test_json_has_full_precision(srcli: Command, pair: tuple[Path, Path]) -> None:
     words = ["--loss", "pixel=2,feature=0.5", "--layers", "relu1_2=3,relu2_2"]
     outcome = srcli("compare-loss", *pair, *words, "--json")
     document = json.loads(outcome.stdout)
@@ -230,14 +232,14 @@ def test_json_is_one_document_at_full_precision(srcli: Command, pair: tuple[Path
     assert (equal["psnr"], equal["pixel"], equal["relu4_3"]) == ("inf", 0.0, 0.0)
 
 
-def test_csv_has_a_row_for_each_candidate(srcli: Command, pair: tuple[Path, Path]) -> None:
+def test_csv_has_a_row_per_candidate(srcli: Command, pair: tuple[Path, Path]) -> None:
     rows = list(csv.DictReader(io.StringIO(srcli("compare-loss", pair[0], pair[1], pair[0], "--csv").stdout)))
     assert [row["candidate"] for row in rows] == [str(pair[1]), str(pair[0])]
     assert float(rows[0]["pixel"]) == compare(*pair).pixel
     assert rows[1]["psnr"] == "inf"
 
 
-def test_several_candidates_have_a_row_each_and_the_best_a_star(
+def test_several_candidates_have_a_row_each_and_the_best_values_a_star(
     srcli: Command, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     worse = tmp_path / "worse.png"
@@ -261,38 +263,39 @@ def test_folders_are_paired_by_name_with_a_summary(srcli: Command, pair: tuple[P
     assert document["summary"]["worst"]["psnr"] == min(psnrs)
     assert document["summary"]["worst"]["pixel"] == max(entry["figures"]["pixel"] for entry in document["pairs"])
     (other / "0.jpg").unlink()
-    alone = srcli("compare-loss", true, other)
-    assert (alone.exit_code, alone.stdout) == (1, "")
-    assert f"{true / '0.png'} has no counterpart in {other}" in alone.stderr
+    rejected = srcli("compare-loss", true, other)
+    assert (rejected.exit_code, rejected.stdout) == (1, "")
+    assert f"{true / '0.png'} has no counterpart in {other}" in rejected.stderr
     allowed = srcli("compare-loss", true, other, "--allow-missing")
     assert allowed.exit_code == 0
     assert len([line for line in allowed.stdout.splitlines() if line.startswith(str(true))]) == 2
 
 
-def test_a_bad_image_in_a_folder_is_named_and_the_others_are_compared(
+def test_a_bad_image_in_a_folder_is_reported_and_the_others_are_compared(
     srcli: Command, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     for folder in ("true", "other"):
         for name in ("good.png", "bad.png"):
             write_image(read_image(pair[0]), tmp_path / folder / name)
-    (tmp_path / "other" / "bad.png").write_text("no image")
+    (tmp_path / "other" / "bad.png").write_text("not an image")
     outcome = srcli("compare-loss", tmp_path / "true", tmp_path / "other", "--csv")
     assert outcome.exit_code == 1
     assert len(outcome.stdout.splitlines()) == 2
     assert f"{tmp_path / 'other' / 'bad.png'} cannot be read" in outcome.stderr
 
 
-def test_a_limit_that_is_missed_gives_3_and_says_which(srcli: Command, pair: tuple[Path, Path]) -> None:
+def test_a_missed_limit_is_reported_and_exits_with_3(srcli: Command, pair: tuple[Path, Path]) -> None:
     assert srcli("compare-loss", *pair, "--min", "psnr=20", "--max", "pixel=0.1").exit_code == 0
     missed = srcli("compare-loss", *pair, "--min", "psnr=90", "--max", "relu4_3=0")
     assert missed.exit_code == 3
     assert "psnr is" in missed.stderr
     assert "below the limit of 90" in missed.stderr
     assert "relu4_3 is" in missed.stderr
+    assert "above the limit of 0" in missed.stderr
     assert srcli("compare-loss", *pair, "--min", "psnrr=90").exit_code == 2
 
 
-def test_the_bicubic_baseline_is_compared_as_well(srcli: Command, tmp_path: Path) -> None:
+def test_a_bicubic_baseline_is_added(srcli: Command, tmp_path: Path) -> None:
     true = read_image(PHOTO).pixels[:96, :128]
     small = np.array(PILImage.fromarray(true).resize((32, 24), PILImage.Resampling.BICUBIC))
     write_image(Image(true), tmp_path / "true.png")
@@ -304,7 +307,7 @@ def test_the_bicubic_baseline_is_compared_as_well(srcli: Command, tmp_path: Path
     assert baseline["figures"]["psnr"] == pytest.approx(ours["figures"]["psnr"], abs=0.05)
 
 
-def test_other_sizes_can_be_resized_or_cropped(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_images_of_different_sizes_can_be_resized_or_cropped(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     larger = np.pad(read_image(pair[0]).pixels, [(0, 3), (0, 5), (0, 0)])
     write_image(Image(larger), tmp_path / "larger.png")
     words = ["compare-loss", pair[0], tmp_path / "larger.png"]
@@ -319,9 +322,7 @@ def test_other_sizes_can_be_resized_or_cropped(srcli: Command, pair: tuple[Path,
     assert resized["figures"]["pixel"] > 0
 
 
-def test_map_and_page_are_written_atomically_and_never_over_a_file(
-    srcli: Command, pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_map_and_page_do_not_replace_files_without_overwrite(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["compare-loss", *pair, "--layers", "gatys", "--map", out / "map.png", "--html", out / "page.html"]
     assert srcli(*words).exit_code == 0
@@ -337,9 +338,20 @@ def test_map_and_page_are_written_atomically_and_never_over_a_file(
     assert srcli(*words, "--overwrite").exit_code == 0
 
 
+@pytest.mark.parametrize("option", ["--map", "--html"])
+@pytest.mark.parametrize(("name", "sentence"), [("", "is a folder"), ("true.png/page", "Cannot write")])
+def test_a_map_or_page_that_cannot_be_written_is_rejected_before_the_work(
+    srcli: Command, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, option: str, name: str, sentence: str
+) -> None:
+    monkeypatch.setattr(Comparer, "__init__", lambda *_: pytest.fail("VGG16 was loaded"))
+    outcome = srcli("compare-loss", *pair, option, pair[0].parent / name)
+    assert (outcome.exit_code, outcome.stdout) == (1, "")
+    assert sentence in outcome.stderr
+
+
 @needs_browser
 def test_the_page_works_in_a_browser(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Moves the slider and selects another map, like a reader, and reads the resulting page."""
+    """Move the slider, select another map, and check the page."""
     path = tmp_path / "page.html"
     assert srcli("compare-loss", *pair, "--layers", "relu1_2,relu2_2", "--html", path).exit_code == 0
     acts = """<script>
@@ -367,10 +379,10 @@ def test_the_page_works_in_a_browser(srcli: Command, pair: tuple[Path, Path], tm
     assert f"<title>25% true true {regions} 0 true</title>" in dom
 
 
-def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:
-    stills = [ComparisonImage("<script>$x", read_image(path).pixels) for path in pair]
-    result: Comparison = Comparer().compare(stills[0], stills[1:], maps=True)[0]
-    assert "<script>$x" not in as_page(result, stills[0].pixels, stills[1].pixels)
+def test_names_are_escaped_on_the_page(pair: tuple[Path, Path]) -> None:
+    images = [ComparisonImage("<script>$x", read_image(path).pixels) for path in pair]
+    result: Comparison = Comparer().compare(images[0], images[1:], maps=True)[0]
+    assert "<script>$x" not in as_page(result, images[0].pixels, images[1].pixels)
 
 
 @pytest.mark.parametrize(
@@ -385,13 +397,17 @@ def test_names_cannot_break_the_page(pair: tuple[Path, Path]) -> None:
         (["--resize-to", "both"], 2, "choose reference or candidate"),
         (["--baseline", "bicubic"], 2, "must be given together"),
         (["--background", "blu"], 2, "no color 'blu'"),
-        (["--max-pixels", "1000"], 1, "131x97 = 12707 pixels, more than the limit of 1000"),
+        (
+            ["--max-pixels", "1000"],
+            1,
+            "131x97 = 12707 pixels, more than the limit of 1000. If that is right, raise --max-pixels",
+        ),
         (["--vgg", "missing.pth"], 1, "Cannot read missing.pth"),
         (["missing.png"], 1, "Cannot read missing.png"),
         (["--html", "page.html", "another.png"], 2, "support one pair only"),
     ],
 )
-def test_invalid_comparisons_are_reported_in_one_sentence(
+def test_invalid_usage_is_reported_in_one_sentence(
     srcli: Command, pair: tuple[Path, Path], words: list[str], code: int, sentence: str
 ) -> None:
     outcome = srcli("compare-loss", *pair, *words)
@@ -400,7 +416,7 @@ def test_invalid_comparisons_are_reported_in_one_sentence(
     assert len(outcome.stderr.splitlines()) == 1
 
 
-def test_float_values_are_rejected(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_float_images_are_rejected(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     PILImage.fromarray(np.full((97, 131), np.nan, dtype=np.float32)).save(tmp_path / "nan.tif")
     outcome = srcli("compare-loss", pair[0], tmp_path / "nan.tif")
     assert outcome.exit_code == 1

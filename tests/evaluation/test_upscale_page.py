@@ -1,4 +1,4 @@
-"""The page of `srcli upscale --compare`."""
+"""The page of `srcli upscale --compare`: its content, and when it is rejected."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ Pixels = Callable[..., np.ndarray]
 
 
 def images_in(page: Path) -> list[PILImage.Image]:
-    """The images of the page in order: bicubic, result, and so on."""
+    """The images on the page, in order: bicubic, result, bicubic, ..."""
     return [
         PILImage.open(io.BytesIO(base64.b64decode(data)))
         for data in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page.read_text(encoding="utf-8"))
@@ -35,55 +35,55 @@ def pixels_of(file: bytes) -> np.ndarray:
     return np.asarray(PILImage.open(io.BytesIO(file))).astype(float)
 
 
-# what is seen
+# the previews
 
 
-def views_of(source: Path, result: Path, pixels: np.ndarray, size: tuple[int, int]) -> tuple[PreviewPair, ...]:
-    """Previews of an image, and of a result that is bicubic as well."""
+def previews_of(source: Path, result: Path, pixels: np.ndarray, size: tuple[int, int]) -> tuple[PreviewPair, ...]:
+    """The previews of an image and of a result that is bicubic interpolation as well."""
     PILImage.fromarray(pixels).save(source)
     PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC).save(result)
     return Preview(source, size).with_result(result)
 
 
-def test_a_small_result_is_shown_completely_and_pixel_for_pixel(tmp_path: Path, pixels: Pixels) -> None:
-    (view,) = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(30, 40), (160, 120))
-    assert (view.region.width, view.region.height, view.region.shown) == (160, 120, (160, 120))
+def test_a_small_result_is_shown_pixel_for_pixel(tmp_path: Path, pixels: Pixels) -> None:
+    (preview,) = previews_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(30, 40), (160, 120))
+    assert (preview.region.width, preview.region.height, preview.region.shown) == (160, 120, (160, 120))
     result = np.asarray(PILImage.open(tmp_path / "sr.png")).astype(float)
-    assert np.abs(pixels_of(view.result) - result).mean() < 1
-    np.testing.assert_allclose(pixels_of(view.bicubic), pixels_of(view.result), atol=2)
+    assert np.abs(pixels_of(preview.result) - result).mean() < 1
+    np.testing.assert_allclose(pixels_of(preview.bicubic), pixels_of(preview.result), atol=2)
 
 
 @pytest.mark.parametrize("size", [(2000, 1500), (1300, 1700)])
-def test_a_large_result_is_shown_downscaled_and_in_matching_details(
+def test_a_large_result_is_shown_downscaled_and_in_details_at_the_same_position(
     tmp_path: Path, pixels: Pixels, size: tuple[int, int]
 ) -> None:
-    whole, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(375, 500), size)
+    whole, *details = previews_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(375, 500), size)
     assert max(whole.region.shown) == SIDE
     assert pixels_of(whole.result).shape[1::-1] == whole.region.shown
     np.testing.assert_allclose(pixels_of(whole.bicubic), pixels_of(whole.result), atol=12)
     assert len(details) == 3
-    assert len({(view.region.left, view.region.top) for view in details}) == 3
+    assert len({(preview.region.left, preview.region.top) for preview in details}) == 3
     result = np.asarray(PILImage.open(tmp_path / "sr.png")).astype(float)
-    for view in details:
-        piece = view.region
-        assert (piece.width, piece.height) == piece.shown == (DETAIL, DETAIL)
-        place = result[piece.top : piece.top + piece.height, piece.left : piece.left + piece.width]
-        np.testing.assert_allclose(pixels_of(view.result), place, atol=8)
-        np.testing.assert_allclose(pixels_of(view.bicubic), place, atol=8)
+    for preview in details:
+        region = preview.region
+        assert (region.width, region.height) == region.shown == (DETAIL, DETAIL)
+        place = result[region.top : region.top + region.height, region.left : region.left + region.width]
+        np.testing.assert_allclose(pixels_of(preview.result), place, atol=8)
+        np.testing.assert_allclose(pixels_of(preview.bicubic), place, atol=8)
 
 
-def test_details_are_taken_where_contrast_is_highest(tmp_path: Path) -> None:
+def test_details_are_the_regions_with_the_most_contrast(tmp_path: Path) -> None:
     pixels = np.full((400, 400), 128, dtype=np.uint8)
     pixels[300:380, 20:100] = np.random.default_rng(0).integers(0, 256, (80, 80))
-    _, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels, (1600, 1600))
-    assert (0, 1020) in {(view.region.left, view.region.top) for view in details}
+    _, *details = previews_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels, (1600, 1600))
+    assert (0, 1020) in {(preview.region.left, preview.region.top) for preview in details}
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1)])
-def test_an_image_of_one_row_is_shown(tmp_path: Path, pixels: Pixels, height: int, width: int) -> None:
-    whole, *details = views_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(height, width), (width * 2, height * 2))
+def test_an_image_of_one_row_or_column_is_shown(tmp_path: Path, pixels: Pixels, height: int, width: int) -> None:
+    whole, *details = previews_of(tmp_path / "lr.png", tmp_path / "sr.png", pixels(height, width), (width * 2, height * 2))
     assert sorted(whole.region.shown) == [1, SIDE]
-    assert {tuple(sorted(view.region.shown)) for view in details} == {(2, DETAIL)}
+    assert {tuple(sorted(preview.region.shown)) for preview in details} == {(2, DETAIL)}
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -91,22 +91,22 @@ def test_transparency_is_preserved(tmp_path: Path, pixels: Pixels, channels: int
     image = pixels(30, 40, channels)
     write_image(Image(image), tmp_path / "lr.png")
     write_image(Image(image.repeat(2, axis=0).repeat(2, axis=1)), tmp_path / "sr.png")
-    (view,) = Preview(tmp_path / "lr.png", (80, 60)).with_result(tmp_path / "sr.png")
-    seen = pixels_of(view.result)
+    (preview,) = Preview(tmp_path / "lr.png", (80, 60)).with_result(tmp_path / "sr.png")
+    seen = pixels_of(preview.result)
     np.testing.assert_allclose(seen[..., 3], read_exact_srgb(tmp_path / "sr.png")[..., 3])
-    assert pixels_of(view.bicubic).shape == seen.shape == (60, 80, 4)
+    assert pixels_of(preview.bicubic).shape == seen.shape == (60, 80, 4)
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_colors_are_those_of_srgb(tmp_path: Path, pixels: Pixels, depth: int) -> None:
+def test_colors_are_converted_to_srgb(tmp_path: Path, pixels: Pixels, depth: int) -> None:
     path = tmp_path / "wide gamut.png"
     calm = pyvips.Image.new_from_array(pixels(30, 40) // 2 + 64).copy(interpretation="srgb")
     calm.icc_transform("p3", input_profile="srgb", depth=depth).pngsave(str(path))
-    (view,) = Preview(path, (40, 30)).with_result(path)
+    (preview,) = Preview(path, (40, 30)).with_result(path)
     expected = read_exact_srgb(path, deep=False).astype(float)
     raw = read_image(path).pixels / (257 if depth == 16 else 1)
     assert np.abs(raw - expected).mean() > 2
-    for file in (view.bicubic, view.result):
+    for file in (preview.bicubic, preview.result):
         assert np.abs(pixels_of(file) - expected).mean() < 1.5
 
 
@@ -125,8 +125,8 @@ def test_a_page_shows_what_was_upscaled(srcli: Command, model: Path, photos: Pat
     assert "http" not in text
     assert "bad" not in text
     assert "<b>" not in text
-    assert "one &lt;b&gt;$x.png, 96x80 pixels, became " in text
-    assert "192x160 pixels, by tiny on cpu (OpenVINO, fp32) in " in text
+    assert "one &lt;b&gt;$x.png, 96x80 pixels, to " in text
+    assert "192x160 pixels: tiny on cpu (OpenVINO, fp32), " in text
     images = images_in(page)
     assert [image.size for image in images] == [(192, 160)] * 6
     first = read_image(tmp_path / "out" / "one <b>$x_x2.png").pixels.astype(float)
@@ -134,7 +134,7 @@ def test_a_page_shows_what_was_upscaled(srcli: Command, model: Path, photos: Pat
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
-def test_an_image_that_replaces_its_source_is_compared_with_the_source(srcli: Command, model: Path, photo: Path) -> None:
+def test_an_image_that_is_replaced_is_compared_with_its_former_content(srcli: Command, model: Path, photo: Path) -> None:
     before = PILImage.open(photo).convert("RGB").resize((80, 60), PILImage.Resampling.BICUBIC)
     page = photo.with_name("page.html")
     assert srcli("upscale", photo, "-m", model, "-o", photo, "--overwrite", "--compare", page).exit_code == 0
@@ -142,11 +142,11 @@ def test_an_image_that_replaces_its_source_is_compared_with_the_source(srcli: Co
     np.testing.assert_allclose(np.asarray(images_in(page)[0]).astype(float), np.asarray(before), atol=8)
 
 
-def test_skipped_results_are_shown(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_existing_results_are_shown(srcli: Command, model: Path, photos: Path, tmp_path: Path) -> None:
     words = ["upscale", photos, "-m", model, "--skip-existing"]
     assert srcli(*words).exit_code == 0
     assert srcli(*words, "--compare", tmp_path / "page.html").exit_code == 0
-    assert (tmp_path / "page.html").read_text().count("192x160 pixels, which was there already.") == 2
+    assert (tmp_path / "page.html").read_text().count("192x160 pixels: existing result.") == 2
     assert len(images_in(tmp_path / "page.html")) == 4
 
 
@@ -155,11 +155,11 @@ def test_a_page_shows_a_limited_number_of_images(
 ) -> None:
     monkeypatch.setattr("srcli.cli.upscale.MAX_PREVIEWS", 1)
     assert srcli("upscale", photos, "-r", "-m", model, "--compare", tmp_path / "page.html").exit_code == 0
-    assert "This page shows the first 1 images; 2 more were upscaled." in (tmp_path / "page.html").read_text()
+    assert "This page shows the first 1 image of 3." in (tmp_path / "page.html").read_text()
     assert len(images_in(tmp_path / "page.html")) == 2
 
 
-def test_images_through_pipes_are_shown(model: Path, photo: Path, tmp_path: Path) -> None:
+def test_images_from_pipes_are_shown(model: Path, photo: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "srcli", "upscale", "-", "-m", str(model), "--compare", str(page)]
     done = subprocess.run(command, input=photo.read_bytes(), capture_output=True, check=True)
@@ -168,7 +168,7 @@ def test_images_through_pipes_are_shown(model: Path, photo: Path, tmp_path: Path
     assert len(images_in(page)) == 2
 
 
-def test_no_page_is_written_if_nothing_was_upscaled(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+def test_no_page_is_written_if_no_image_was_upscaled(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert srcli("upscale", photo, "-m", model, "--dry-run", "--compare", page).exit_code == 0
     (tmp_path / "empty.png").write_bytes(b"")
@@ -179,14 +179,14 @@ def test_no_page_is_written_if_nothing_was_upscaled(srcli: Command, model: Path,
 @pytest.mark.parametrize(
     ("page", "code", "sentence"),
     [
-        ("other.png", 2, "other.png its name must end in .html"),
+        ("other.png", 2, "its name must end in .html (got "),
         ("there.html", 1, "there.html already exists. Use --overwrite"),
         ("folder.html", 1, "folder.html is a folder"),
         ("there.html/page.html", 1, "Cannot write"),
         ("photo.html", 1, "photo.html is one of the images"),
     ],
 )
-def test_a_page_that_cannot_be_written_is_detected_before_the_work(
+def test_a_page_that_cannot_be_written_is_rejected_before_the_work(
     srcli: Command, model: Path, photo: Path, tmp_path: Path, page: str, code: int, sentence: str
 ) -> None:
     (tmp_path / "there.html").write_text("mine")
@@ -209,7 +209,7 @@ def test_a_page_is_replaced_only_with_overwrite(srcli: Command, model: Path, pho
 
 @needs_browser
 def test_the_page_works_in_a_browser(srcli: Command, model: Path, photo: Path, tmp_path: Path, pixels: Pixels) -> None:
-    """Moves two sliders, one of them over a transparent image, and reads the resulting page."""
+    """Move two sliders, one over a transparent image, and check the page."""
     write_image(Image(pixels(30, 700, 4)), tmp_path / "wide.png")
     page = tmp_path / "page.html"
     assert srcli("upscale", photo, tmp_path / "wide.png", "-m", model, "-o", tmp_path / "out", "--compare", page).exit_code == 0
