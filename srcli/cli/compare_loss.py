@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,17 +32,23 @@ TRAINING_ONLY = {
 
 
 def compare_loss(
-    reference: Annotated[Path, typer.Argument(help="The reference image, or a folder of them.", show_default=False)],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="The reference image, or a folder of them.", show_default=False)
+    ],
     candidates: Annotated[
         list[Path], typer.Argument(metavar="CANDIDATE", help="Images to compare with it, or one folder.", show_default=False)
     ],
     layers: Annotated[
         str,
-        typer.Option("--layers", metavar="LAYERS", help="Such as relu2_2=0.5,relu4_3, or first23, johnson, gatys, all."),
+        typer.Option(
+            "--layers",
+            metavar="LAYERS",
+            help="VGG16 layers of the feature loss, such as relu2_2=0.5,relu4_3, or first23, johnson, gatys, all.",
+        ),
     ] = "first23",
     loss: Annotated[
         str,
-        typer.Option("--loss", metavar="TERMS", help="Weights of the terms of the total, as for srcli train."),
+        typer.Option("--loss", metavar="TERMS", help="Terms of the total with weights; see srcli losses."),
     ] = "pixel=1,feature=1",
     distance: Annotated[
         str, typer.Option("--distance", metavar="WHICH", help="Distance of features: squared or absolute.")
@@ -51,11 +58,12 @@ def compare_loss(
     ] = "oxford",
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", metavar="bicubic", help="Add bicubic interpolation of the image given by --lr."),
+        typer.Option("--baseline", metavar="bicubic", help="Compare bicubic interpolation of --lr as well."),
     ] = None,
     lr: Annotated[Path | None, typer.Option("--lr", metavar="FILE", help="The small image that was upscaled.")] = None,
     resize_to: Annotated[
-        str | None, typer.Option("--resize-to", metavar="WHICH", help="Resize to the size of the reference or the candidate.")
+        str | None,
+        typer.Option("--resize-to", metavar="WHICH", help="Resize all images to the size of the reference or the candidate."),
     ] = None,
     crop_to_common: Annotated[
         bool, typer.Option("--crop-to-common", help="Crop to the largest common size, at the right and at the bottom.")
@@ -73,24 +81,24 @@ def compare_loss(
         Path | None, typer.Option("--map", metavar="FILE", help="Write heat maps of the differences (PNG).", show_default=False)
     ] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with slider, maps and worst regions.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write an HTML page with a slider, heat maps and the worst regions."),
     ] = None,
     at_most: Annotated[
         list[str] | None,
-        typer.Option("--max", metavar="METRIC=LIMIT", help="Exit with 3 if a metric is larger, as in total=0.02."),
+        typer.Option("--max", metavar="METRIC=LIMIT", help="Exit with code 3 if a metric is larger, as in total=0.02."),
     ] = None,
     at_least: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="METRIC=LIMIT", help="Exit with 3 if a metric is smaller, as in psnr=30."),
+        typer.Option("--min", metavar="METRIC=LIMIT", help="Exit with code 3 if a metric is smaller, as in psnr=30."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing map and page files.")] = False,
 ) -> None:
-    """Measure how images differ from a reference, with the losses that srcli trains on, PSNR and SSIM.
+    """Measure how much images differ from a reference.
 
-    Two folders are paired by file name. docs/compare-loss.md explains the metrics.
+    The metrics are the losses that srcli train minimizes, PSNR and SSIM. Two folders are paired by file name.
+    docs/compare-loss.md explains the metrics.
     """
-    from srcli.evaluation.formatting import as_csv, as_json, as_rows, as_table, missed_limits
-
     config = parse_loss(loss, layers, distance)
     color = parse_color(background)
     most, least = parse_limits(at_most or [], config), parse_limits(at_least or [], config)
@@ -108,7 +116,7 @@ def compare_loss(
     if (baseline is None) != (lr is None):
         raise ConfigError("--baseline bicubic and --lr FILE must be given together.")
     if folders and (len(candidates) > 1 or not candidates[0].is_dir()):
-        raise ConfigError(f"{reference} is a folder, so there must be exactly one candidate, which is a folder, too.")
+        raise ConfigError(f"{reference} is a folder, so the only candidate must be a folder as well.")
     if files and (folders or len(candidates) > 1):
         raise ConfigError("--map and --html support one pair only; give one reference and one candidate.")
     for path in files:
@@ -143,17 +151,32 @@ def compare_loss(
     if not comparisons:
         raise SrcliError("\nsrcli: ".join(failures))
 
+    typer.echo(_formatted(comparisons, background, folders=folders, json=json, csv=csv))
+    _exit(missing, failures, _missed_limits(comparisons, most, least))
+
+
+def _formatted(comparisons: Sequence[Comparison], background: str, *, folders: bool, json: bool, csv: bool) -> str:
+    from srcli.evaluation.formatting import as_csv, as_json, as_rows, as_table
+
     if json:
-        typer.echo(as_json(comparisons, background=background, with_summary=folders))
-    elif csv:
-        typer.echo(as_csv(comparisons))
-    elif folders:
-        typer.echo(as_rows(comparisons, by="reference", mark_best=False, with_summary=True, background=background))
-    elif len(comparisons) > 1:
-        typer.echo(as_rows(comparisons, by="candidate", mark_best=True, with_summary=False, background=background))
-    else:
-        typer.echo(as_table(comparisons[0], background))
-    limits = [sentence for comparison in comparisons for sentence in missed_limits(comparison, most, least)]
+        return as_json(comparisons, background=background, with_summary=folders)
+    if csv:
+        return as_csv(comparisons)
+    if folders:
+        return as_rows(comparisons, by="reference", mark_best=False, with_summary=True, background=background)
+    if len(comparisons) > 1:
+        return as_rows(comparisons, by="candidate", mark_best=True, with_summary=False, background=background)
+    return as_table(comparisons[0], background)
+
+
+def _missed_limits(comparisons: Sequence[Comparison], most: Mapping[str, float], least: Mapping[str, float]) -> list[str]:
+    from srcli.evaluation.formatting import missed_limits
+
+    return [sentence for comparison in comparisons for sentence in missed_limits(comparison, most, least)]
+
+
+def _exit(missing: list[str], failures: list[str], limits: list[str]) -> None:
+    """Report everything that went wrong, and exit with the code for it."""
     for sentence in missing + failures + limits:
         report(sentence)
     if failures:

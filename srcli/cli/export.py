@@ -12,15 +12,15 @@ from srcli.io.atomic import check_writable
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A shipped model or a model file.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model or a model file.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The ONNX file. [default: NAME.onnx here]")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The ONNX file. [default: NAME.onnx]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a model as ONNX and verify it against torch. Prints the path of the file.
 
-    The input lr and the output sr are 1 x 3 x height x width, RGB in 0..1, float32, of any height and width.
+    The input is called lr and the output sr: 1 x 3 x height x width, RGB in 0..1, float32, of any height and width.
     """
     from srcli.models.registry import describe_model
 

@@ -21,7 +21,10 @@ Presets of --layers:"""
 
 
 def losses() -> None:
-    """List the terms of a loss and the layers of VGG16, with the receptive field and cost of each layer."""
+    """List the terms of a loss and the layers of VGG16.
+
+    Prints the receptive field and the cost of each layer.
+    """
     typer.echo(_TERMS)
     for name, layers in LAYER_PRESETS.items():
         typer.echo(f"  {name:<8} {'every layer below' if layers == VGG_LAYERS else ', '.join(layers)}")

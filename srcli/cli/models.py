@@ -11,7 +11,10 @@ import typer
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
 ) -> None:
-    """List the shipped models for srcli upscale -m NAME: what each is for, its size, its speed, and its PSNR in dB."""
+    """List the shipped models, for srcli upscale -m NAME.
+
+    Prints what each model is for, its size, its speed, and its PSNR in dB.
+    """
     from srcli.models.registry import PURPOSES, SPEED, describe_model, read_benchmarks, shipped_models
 
     benchmarks = read_benchmarks()

@@ -63,7 +63,12 @@ def upscale(
     ] = None,
     quality: Annotated[
         str | None,
-        typer.Option("--quality", help="fast, balanced or best. [default: balanced]", show_default=False),
+        typer.Option(
+            "--quality",
+            metavar="LEVEL",
+            help="fast, balanced or best: how much time to spend on an image. [default: balanced]",
+            show_default=False,
+        ),
     ] = None,
     perceptual: Annotated[
         float | None,
@@ -78,7 +83,7 @@ def upscale(
     photo: Annotated[
         bool, typer.Option("--photo", help="Remove noise, JPEG artifacts and slight blur, for images that have them.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Include the subfolders of a folder.")] = False,
     image_format: Annotated[
         str | None,
@@ -110,7 +115,7 @@ def upscale(
         int | None, typer.Option("--frame", metavar="K", help="Frame of an animation or page of a file, from 1.")
     ] = None,
     background: Annotated[
-        str, typer.Option("--background", help="Replaces transparency in JPEG: white, black, gray or #rrggbb.")
+        str, typer.Option("--background", metavar="COLOR", help="Replaces transparency in JPEG: white, black, gray or #rrggbb.")
     ] = "white",
     strip_metadata: Annotated[
         bool, typer.Option("--strip-metadata", help="Drop EXIF, XMP and color profile, and convert to sRGB.")
