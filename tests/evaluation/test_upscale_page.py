@@ -155,7 +155,7 @@ def test_a_page_shows_a_limited_number_of_images(
 ) -> None:
     monkeypatch.setattr("srcli.cli.upscale.MAX_PREVIEWS", 1)
     assert srcli("upscale", photos, "-r", "-m", model, "--compare", tmp_path / "page.html").exit_code == 0
-    assert "This page shows the first 1 image of 3." in (tmp_path / "page.html").read_text()
+    assert "This page shows the first 1 of 3 images." in (tmp_path / "page.html").read_text()
     assert len(images_in(tmp_path / "page.html")) == 2
 
 
