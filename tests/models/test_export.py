@@ -60,7 +60,7 @@ def test_errors_are_one_line(srcli: Command, model: Path, tmp_path: Path, monkey
     there.write_text("mine")
     for arguments, code, message in (
         ((model, "-o", there), 1, "already exists. Use --overwrite"),
-        ((model, "-o", tmp_path / "model.pb"), 2, "does not end in .onnx"),
+        ((model, "-o", tmp_path / "model.pb"), 2, "must end in .onnx"),
         (("bsae-x4",), 2, "Did you mean base-x4"),
         ((f"{model}+",), 1, f"{model.stem}+ names a way to run {model.stem}"),
     ):
