@@ -1,12 +1,12 @@
-"""How much does a comparison cost beyond the network that it must run, and how much memory?
+"""How much time does a comparison take beyond VGG16, and how much memory?
 
     python benchmarks/compare_speed.py [--megapixels 1] [--rounds 5] [--peers]
     python benchmarks/compare_speed.py --memory [--megapixels 24]
 
-The first times `Comparer.compare` and the two bare VGG16 forward passes to relu4_3 in turn, on one pair held in memory, and
-prints the median ratio. --peers times lpips and torchmetrics too, where they are installed: both run all 13 convolutions of
-the same VGG16, with random weights here, as they would download theirs. The second compares one pair from PNG files in a
-process of its own and prints its peak memory.
+The first command alternates between `Comparer.compare` and two bare VGG16 forward passes to relu4_3, on one pair in memory, and
+prints the median ratio. --peers also times lpips and torchmetrics, if they are installed: both run all 13 convolutions of
+VGG16, with random weights here, as they would download theirs. The second command compares one pair of PNG files in a separate
+process and prints its peak memory.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def speed(megapixels: float, rounds: int, peers: bool) -> None:
             begin = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - begin)
-    print(f"{megapixels:g} megapixels, {torch.get_num_threads()} threads, torch {torch.__version__}, {rounds} rounds in turn")
+    print(
+        f"{megapixels:g} megapixels, {torch.get_num_threads()} threads, torch {torch.__version__}, {rounds} alternating rounds"
+    )
     bare = seconds["bare forward passes to relu4_3"][1:]
     for name, its in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(its[1:], bare, strict=True))

@@ -1,10 +1,10 @@
-"""What do the losses say of distortions that the mean squared error cannot tell apart?
+"""How do the losses rate distortions that the mean squared error cannot distinguish?
 
     python benchmarks/distortions.py PHOTO ... [--mse 0.001]
 
-Each photograph is distorted in six ways, each as strongly as gives the same mean squared error. Prints each figure of
-`srcli compare-loss` divided by its mean over the six, averaged over the photographs: above 1 the loss calls a distortion worse
-than most, below 1 less bad. SSIM is turned round (1 - SSIM), so that more is worse in every column.
+Each photograph is distorted in six ways, with strengths that give the same mean squared error. Prints each metric of `srcli
+compare-loss` divided by its mean over the six, averaged over the photographs: above 1, the metric rates a distortion worse than
+most. SSIM is shown as 1 - SSIM, so that higher is worse in every column.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def noise(photo: np.ndarray, strength: float) -> np.ndarray:
 
 
 def jpeg(photo: np.ndarray, strength: float) -> np.ndarray:
-    """Quality 95 - strength; below one step of quality, a mixture with the photograph."""
+    """JPEG at quality 95 - strength; fractions blend with the photograph."""
     buffer = io.BytesIO()
     Image.fromarray(photo).save(buffer, "JPEG", quality=max(1, round(95 - strength)))
     return np.array(Image.open(buffer))
 
 
 def shift(photo: np.ndarray, strength: float) -> np.ndarray:
-    """To the right by so many pixels, bilinearly between whole ones."""
+    """Shifted to the right by `strength` pixels, with linear interpolation."""
     whole, part = int(strength), strength % 1
     moved = [np.roll(photo, whole + extra, axis=1).astype(np.float64) for extra in (0, 1)]
     return (1 - part) * moved[0] + part * moved[1]
@@ -51,7 +51,7 @@ def brightness(photo: np.ndarray, strength: float) -> np.ndarray:
 
 
 def bicubic_upscaled(photo: np.ndarray, strength: float) -> np.ndarray:
-    """Reduced bicubically by so many times and upscaled again."""
+    """Downscaled and upscaled again with bicubic interpolation."""
     image = Image.fromarray(photo)
     small = image.resize([max(1, round(side / (1 + strength))) for side in image.size], Image.Resampling.BICUBIC)
     return np.array(small.resize(image.size, Image.Resampling.BICUBIC))
@@ -63,13 +63,13 @@ DISTORTIONS: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], float]] 
     "JPEG": (jpeg, 94),
     "shift": (shift, 8),
     "brightness": (brightness, 100),
-    "bicubic upscaled image": (bicubic_upscaled, 15),
+    "bicubic upscaling": (bicubic_upscaled, 15),
 }
-"""Each with a strength that is certainly too much."""
+"""Each with a strength that is certainly too high."""
 
 
 def distorted(photo: np.ndarray, name: str, mse: float) -> np.ndarray:
-    """The photograph with a distortion of the wanted error: bisected for its strength, then mixed for what steps leave over."""
+    """The photograph with a distortion of the given error: bisects the strength, then blends for the remaining difference."""
     make, most = DISTORTIONS[name]
     low, high = 0.0, most
     for _ in range(30):

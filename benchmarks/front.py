@@ -1,11 +1,11 @@
-"""Draw the front: PSNR on Set5, x4, against time on a CPU, of srcli's faithful models and of published networks.
+"""Plot PSNR on Set5 at x4 against time on a CPU, for srcli's faithful models and for published networks.
 
     python benchmarks/front.py [--out docs/front.png]
 
-srcli's models are taken from the figures that quality.py wrote. peers.csv holds the published networks, with their published
-weights, run once on two CPU cores in eager torch: PSNR on luma, 4 pixels cut from each border, and t, the time for
-320x180 pixels in units of sixteen 3x3 convolutions, 64 to 64 channels, at that size (the middle, where a range was seen).
-They were reduced with MATLAB's bicubic kernel, srcli's with the same kernel and rounding of its own.
+srcli's results are those that quality.py wrote. peers.csv contains published networks with their published weights, measured
+once on two CPU cores in eager torch: PSNR on luma with 4 pixels cropped from each border, and t, the time for 320x180 pixels
+relative to sixteen 3x3 convolutions of 64 to 64 channels at that size (the middle, if a range was measured). Their inputs were
+downscaled with MATLAB's bicubic kernel, srcli's with the same kernel and its own rounding.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def peers() -> list[Point]:
 
 
 def apart(points: list[Point]) -> list[Point]:
-    """Those whose names have room: the first of any that lie close together."""
+    """The points with room for a label: the first of any that are close together."""
     chosen: list[Point] = []
     for name, t, psnr in points:
         if all(abs(psnr - other) > 0.15 or abs(log10(t / its)) > 0.25 for _, its, other in chosen):

@@ -2,12 +2,11 @@
 
     python benchmarks/fuzz.py [--files 10000] [--seed 0] [--seconds 10] [--gibibytes 2]
 
-Pillow and tifffile make the originals: modes, depths, compressions, EXIF, profiles, animation. A mutation flips bits,
-overwrites, cuts out, repeats, exchanges or truncates bytes, changes numbers in headers, or mixes two files; PNG checksums are
-mended in half of the cases, so that the damage reaches what is behind them. Every file goes through the command in a worker
-process, which loads the model once, and whose memory is limited and watched. A result or one sentence is right; a traceback, a
-crash, a file that takes longer than --seconds, more memory than --gibibytes, or a file left behind is not, and its seed is
-printed and its bytes are kept.
+Pillow and tifffile create the originals, with various modes, depths, compressions, EXIF, profiles and animation. A mutation
+flips bits, overwrites, removes, repeats, exchanges or truncates bytes, changes numbers in headers, or mixes two files; half of
+the time, PNG checksums are corrected, so that the damage gets past them. Each file is upscaled in a worker process that keeps
+the model loaded, with limited memory. A result or one sentence is right. A traceback, a crash, a file that takes longer than
+--seconds, more memory than --gibibytes, or a temporary file is wrong: its seed is printed and the file is kept.
 """
 
 from __future__ import annotations
@@ -93,14 +92,14 @@ def originals() -> dict[str, bytes]:
 
 
 def mutated(files: dict[str, bytes], seed: int) -> tuple[str, bytes]:
-    """A name and what is left of that file."""
+    """A name and the mutated file."""
     choose = random.Random(seed)
     name = choose.choice(sorted(files))
     data = bytearray(files[name])
     for _ in range(choose.choice((1, 1, 1, 2, 3, 8))):
         if not data:
             break
-        # half of the damage goes to the first bytes, where sizes and kinds stand
+        # half of the mutations are in the first bytes, which contain sizes and types
         place = choose.randrange(min(len(data), 256) if choose.random() < 0.5 else len(data))
         match choose.randrange(9):
             case 0:
@@ -127,12 +126,12 @@ def mutated(files: dict[str, bytes], seed: int) -> tuple[str, bytes]:
                 data[place:end] = bytes(len(data[place:end]))
     content = bytes(data)
     if name.endswith("png") and choose.random() < 0.5:
-        content = mended(content)
+        content = with_right_checksums(content)
     return name, content
 
 
-def mended(content: bytes) -> bytes:
-    """The chunks of a PNG with right checksums, as far as there are chunks."""
+def with_right_checksums(content: bytes) -> bytes:
+    """A PNG with corrected checksums, as far as it has valid chunks."""
     result, place = content[:8], 8
     while place + 12 <= len(content):
         (length,) = struct.unpack(">I", content[place : place + 4])
@@ -145,11 +144,11 @@ def mended(content: bytes) -> bytes:
 
 
 def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
-    """Upscale one file after another, and say what became of each and how much memory the process has ever had."""
-    # the address space is larger than what is used: threads reserve stacks, and the loaded libraries count
+    """Upscale one file after another, and report the result of each and the peak memory of the process."""
+    # the address space is larger than the memory in use: threads reserve stacks, and loaded libraries count
     resource.setrlimit(resource.RLIMIT_AS, (bytes_at_most + 6 * 2**30,) * 2)
     descriptor = os.open(folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 2)  # of libraries in C, too
+    os.dup2(descriptor, 2)  # of C libraries as well
     sys.stderr = os.fdopen(os.dup(descriptor), "w")
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     warnings.simplefilter("ignore")
@@ -176,7 +175,7 @@ def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
 
 
 class Worker:
-    """A process that can be replaced when it hangs, dies or has once been too large."""
+    """A process that is replaced when it hangs, dies or has used too much memory."""
 
     def __init__(self, folder: Path, bytes_at_most: int) -> None:
         self.folder, self.bytes_at_most = folder, bytes_at_most
@@ -194,7 +193,7 @@ class Worker:
         self.process.join()
 
     def judge(self, path: Path, seconds: float) -> tuple[str, str, int, float]:
-        """The verdict, what was said, the most memory so far, the time."""
+        """The verdict, the message, the peak memory so far, and the time."""
         begin = time.perf_counter()
         self.orders.send(path)
         try:
@@ -221,17 +220,17 @@ class Worker:
             return f"left {sorted(left)}", said, peak, spent
         if code not in (0, 1) or (code == 1) != bool(lines):
             return f"exit code {code} and {len(lines)} sentences", said, peak, spent
-        return "upscaled" if code == 0 else "refused", said, peak, spent
+        return "upscaled" if code == 0 else "rejected", said, peak, spent
 
 
 def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most: int, keep: Path | None = None) -> Counter[str]:
-    """How many of each verdict: `upscaled` and `refused` are right."""
+    """The number of each verdict: `upscaled` and `rejected` are right."""
     real = originals()
     verdicts: Counter[str] = Counter()
     largest, longest = 0, (0.0, 0)
     worker = Worker(scratch, bytes_at_most)
     try:
-        # the first image pays for what is loaded once
+        # the first image includes loading the model
         for name, content in real.items():
             path = scratch / name
             path.write_bytes(content)
@@ -244,7 +243,7 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
             verdict, said, peak, spent = worker.judge(path, seconds)
             largest, longest = max(largest, peak), max(longest, (spent, number))
             verdicts[verdict] += 1
-            if verdict not in ("upscaled", "refused"):
+            if verdict not in ("upscaled", "rejected"):
                 print(f"seed {number}, {name}: {verdict}\n{said}", file=sys.stderr)
                 if keep:
                     keep.mkdir(parents=True, exist_ok=True)
@@ -256,7 +255,7 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
                         other.unlink()
     finally:
         worker.end()
-    print(f"most memory {largest / 2**20:.0f} MiB, longest {longest[0]:.1f} s with seed {longest[1]}", file=sys.stderr)
+    print(f"peak memory {largest / 2**20:.0f} MiB, longest {longest[0]:.1f} s with seed {longest[1]}", file=sys.stderr)
     return verdicts
 
 
@@ -282,4 +281,4 @@ if __name__ == "__main__":
         f"{options.files} files in {time.perf_counter() - begin:.0f} s: "
         + ", ".join(f"{n} {what}" for what, n in counts.items())
     )
-    sys.exit(bool(set(counts) - {"upscaled", "refused"}))
+    sys.exit(bool(set(counts) - {"upscaled", "rejected"}))

@@ -1,10 +1,9 @@
-"""Draw the README's images: one detail of a photograph, small, bicubic, by each model, and true.
+"""Draw the panels of the documentation: a detail of a photograph as input, bicubic, by each model, and the original.
 
     python benchmarks/image_panels.py PHOTO LEFT TOP SIDE OUT.png MODEL [MODEL ...] [--zoom 3]
 
-PHOTO is the truth; it is reduced with the antialiased bicubic kernel by the models' scale, and what `srcli upscale` makes of
-that is read back from disk. LEFT, TOP, SIDE: the detail, in pixels of PHOTO. Every pixel is drawn --zoom times as large,
-without smoothing.
+PHOTO is downscaled with the antialiased bicubic kernel by the models' scale, upscaled with `srcli upscale`, and read back from
+disk. LEFT, TOP, SIDE: the detail, in pixels of PHOTO. Each pixel is drawn --zoom times as large, without smoothing.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ GAP = 4
 
 @dataclass(frozen=True)
 class Detail:
-    """A square of a photograph, `side` pixels of it."""
+    """A square of `side` pixels in a photograph."""
 
     photo: Path
     left: int
@@ -42,7 +41,7 @@ class Detail:
     side: int
 
     def panels(self, models: Sequence[str], *, degraded: bool = False) -> dict[str, PILImage.Image]:
-        """By what it was upscaled, and the true one. degraded: the small image has noise and JPEG blocks."""
+        """The panels by label. degraded: add noise and JPEG artifacts to the LR image."""
         scale = describe_model(models[0]).scale
         hr = truth(self.photo, scale)
         lr = degrade(bicubic(hr, scale)) if degraded else bicubic(hr, scale)
@@ -67,7 +66,7 @@ def to_pixels(image: Tensor) -> Image:
 
 
 def sheet(rows: Sequence[dict[str, PILImage.Image]], side: int) -> PILImage.Image:
-    """The panels of each row beside each other, `side` pixels wide, under their labels."""
+    """The panels of each row next to each other, `side` pixels wide, under their labels."""
     labels = list(rows[0])
     step = side + GAP
     page = PILImage.new("RGB", (len(labels) * step - GAP, LABEL + len(rows) * step - GAP), "white")

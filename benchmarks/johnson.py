@@ -1,11 +1,11 @@
-"""The paper's own network beside ours: figures and an image.
+"""Compare the paper's own network with the shipped models: a table and an image.
 
     python benchmarks/johnson.py BENCH OUT.png LABEL=MODEL [LABEL=MODEL ...]
 
-BENCH holds the folders Set5 and Set14. MODEL is a shipped name or a file, of scale 4 or 8. `srcli upscale --scale 4` or 8
-upscales by it from file to file; beside it stand bicubic and what the same command takes by itself, with --naturalness 0 and 1.
-Small images are made as in the paper, by a blur of sigma 1 and then the bicubic kernel. Prints PSNR and SSIM on luma, `scale`
-pixels cut from each border, and ST-LPIPS, means over images; OUT.png shows a detail of a photograph, a row for each scale.
+BENCH contains the folders Set5 and Set14. MODEL is a shipped model or a file, of scale 4 or 8. Images are upscaled with `srcli
+upscale --scale 4` or 8, by each model, by bicubic interpolation, and by the default with --perceptual 0 and 1. LR images are
+computed as in the paper, by blur with sigma 1 and bicubic downscaling. Prints the means of PSNR and SSIM on luma, `scale`
+pixels cropped from each border, and of ST-LPIPS. OUT.png shows a detail of a photograph, with a row for each scale.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from srcli.models.registry import describe_model
 
 SETS = ("Set5", "Set14")
 DETAIL = EXAMPLES / "photos" / "astronaut.png", 160, 60, 128
-"""Photograph, left and upper end, and side."""
+"""Photograph, left and top position, and side."""
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     pages: list[Image.Image] = []
     for scale, its in sorted(ways.items()):
         for label, perceptual in ((f"srcli-x{scale}", "0"), (f"srcli-x{scale}, natural", "1")):
-            its[label] = ["--scale", str(scale), "--naturalness", perceptual]
+            its[label] = ["--scale", str(scale), "--perceptual", perceptual]
         table: Table = {}
         for name in SETS:
             hrs = {path.stem: truth(path, scale) for path in find_images(options.bench / name)}
@@ -67,7 +67,7 @@ def upscaled(hrs: dict[str, Tensor], ways: dict[str, list[str]], scale: int) -> 
 
 
 def detail(ways: dict[str, list[str]], scale: int) -> Image.Image:
-    """Small, by each way, and true, beside each other."""
+    """The LR image, the result of each model, and the original."""
     photo, left, top, side = DETAIL
     hr = truth(photo, scale)
     wholes = {"small": interpolate(reduced(hr, scale), scale_factor=scale, mode="nearest")}

@@ -1,11 +1,11 @@
-"""Does a batch survive being killed? Good and broken images, SIGKILL on the way, started again with --skip-existing.
+"""Does a batch survive being killed? Good and damaged images, SIGKILL while it runs, and restarts with --skip-existing.
 
     python benchmarks/killed_batch.py [--images 500] [--broken 20] [--kills 5] [--seed 0]
 
-Broken ones are of every kind: cut at random bytes in every format, empty, text and noise under an image's name, a bomb, links
-to nowhere and to themselves (as permissions do not bind root), a pipe, a file without permission, a folder named so.
-At the end every good image must have its result, equal to that of a run that nobody killed, every broken one a sentence of
-its own, the exit code must be 1, and there may be no other file anywhere. Exits with 1 where anything differs.
+There are damaged files of every kind: truncated at random bytes in every format, empty, text and noise with an image's name, a
+decompression bomb, links to nothing and to themselves (as root ignores permissions), a pipe, a file without permission, a
+folder with an image's name. At the end, every good image must have a result that equals that of an uninterrupted run, every
+damaged one an error message, the exit code must be 1, and there may be no other file. Exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ENDINGS = (".png", ".jpg", ".webp", ".tif", ".avif")
 
 
 def make_images(folder: Path, count: int, seed: int) -> list[Path]:
-    """Small smooth images in all formats, some in folders below, some turned."""
+    """Small smooth images in all formats, some in subfolders, some rotated."""
     numbers = np.random.default_rng(seed)
     made = []
     for number in range(count):
@@ -49,7 +49,7 @@ def make_images(folder: Path, count: int, seed: int) -> list[Path]:
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says it is 60000 x 60000."""
+    """A PNG of a few bytes with a size of 60000 x 60000."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -59,7 +59,7 @@ def bomb() -> bytes:
 
 
 def make_broken(folder: Path, count: int, good: list[Path], seed: int) -> list[Path]:
-    """As many as asked for, of every kind in turn."""
+    """So many damaged files, of each kind in turn."""
     choose = random.Random(seed)
 
     def cut(path: Path) -> None:
@@ -68,7 +68,7 @@ def make_broken(folder: Path, count: int, good: list[Path], seed: int) -> list[P
         path.write_bytes(content[: choose.randrange(1, len(content) - 13)])
 
     def forbidden(path: Path) -> None:
-        if os.geteuid() == 0:  # whom permissions do not bind
+        if os.geteuid() == 0:  # root ignores permissions
             path.symlink_to(path.name)
         else:
             path.write_bytes(good[0].read_bytes())
@@ -104,7 +104,7 @@ def files_below(folder: Path) -> set[Path]:
 
 
 def trial(scratch: Path, *, images: int, broken: int, kills: int, seed: int, words: tuple[str, ...] = ()) -> list[str]:
-    """What is wrong after all; the first `broken` of the images' number are broken ones."""
+    """Everything that is wrong at the end. The first `broken` of the images are damaged."""
     source, target = scratch / "in", scratch / "out"
     good = make_images(source, images - broken, seed)
     bad = make_broken(source, broken, good, seed)
@@ -113,7 +113,7 @@ def trial(scratch: Path, *, images: int, broken: int, kills: int, seed: int, wor
     done = 0
     for number in range(kills):
         process = start(source, target, "--skip-existing", *words)
-        # in the middle of the work: some results later than where the last run got to
+        # while it works: some results after the point that the last run reached
         goal = done + max(1, (len(good) - done) // (kills - number + 1))
         while process.poll() is None and (done := len(list(target.rglob("*_x2.*"))) if target.exists() else 0) < goal:
             time.sleep(0.002)
@@ -142,7 +142,7 @@ def trial(scratch: Path, *, images: int, broken: int, kills: int, seed: int, wor
     lines = [line for line in err.splitlines() if "broken" in line]
     if len(lines) != len(bad) or any(sum(str(path) in line for line in lines) != 1 for path in bad):
         wrong.append("\n".join(["not a sentence for each broken image:", *lines]))
-    for path in bad:  # so that the same batch can be done in one go
+    for path in bad:  # so that the batch can be run without interruption
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     whole = start(source, scratch / "whole", *words)
     whole.communicate()

@@ -1,4 +1,4 @@
-"""Measures of how natural an image looks that no model here was trained on: ST-LPIPS, and the grid of a pixel shuffle."""
+"""Measures of perceptual quality that no model was trained on: ST-LPIPS, and the grid of a pixel shuffle."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ WINDOW = 48
 """Side of the windows of `grid`, in pixels: a multiple of the scales 2, 3, 4 and 8."""
 
 LEAST = 1e-2
-"""Energy that is added to both: what rounding to 256 levels leaves in a window without any texture."""
+"""Energy that is added to both: that of rounding to 256 levels in a window without texture."""
 
 
 def load_stlpips() -> Callable[[Tensor, Tensor], float]:
-    """ST-LPIPS (Ghildyal and Liu 2022), alex: (sr, hr), 1 x 3 x H x W in [0, 1], to a distance; lower is nearer."""
+    """ST-LPIPS (Ghildyal and Liu 2022), alex: (sr, hr), 1 x 3 x H x W in [0, 1], to a distance; lower is better."""
     declare_operators()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from stlpips_pytorch.stlpips import LPIPS
     except ImportError as error:
-        raise SystemExit(f"ST-LPIPS is not there ({error}): pip install stlpips_pytorch") from None
+        raise SystemExit(f"ST-LPIPS is not installed ({error}): pip install stlpips_pytorch") from None
     network = LPIPS(net="alex", variant="shift_tolerant", verbose=False).eval()
 
     def distance(sr: Tensor, hr: Tensor) -> float:
@@ -40,9 +40,9 @@ def load_stlpips() -> Callable[[Tensor, Tensor], float]:
 def grid(pairs: list[tuple[Tensor, Tensor]], scale: int) -> dict[str, float]:
     """Amplitude of sr over that of hr at the frequencies that repeat every `scale` pixels, on flat and on textured windows.
 
-    Luma, in windows of 48 pixels under a Hann window, their mean taken out; the geometric mean over windows, so that none
-    counts for more than another. Of all images' windows the quarter where hr varies least is flat, that where it varies
-    most is textured. 1 is the true image's level; a smooth image is below it, and a grid far above.
+    On luma, in Hann windows of 48 pixels with their mean removed; the geometric mean over windows. The quarter of all windows
+    with the lowest variance of hr is flat, the quarter with the highest is textured. 1 is the level of the original; a smooth
+    image is below it, and a grid far above.
     """
     energies: list[Tensor] = []
     for sr, hr in pairs:

@@ -1,16 +1,16 @@
-"""How faithful are the models, how natural, and how fast? From files that `srcli upscale` wrote.
+"""How accurate, natural and fast are the models? Measured on files that `srcli upscale` wrote.
 
     python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE]
 
-BENCH holds the folders Set5, Set14 and BSD100. MODEL is a shipped name or a file; all shipped ones, and what `--quality best`
-takes, are taken if none is named. Each true image is cut to a multiple of the scale and reduced with the antialiased
-bicubic kernel to 8 bits; what `srcli upscale` makes of it is read back from disk. PSNR and SSIM are of luma (BT.601), `scale`
-pixels cut from each border; ST-LPIPS is lower where it is nearer; means over images. t is the time for 320x180 pixels in
-units of a fixed piece of work (see upscale_speed.py).
---json FILE writes the figures; those of models that were not measured stay, so that a new model need not wait for the others.
---features SCALE adds a second table for that scale: the feature loss at relu2_2 and relu4_3, mean over images, lower is
-nearer; and the grid on flat and on textured areas (see natural.py), where 1 is the true images' level; and one of PSNR
-and ST-LPIPS for each way of DEGRADED to degrade the small images, of Set5, Set14 and the example photographs.
+BENCH contains the folders Set5, Set14 and BSD100. MODEL is a shipped model or a file; by default all shipped models in float32
+and int8. Each image is cropped to a multiple of the scale, downscaled with the antialiased bicubic kernel to 8 bits, upscaled
+with `srcli upscale`, and read back from disk. PSNR and SSIM are on luma (BT.601), with `scale` pixels cropped from each border;
+lower ST-LPIPS is better; all are means over images. t is the time for 320x180 pixels relative to a fixed amount of work (see
+upscale_speed.py).
+--json FILE writes the results, keeping those of other models in the file.
+--features SCALE adds a table for that scale: the feature loss at relu2_2 and relu4_3, and the grid on flat and on textured
+areas (see natural.py), where 1 is the level of the originals; and tables of PSNR and ST-LPIPS for degraded LR images of Set5,
+Set14 and the example photographs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PERCEPTUAL = (*LAYERS, "grid_flat", "grid_textured")
 Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each image."""
 Table = dict[str, dict[str, dict[str, float]]]
-"""By model, then by set of images, then by figure."""
+"""By model, then by test set, then by metric."""
 DEGRADED_SETS = ("Set5", "photos", "Set14")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
@@ -70,7 +70,7 @@ def quantized(image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def score(pairs: Pairs, scale: int, metrics: list[Metric]) -> dict[str, float]:
-    """The means of PSNR, SSIM and what the metrics give."""
+    """The means of PSNR, SSIM and the metrics."""
     rows: list[dict[str, float]] = []
     for sr, hr in pairs:
         luma = on_luma(sr, hr, border=scale)
@@ -112,17 +112,17 @@ def print_table(table: Table, figures: tuple[str, ...], *, timed: bool = False, 
 
 
 def degrade(lr: Tensor) -> Tensor:
-    """What a cheap camera and a web site leave: noise of a standard deviation of 3 levels, then JPEG at quality 75 (Pillow)."""
+    """Like a cheap camera and a web site: noise with a standard deviation of 3 levels, then JPEG at quality 75 (Pillow)."""
     random = np.random.default_rng(0)
     return saved(lr + torch.from_numpy(random.normal(0, 3 / 255, lr.shape)).float(), "JPEG", quality=75)
 
 
 def degrade_otherwise(lr: Tensor) -> Tensor:
-    """What `photo` has not: blur by a disc of 1.2 pixels, coarse noise in color as denoised images have it, and WebP."""
+    """Unlike `photo`: blur by a disc of 1.2 pixels, coarse color noise as in denoised images, and WebP."""
     places = torch.linspace(-2, 2, 41)
     fine = (places[:, None].square() + places[None].square() <= 1.2**2).float()
     disc = F.pad(fine, (2, 2, 2, 2))[None, None]
-    disc = F.avg_pool2d(disc, 9)  # 5x5, with soft edges
+    disc = F.avg_pool2d(disc, 9)  # 5x5 with soft edges
     blurred = F.conv2d(F.pad(lr, (2, 2, 2, 2), mode="replicate").transpose(0, 1), disc / disc.sum()).transpose(0, 1)
     random = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 3, *(-(-side // 3) for side in lr.shape[-2:]), generator=random) * 4 / 255
@@ -130,7 +130,7 @@ def degrade_otherwise(lr: Tensor) -> Tensor:
 
 
 def saved(lr: Tensor, kind: str, **options: int) -> Tensor:
-    """Through a file of that kind, in Pillow."""
+    """Encoded and decoded by Pillow."""
     file = io.BytesIO()
     PILImage.fromarray((quantized(lr)[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(file, kind, **options)
     with PILImage.open(file) as image:
@@ -139,12 +139,12 @@ def saved(lr: Tensor, kind: str, **options: int) -> Tensor:
 
 DEGRADED = {
     "noise of 3 levels and JPEG at quality 75": degrade,
-    "blur by a disc, coarse noise in color and WebP at quality 60, none of which training had": degrade_otherwise,
+    "disc blur, coarse color noise and WebP at quality 60, none of which occur in training": degrade_otherwise,
 }
 
 
 def upscale_files(hrs: dict[str, Tensor], lrs: dict[str, Tensor], ways: dict[str, list[str]], scale: int) -> dict[str, Pairs]:
-    """What bicubic and each way make of the images: options of `srcli upscale`, which goes from file to file."""
+    """The images upscaled with bicubic interpolation, and by `srcli upscale` with each set of options."""
     with tempfile.TemporaryDirectory() as scratch:
         small, out = Path(scratch) / "lr", Path(scratch) / "sr"
         for stem, lr in lrs.items():
@@ -200,7 +200,7 @@ def main() -> None:
         print()
         print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, PERCEPTUAL)
         for way, rows in degraded.items():
-            print(f"\nSmall images with {way}:\n")
+            print(f"\nLR images with {way}:\n")
             print_table(rows, ("psnr", "stlpips"), sets=DEGRADED_SETS)
     if options.json:
         known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}

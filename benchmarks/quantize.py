@@ -1,9 +1,9 @@
-"""Let models that ship learn from photographs how to run in 8 bits, as `srcli train` lets every new one.
+"""Calibrate shipped models for int8 again, as `srcli train` does for every new model.
 
     python benchmarks/quantize.py PHOTOS NAME ... [--images 48]
 
-Some of the photographs, evenly chosen, are reduced as the model's small images were in training. All else in the model's
-file stays as it is.
+Uses a subset of the photographs, with the degradation that the model was trained on. Everything else in the file stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGES = 48
 
 
 def lr_images(photos: Path, model: ModelSpec, images: int = IMAGES) -> Tensor:
-    """About so many of the photographs' upper left corners, reduced as for the model's training: N x 3 x H x W."""
+    """The upper left corners of about so many photographs, degraded as in the model's training: N x 3 x H x W."""
     paths = find_images(photos)
     hr = torch.cat([read(path)[..., :SIDE, :SIDE] for path in paths[:: max(1, len(paths) // images)]])
     return degraded_pair(model.about["settings"].get("degradation", "bicubic"), hr, model.scale)[0]
@@ -41,7 +41,7 @@ def main() -> None:
         model = describe_model(name)
         lr = lr_images(options.photos, model, options.images)
         save_model(WEIGHTS / f"{name}.safetensors", load_generator(model), model.config, model.about, lr)
-        print(f"{name}: from {len(lr)} small images of {lr.shape[-1]}x{lr.shape[-2]} pixels")
+        print(f"{name}: from {len(lr)} LR images of {lr.shape[-1]}x{lr.shape[-2]} pixels")
 
 
 if __name__ == "__main__":

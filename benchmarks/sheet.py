@@ -1,9 +1,9 @@
-"""Draw sheets of upscaled details: a face, fabric, fur, foliage, brick, lettering, a drawing and night.
+"""Draw a sheet of upscaled details: a face, fabric, fur, foliage, brick, lettering, a drawing and a night scene.
 
     python benchmarks/sheet.py OUT.jpg MODEL [MODEL ...] [--degraded]
 
-The photographs are those inside the package scikit-image that are public domain or CC0. Each is reduced with the antialiased
-bicubic kernel by the models' scale; --degraded adds noise of 3 levels and then JPEG at quality 75.
+The photographs are those in the package scikit-image that are in the public domain or CC0. Each is downscaled with the
+antialiased bicubic kernel by the models' scale. --degraded adds noise of 3 levels and then JPEG at quality 75.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import skimage
 from image_panels import Detail, sheet
 
 SIDE = 96
-"""Of a detail, in pixels of the photograph; each is drawn twice as large."""
+"""Side of a detail in pixels of the photograph. Each pixel is drawn twice as large."""
 
 SUBJECTS = {
     "face": ("astronaut.png", 176, 68),
@@ -29,7 +29,7 @@ SUBJECTS = {
     "dusk": ("rocket.jpg", 280, 130),
     "night": ("hubble_deep_field.jpg", 500, 400),
 }
-"""File, and the left and upper ends of the detail."""
+"""File, and left and top position of the detail."""
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Put the model of a training run into the package, with what there is to know about it.
+"""Put the model of a training run into the package, with a description.
 
     python benchmarks/ship.py RUN NAME PHOTOS --config examples/NAME.yaml [--init MODEL] --data WORDS --machine WORDS
 
-What the run's own file says of local paths is replaced by the command that anyone can type. PHOTOS tell the ranges for 8 bits.
+Replaces the local paths in the run's description by a command that anyone can run. PHOTOS are used for int8 calibration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--machine", required=True)
     options = parser.parse_args()
     description = describe_model(options.run / "model.safetensors")
-    # where the first weights came from is what --init says, and what ran it --machine: on another machine both are others
+    # --init and --machine describe these; they differ on other machines
     trained, config = (
         replace(each, init=None, device="auto")
         for each in (
@@ -40,7 +40,7 @@ def main() -> None:
     if trained != config:
         raise SystemExit(f"{options.run} was not trained with {options.config}: {trained} against {config}")
     if description.about["steps"] != config.steps:
-        raise SystemExit(f"{options.run} has done {description.about['steps']} of {config.steps} steps.")
+        raise SystemExit(f"{options.run} has taken {description.about['steps']} of {config.steps} steps.")
     first = f" --init {options.init}" if options.init else ""
     about = {
         "command": f"srcli train PHOTOS -c {options.config.as_posix()}{first} -o RUN",

@@ -1,4 +1,4 @@
-"""Make torchvision importable beside a CPU build of torch."""
+"""Make torchvision importable with a CPU build of torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _library = None
 
 
 def declare_operators() -> bool:
-    """Declare torchvision's compiled operators, which a CPU build of torch cannot load and without which its import fails.
+    """Declare torchvision's compiled operators, which a CPU build of torch cannot load, so that torchvision can be imported.
 
-    Networks need none of them. False where torchvision is not installed.
+    The networks do not need them. Returns False if torchvision is not installed.
     """
     global _library
     spec = importlib.util.find_spec("torchvision")

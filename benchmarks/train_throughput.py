@@ -1,14 +1,15 @@
-"""How many steps a second does training take, what limits it, and what does a plain PyTorch loop take?
+"""How many steps per second does training take, what limits it, and how does it compare with a plain PyTorch loop?
 
     python benchmarks/train_throughput.py PHOTOS [--config YAML] [--steps 10] [--rounds 5] [--device cpu]
 
-In turn, some steps each, in one process: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's
-loop in float32; and the loop that most programs have: a DataLoader with two workers that opens and decodes a photograph with
-Pillow for each crop, the same network, losses, batch and patch, float32, the default memory format. Prints the median of
-each and the median ratios; then what the generator and the loss take by themselves, forward and back, what the images do
-(here before the step; training makes them while the optimizer works), and what the rest; then time and memory of the feature
-loss at relu4_3, forward and back, beside VGG16 as it is mostly called: float32, both images in the graph, no ReLU in place.
-The default is `compact` as it ships, with the pixel loss; the first round warms up and is not counted.
+Alternates between: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's loop in float32; and a
+Alternates between: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's loop in float32; and a
+common loop, a DataLoader with two workers that opens and decodes a photograph with Pillow for each crop, with the same network,
+losses, batch and patch, in float32 and the default memory format. Prints medians and median ratios; then the share of
+generator, loss, images (here before the step; in training they are prepared while the optimizer runs) and the rest; then time
+and memory of the feature loss at relu4_3, forward and backward, compared with common usage of VGG16: float32, both images in
+the graph, no in-place ReLU. The default config is a `compact` network with the pixel loss. The first round is a warm-up and is
+not counted.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def make_loss(config: TrainConfig) -> WeightedLoss:
 
 
 class Ready(Trainer):
-    """A training whose images are ready."""
+    """A trainer whose images are ready in memory."""
 
     def pair(self, crops: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "ready"):
@@ -77,7 +78,7 @@ def ours(trainer: Trainer, photos: PhotoDataset) -> Callable[[int], None]:
 
 
 class Plain(Dataset[tuple[Tensor, Tensor]]):
-    """A crop a time, from the file."""
+    """Reads each crop from its file."""
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         self.paths = find_images(folder)
@@ -127,7 +128,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 class Watch:
-    """How busy the GPU is while something runs, in percent, as its driver says; nothing on other devices."""
+    """GPU utilization in percent while something runs, as reported by the driver. Nothing on other devices."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -147,7 +148,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(0.1):
-            self.seen.append(torch.cuda.utilization(self.device))  # which needs nvidia-ml-py
+            self.seen.append(torch.cuda.utilization(self.device))  # needs nvidia-ml-py
 
     def __str__(self) -> str:
         return f"  GPU busy {statistics.mean(self.seen):.0f} %" if self.seen else ""
@@ -198,7 +199,7 @@ def usual_feature_loss(vgg: VGG16Features, sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def kept(work: Callable[[], object]) -> int:
-    """Bytes that the graph holds for the backward pass, each storage once."""
+    """Bytes that the graph keeps for the backward pass, each storage once."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ def kept(work: Callable[[], object]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = work()  # held until all is counted, or a storage's place would be used again
+        result = work()  # kept until all are counted, or their addresses would be reused
     del result
     return sum(storages.values())
 
@@ -229,8 +230,8 @@ def feature_loss(config: TrainConfig, device: torch.device, rounds: int) -> None
         for name, way in ways.items():
             times[name].append(seconds(lambda way=way: way().backward(), device))  # type: ignore[misc]
     ratio = statistics.median(usual / mine for mine, usual in zip(times["srcli"], times["usual"], strict=True))
-    print(f"feature loss: {ratio:.1f} times as fast as the usual way; the graph keeps {memory['srcli']:.0f} MB for the")
-    print(f"  backward pass, and the usual way {memory['usual']:.0f} MB")
+    print(f"feature loss: {ratio:.1f} times as fast as common usage; the graph keeps {memory['srcli']:.0f} MB for the")
+    print(f"  backward pass, and common usage {memory['usual']:.0f} MB")
 
 
 def main() -> None:
@@ -263,7 +264,7 @@ def main() -> None:
                 times[name].append(taken / options.steps)
     first = next(iter(arms))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; {config.batch} crops of {config.patch}")
-    print(f"{'':<32} steps/s  {first} is so many times as fast (least to most)")
+    print(f"{'':<32} steps/s  speed of {first} relative to it (range)")
     for name, taken in times.items():
         ratios = sorted(other / mine for mine, other in zip(times[first], taken, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"

@@ -2,8 +2,8 @@
 
     python benchmarks/upscale_batch.py [--images 200] [--model base-x4] [--format png]
 
-Cuts so many pieces of 320x240 pixels out of the example photographs, upscales the folder with one `srcli upscale`, and prints
-the time of the whole process, images a second, and the share of all cores that it used, from start to end.
+Cuts pieces of 320x240 pixels out of the example photographs, upscales the folder with one `srcli upscale`, and prints the time
+of the whole process, images per second, and the share of all cores that it used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     busy = (usage.ru_utime + usage.ru_stime) / wall / cores
     print(f"{options.images} images of {WIDTH}x{HEIGHT}, {options.model}, {options.format}: {wall:.1f} s,", end=" ")
-    print(f"{options.images / wall:.1f} a second, {busy:.0%} of {cores} cores")
+    print(f"{options.images / wall:.1f} images/s, {busy:.0%} of {cores} cores")
 
 
 if __name__ == "__main__":

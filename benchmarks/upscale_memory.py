@@ -1,9 +1,9 @@
-"""How much memory does `srcli upscale` take, against the size of the result, and are its tiles without trace?
+"""How much memory does `srcli upscale` take for results of different sizes, and are tiles free of seams?
 
     python benchmarks/upscale_memory.py [--megapixels 1,4,16,64,250,1000] [--format png] [--model base-x4] [--folder DIR]
 
-Each size is a process of its own on an image made here, smooth with noise, 8:5; its peak is the largest resident set that the
-kernel saw. The results of the smaller sizes are compared with those of the same image taken whole (--tile 0).
+Each size is upscaled in a separate process, from a smooth 8:5 image with noise; the peak is the largest resident set. The
+smaller results are compared with those without tiling (--tile 0).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from srcli.io.write import write_rows
 from srcli.models.registry import describe_model
 
 UNTILED = 20
-"""Megapixels up to which a result is compared with the untiled one, which is held in memory at once."""
+"""Megapixels up to which a result is compared with the untiled one, which is kept in memory."""
 
 
 @dataclass
 class Made:
-    """The rows of an image that nobody took."""
+    """The rows of a synthetic image."""
 
     width: int
     height: int
@@ -49,7 +49,7 @@ class Made:
 
 
 def peak(*words: str) -> tuple[float, float, dict]:
-    """Largest resident set in MiB, seconds, and what --json says of one call."""
+    """Peak resident set in MiB, seconds, and the JSON output of one call."""
     begin = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "srcli", "upscale", *words, "--json"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -77,7 +77,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     scale = describe_model(options.model).scale
     print(f"{options.model}, {options.format}, {os.cpu_count()} cores")
-    print("| result, megapixels | result | peak memory, MiB | seconds | from the untiled, gray levels |")
+    print("| result, megapixels | result | peak memory, MiB | seconds | difference to untiled, gray levels |")
     print("|---|---|---|---|---|")
     for megapixels in map(float, options.megapixels.split(",")):
         height = round((megapixels * 1e6 / 1.6) ** 0.5 / scale)

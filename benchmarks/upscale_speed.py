@@ -1,16 +1,16 @@
-"""How long does an upscaled image of 320x180 pixels take: the whole process, and the network alone?
+"""How long does upscaling an image of 320x180 pixels take: the whole process, and the network alone?
 
     python benchmarks/upscale_speed.py [MODEL ...] [--rounds 9]
 
-MODEL is a shipped name or a file of a compact generator; all shipped ones are taken if none is named. Everything is timed in
-turn, round after round, on the CPU, and ratios are medians over rounds, so that what else the machine does counts for all.
+MODEL is a shipped model or a file; by default all shipped models. Everything is timed in alternation on the CPU, and ratios are
+medians over rounds, so that other load affects all alike.
 
-process  `srcli upscale` of one PNG to one PNG, beside `python -c "import torch"` and the same by Pillow's bicubic
-network  the enlarger alone, arrays in memory: as `srcli upscale` runs it, and by torch
-peak     share of the processor's float32 matrix-multiply peak that the network reaches: the fastest of numpy, torch, and
-         torch's 1x1 convolution (as some BLAS take no AVX-512 on some processors) multiplying two matrices of 2048x2048;
-         the median of the rounds, and the best of each against the other
-t        time of the network in units of sixteen 3x3 convolutions, 64 to 64 channels, at 320x180, in torch
+process  `srcli upscale` of one PNG to one PNG, compared with `python -c "import torch"` and with bicubic interpolation by
+Pillow network  the network alone, arrays in memory: as `srcli upscale` runs it, and in torch peak     share of the processor's
+float32 matrix-multiply peak that the network reaches: the fastest of numpy, torch, and torch's 1x1
+         convolution (as some BLAS libraries do not use AVX-512 on some processors) multiplying two matrices of 2048x2048; the
+         median of the rounds, and the best of each compared with the other
+t        time of the network relative to sixteen 3x3 convolutions of 64 to 64 channels at 320x180 in torch
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ with Image.open(sys.argv[1]) as image:
 
 
 def in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in each round; a first round warms up and is not counted."""
+    """The seconds of each in each round. The first round is a warm-up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, run in contenders.items():
@@ -87,13 +87,13 @@ def processes(models: list[str], rounds: int) -> None:
 
 
 def unit() -> Callable[[], object]:
-    """The work whose time is t = 1: sixteen 3x3 convolutions, 64 to 64 channels, at 320x180, eager torch, float32."""
+    """The work with t = 1: sixteen 3x3 convolutions of 64 to 64 channels at 320x180, eager torch, float32."""
     return partial(nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(16))), torch.rand(1, 64, HEIGHT, WIDTH))
 
 
 @torch.inference_mode()
 def measure_t(models: list[str], rounds: int = 9) -> dict[str, float]:
-    """The time of each model, as `srcli upscale` runs it on the CPU, in units of that work; measured in turn."""
+    """The time of each model on the CPU relative to that work, measured in alternation."""
     lr = np.random.default_rng(0).random((3, HEIGHT, WIDTH), dtype=np.float32)
     backends = {model: partial(load_model(model, "cpu"), lr) for model in models}
     seconds = in_turn({"t": unit(), **backends}, rounds)
@@ -126,9 +126,9 @@ def networks(models: list[str], rounds: int) -> None:
     seconds = in_turn(contenders, rounds)
     peak = [2 * SIDE**3 / min(each) for each in zip(*(seconds[name] for name in multiplications), strict=True)]
     usual, best = (f"{figure / 1e9:.0f}" for figure in (statistics.median(peak), max(peak)))
-    print(f"\nMatrix-multiply peak: {usual}, at best {best} thousand million operations a second.")
+    print(f"\nMatrix-multiply peak: {usual}, at best {best} GFLOPS.")
     print(f"Pillow bicubic x4: {1000 * statistics.median(seconds['bicubic']):.0f} ms.")
-    print("\n| network | median | peak | peak, best | t | torch takes |\n|---|---|---|---|---|---|")
+    print("\n| network | median | peak | peak, best | t | torch, relative time |\n|---|---|---|---|---|---|")
     for model in models:
         its = seconds[model]
         # multiplications and additions are counted separately
@@ -137,7 +137,7 @@ def networks(models: list[str], rounds: int) -> None:
         at_best = operations / min(its) / max(peak)
         longer, t = ratio(seconds[f"{model} in torch"], its), ratio(its, seconds["t"])
         usual = f"{1000 * statistics.median(its):.0f} ms"
-        print(f"| {model} | {usual} | {share:.0%} | {at_best:.0%} | {t:.2f} | {longer:.2f} times as long |")
+        print(f"| {model} | {usual} | {share:.0%} | {at_best:.0%} | {t:.2f} | {longer:.2f} |")
 
 
 def main() -> None:
@@ -147,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     models = options.models or shipped_models()
     versions = ", ".join(f"{name} {version(name)}" for name in ("openvino", "torch", "numpy", "pillow"))
-    print(f"{WIDTH}x{HEIGHT} pixels, {torch.get_num_threads()} threads, {versions}, {options.rounds} rounds in turn")
+    print(f"{WIDTH}x{HEIGHT} pixels, {torch.get_num_threads()} threads, {versions}, {options.rounds} alternating rounds")
     processes(models, options.rounds)
     networks(models, options.rounds)
 

@@ -1,13 +1,13 @@
-"""Make srcli/models/weights/vgg16.safetensors: VGG16's convolutions with the unit of each layer, measured on photographs.
+"""Create srcli/models/weights/vgg16.safetensors: VGG16's convolutions, and the scale of each layer measured on photographs.
 
     python benchmarks/vgg_file.py WEIGHTS.safetensors PHOTOS
 
-WEIGHTS: Oxford's VGG16 in torchvision's key names, its license in the metadata. The unit of a layer is the mean magnitude of
-its activations over every eighth photograph, to three digits.
+WEIGHTS: Oxford's VGG16 with torchvision's key names and its license in the metadata. The scale of a layer is the mean magnitude
+of its activations over every eighth photograph, to three digits.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from srcli.models.checkpoint import WEIGHTS
 @torch.inference_mode()
 def main(source: Path, photos: Path) -> None:
     with safe_open(source, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
         metadata = file.metadata()
     vgg = VGG16Features(VGG_LAYERS, VGGWeights("oxford", tensors, OXFORD_INPUT))
     sums = dict.fromkeys(VGG_LAYERS, 0.0)
@@ -43,4 +43,8 @@ def main(source: Path, photos: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("photos", type=Path)
+    options = parser.parse_args()
+    main(options.weights, options.photos)

@@ -1,9 +1,8 @@
-"""Upscale an image with plain bicubic interpolation, to lay beside what a trained generator makes of it.
+"""Upscale an image with bicubic interpolation, for comparison with a trained model.
 
     python examples/bicubic.py INPUT OUTPUT [SCALE]
 
-Also shows that anything that turns lr into sr can stand in a generator's place: tiles, depth, alpha and metadata are looked
-after by srcli.upscale.
+Any callable that maps lr to sr can be a backend: srcli.upscale takes care of tiles, bit depth, alpha and metadata.
 """
 
 import sys
@@ -15,13 +14,13 @@ import srcli
 
 
 class Bicubic:
-    """Looks at two pixels to each side, so that is its halo."""
+    """A backend that interpolates."""
 
-    halo = 2
-    grid = 1  # tiles may begin anywhere
-    bytes_per_pixel = 1000  # of memory for each small pixel
-    device_free_bytes = None  # works in the machine's memory, not in a GPU's
-    runs_on = "cpu (torch)"
+    halo = 2  # pixels on each side that influence a pixel
+    tile_multiple = 1  # tiles may start at any pixel
+    bytes_per_pixel = 1000  # of the input
+    device_free_bytes = None  # uses the machine's memory
+    description = "cpu (torch)"
 
     def __init__(self, scale: int) -> None:
         self.scale = scale
