@@ -174,8 +174,8 @@ class TrainConfig:
 
     photos: str | None = _setting(None, "Folder of photographs, including subfolders.")
     output: str | None = _setting(None, "Folder for the model, checkpoints and history.")
-    lr_data: str | None = _setting(None, "Folder of LR images with the names of the photographs; replaces --degradation.")
-    val: str | None = _setting(None, "Folder of photographs for validation; replaces --val-split.")
+    lr_data: str | None = _setting(None, "Folder of LR images with the names of the photographs, instead of a degradation.")
+    val: str | None = _setting(None, "Folder of photographs for validation, instead of held-out ones.")
     val_split: float = _setting(0.02, "Share of the photographs held out for validation; 0 disables validation.")
     val_every: int = _setting(1000, "Steps between validations; the first is before step 1.")
     cache: str = _setting("auto", "Folder for decoded photographs; auto is the user's cache folder, none keeps them in memory.")

@@ -206,10 +206,12 @@ def _train(run: TrainingRun) -> None:
 
     before = [(number, signal.signal(number, remember)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        run.train(interrupted=lambda: bool(signals))
+        ending = run.train(interrupted=lambda: bool(signals))
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+    if ending == "stopped" and run.world.is_first:
+        print(f"Continue with: srcli train --resume {shlex.quote(str(run.directory.folder))}", file=sys.stderr)
     if signals:
         raise typer.Exit(130)
     if run.world.is_first:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -199,8 +198,7 @@ class TrainingRun:
             self.progress.message(f"{counted(self.trainer.skipped, 'step')} skipped because the loss was not finite.")
         if ending == "stopped":
             why = f" because the time limit of {self.config.max_time} was reached" if timed_out else ""
-            again = f"srcli train --resume {shlex.quote(str(self.directory.folder))}"
-            self.progress.message(f"Stopped after step {step} and saved{why}. Continue with: {again}")
+            self.progress.message(f"Stopped after step {step} and saved{why}.")
         if ending == "patience":
             self.progress.message(f"Ended after step {step}: {self.config.patience} validations without a lower loss.")
             self.progress.message(f"The best model is {self.directory.best}")
@@ -218,7 +216,7 @@ class TrainingRun:
             names = ", ".join(self.photos.source_names(error.step - 1, seed=self.config.seed, size=size)[:4])
             lr = f"{self.config.lr / 10:g}"
             then = (
-                f"Continue from the last finite state with: srcli train --resume {self.directory.folder} --lr {lr}"
+                f"Use `resume={self.directory.folder}` and `lr={lr}` to continue from the last finite state."
                 if self.directory.checkpoint.exists()
                 else f"Start again with `lr={lr}`."
             )
