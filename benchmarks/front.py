@@ -18,7 +18,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from srcli.models.registry import SPEED, describe_model, read_benchmarks
-from srcli.training.plots import COLORS
 
 Point = tuple[str, float, float]
 """Name, t, PSNR."""
@@ -52,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
-    for points, color, marker, label in ((peers(), "#777777", "o", "published"), (ours(), COLORS[1], "D", "srcli")):
+    for points, color, marker, label in ((peers(), "#777777", "o", "published"), (ours(), "#c2571a", "D", "srcli")):
         axes.scatter([t for _, t, _ in points], [psnr for _, _, psnr in points], color=color, marker=marker, label=label)
         for name, t, psnr in apart(points):
             axes.annotate(name, (t, psnr), (5, -9 if label == "published" else 5), textcoords="offset points", fontsize=8)

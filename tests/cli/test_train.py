@@ -311,7 +311,7 @@ def test_a_persistently_non_finite_loss_saves_the_batch_and_gives_advice(srcli: 
     result = srcli("train", photos, *TINY, "--steps", 400, *wild, "-o", run)
     assert result.exit_code == 1
     assert "not finite in 10 consecutive steps" in words(result)
-    assert "Begin again with --lr 1e+37" in words(result)
+    assert "Start again with --lr 1e+37" in words(result)
     assert not (run / "checkpoint.pt").exists()
     with np.load(run / "not-finite.npz") as batch:
         assert batch["hr"].shape == (2, 40, 40, 3)
@@ -397,7 +397,7 @@ def test_no_gloo_thread_is_left_after_distributed_training(tmp_path: Path) -> No
         (["--degradation", "foto"], 2, "should be one of bicubic, johnson, photo"),
         (["--milestones", "1,x", "--schedule", "multistep"], 2, "write integers, as in 5000,8000"),
         (["--init", "missing.safetensors"], 2, "no model file"),
-        (["--init", "base-x4"], 1, "compact with 48 channels and 9 blocks cannot initialize compact with 8 channels"),
+        (["--init", "base-x4"], 1, "residual with 64 channels and 8 blocks cannot initialize compact with 8 channels"),
         (["--device", "cuda:x"], 2, "no device 'cuda:x'"),
         (["-c", "missing.yaml"], 1, "Cannot read missing.yaml"),
         (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
