@@ -1,13 +1,14 @@
 """How accurate, natural and fast are the models? Measured on files that `srcli upscale` wrote.
 
-    python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE]
+    python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE] [--only speed|accuracy|degraded ...]
 
 BENCH contains the folders Set5, Set14 and BSD100. MODEL is a shipped model or a file; by default all shipped models in float32
 and int8. Each image is cropped to a multiple of the scale, downscaled with the antialiased bicubic kernel to 8 bits, upscaled
 with `srcli upscale`, and read back from disk. PSNR and SSIM are on luma (BT.601), with `scale` pixels cropped from each border;
 lower ST-LPIPS is better; all are means over images. t is the time for 320x180 pixels relative to a fixed amount of work (see
-upscale_speed.py).
---json FILE writes the results, keeping those of other models in the file.
+upscale_speed.py), measured for all models in alternation.
+--json FILE adds the results to those in the file, and writes it after each test set.
+--only measures these parts: the speed of all models should be measured in one run on an idle machine, the rest may be split.
 --features SCALE adds a table for that scale: the feature loss at relu2_2 and relu4_3, and the grid on flat and on textured
 areas (see natural.py), where 1 is the level of the originals; and tables of PSNR and ST-LPIPS for degraded LR images of Set5,
 Set14 and the example photographs.
@@ -21,7 +22,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each image."""
 Table = dict[str, dict[str, dict[str, float]]]
 """By model, then by test set, then by metric."""
+PARTS = ("speed", "accuracy", "degraded")
 DEGRADED_SETS = ("Set5", "photos", "Set14")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
@@ -164,47 +166,71 @@ def usual_models() -> list[str]:
     return [name + suffix for name in shipped_models() for suffix in suffixes[describe_model(name).kind]]
 
 
+def merge(path: Path, table: Table) -> None:
+    """Add the results to the file."""
+    known: Table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for model, row in table.items():
+        known[model] = known.get(model, {}) | row
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def measure_accuracy(bench: Path, models: list[str], scale: int, metrics: list[Metric], *, grids: bool) -> Iterator[Table]:
+    """The results on each test set in turn."""
+    for name in SETS:
+        hrs = {path.stem: truth(path, scale) for path in find_images(bench / name)}
+        lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
+        pairs = upscale_files(hrs, lrs, {model: ["-m", model] for model in models}, scale)
+        yield {model: {name: score(its, scale, metrics) | (grid(its, scale) if grids else {})} for model, its in pairs.items()}
+
+
+def measure_degraded(bench: Path, models: list[str], scale: int, metrics: list[Metric]) -> dict[str, Table]:
+    """The results on degraded images, by kind of degradation."""
+    tables: dict[str, Table] = {way: {} for way in DEGRADED}
+    for name in DEGRADED_SETS:
+        hrs = {path.stem: truth(path, scale) for path in find_images((bench if name in SETS else EXAMPLES) / name)}
+        for way, change in DEGRADED.items():
+            lrs = {stem: change(bicubic(hr, scale)) for stem, hr in hrs.items()}
+            for model, pairs in upscale_files(hrs, lrs, {model: ["-m", model] for model in models}, scale).items():
+                tables[way].setdefault(model, {})[name] = score(pairs, scale, metrics)
+    return tables
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", type=Path)
     parser.add_argument("models", nargs="*")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--features", type=int, metavar="SCALE")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
-    models = {name: describe_model(name).scale for name in options.models or usual_models()}
+    scales = {name: describe_model(name).scale for name in options.models or usual_models()}
     table: Table = {}
-    degraded: dict[str, Table] = {way: {} for way in DEGRADED}
-    stlpips = stlpips_metric()
-    t = measure_t(list(models))
-    for scale in sorted(set(models.values())):
-        its = {model: ["-m", model] for model, its_scale in models.items() if its_scale == scale}
-        closely = scale == options.features
-        metrics = [stlpips, feature_metric()] if closely else [stlpips]
-        for name in SETS:
-            hrs = {path.stem: truth(path, scale) for path in find_images(options.bench / name)}
-            lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
-            for model, pairs in upscale_files(hrs, lrs, its, scale).items():
-                figures = score(pairs, scale, metrics)
-                table.setdefault(model, {})[name] = figures | grid(pairs, scale) if closely else figures
-        for name in DEGRADED_SETS if closely else ():
-            folder = options.bench / name if name in SETS else EXAMPLES / name
-            hrs = {path.stem: truth(path, scale) for path in find_images(folder)}
-            for way, change in DEGRADED.items():
-                lrs = {stem: change(bicubic(hr, scale)) for stem, hr in hrs.items()}
-                for model, pairs in upscale_files(hrs, lrs, its, scale).items():
-                    degraded[way].setdefault(model, {})[name] = score(pairs, scale, [stlpips])
-    for model in models:
-        table[model][SPEED] = {"t": t[model]}
-    print_table(table, ("psnr", "ssim", "stlpips"), timed=True)
-    if options.features:
+
+    def add(results: Table) -> None:
+        for model, row in results.items():
+            table.setdefault(model, {}).update(row)
+        if options.json:
+            merge(options.json, results)
+
+    if "speed" in options.only:
+        add({model: {SPEED: {"t": t}} for model, t in measure_t(list(scales)).items()})
+    for scale in sorted(set(scales.values())) if "accuracy" in options.only else ():
+        models = [name for name, its in scales.items() if its == scale]
+        detailed = scale == options.features
+        metrics = [stlpips_metric(), *([feature_metric()] if detailed else [])]
+        for results in measure_accuracy(options.bench, models, scale, metrics, grids=detailed):
+            add(results)
+    if "accuracy" in options.only:
+        print_table(table, ("psnr", "ssim", "stlpips"), timed=True)
+    detailed_rows = {model: row for model, row in table.items() if LAYERS[0] in row.get("Set5", {})}
+    if detailed_rows:
         print()
-        print_table({model: row for model, row in table.items() if LAYERS[0] in row["Set5"]}, PERCEPTUAL)
-        for way, rows in degraded.items():
+        print_table(detailed_rows, PERCEPTUAL)
+    if options.features and "degraded" in options.only:
+        models = [name for name, its in scales.items() if its == options.features]
+        for way, rows in measure_degraded(options.bench, models, options.features, [stlpips_metric()]).items():
             print(f"\nLR images with {way}:\n")
             print_table(rows, ("psnr", "stlpips"), sets=DEGRADED_SETS)
-    if options.json:
-        known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-        options.json.write_text(json.dumps(known | table, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

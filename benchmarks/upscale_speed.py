@@ -6,10 +6,11 @@ MODEL is a shipped model or a file; by default all shipped models. Everything is
 medians over rounds, so that other load affects all alike.
 
 process  `srcli upscale` of one PNG to one PNG, compared with `python -c "import torch"` and with bicubic interpolation by
-Pillow network  the network alone, arrays in memory: as `srcli upscale` runs it, and in torch peak     share of the processor's
-float32 matrix-multiply peak that the network reaches: the fastest of numpy, torch, and torch's 1x1
-         convolution (as some BLAS libraries do not use AVX-512 on some processors) multiplying two matrices of 2048x2048; the
-         median of the rounds, and the best of each compared with the other
+         Pillow
+network  the network alone, arrays in memory: as `srcli upscale` runs it, and in torch
+peak     share of the processor's float32 matrix-multiply peak that the network reaches: the fastest of numpy, torch, and
+         torch's 1x1 convolution (as some BLAS libraries do not use AVX-512 on some processors) multiplying two matrices of
+         2048x2048; the median of the rounds, and the best of each compared with the other
 t        time of the network relative to sixteen 3x3 convolutions of 64 to 64 channels at 320x180 in torch
 """
 

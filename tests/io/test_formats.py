@@ -486,7 +486,7 @@ def test_an_animation_is_rejected_unless_a_frame_is_chosen(srcli: Command, pixel
     assert f"{source} has 3 frames or pages" in refused.stderr
     assert "--frame 1" in refused.stderr
     assert not (tmp_path / "sr.png").exists()
-    large = by_others(upscale_file(srcli, source, "--frame", 2, extension=".png"))[..., :3]
+    large = by_others(upscale_file(srcli, source, "--frame", 2, ending=".png"))[..., :3]
     difference = np.abs(large - bicubic(to_unit(frames[1])))
     assert difference.mean() < (12 if ending in (".gif", ".avif") else 3.5) / 255  # GIF has 256 colors
     assert difference.mean() < np.abs(large - bicubic(to_unit(frames[0]))).mean() / 2
