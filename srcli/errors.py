@@ -29,6 +29,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]}?" if close else f"Choose one of {', '.join(names)}."
 
 
+def unexpected(error: Exception) -> str:
+    """The end of a message about an error that srcli should have foreseen."""
+    text = " ".join(str(error).split())[:200]
+    return f"unexpected {type(error).__name__}{f' ({text})' if text else ''}. Please report it, with the output of `debug`."
+
+
 def counted(number: int, noun: str) -> str:
     """`1 photograph`, `2 photographs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,14 +6,20 @@ compare-loss is missed, 130 interrupted. May import every other package.
 
 from __future__ import annotations
 
+import codecs
+import logging
+import os
 import sys
 
 import typer
 
 from srcli.cli import compare_loss, export, losses, models, train, upscale
 from srcli.cli.messages import report
-from srcli.errors import ConfigError, SrcliError
+from srcli.errors import ConfigError, SrcliError, unexpected
 from srcli.version import __version__
+
+logger = logging.getLogger("srcli")
+
 
 app = typer.Typer(
     name="srcli",
@@ -33,27 +39,72 @@ app.command("losses")(losses.losses)
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"srcli {__version__}")
+        print(f"srcli {__version__}")
         raise typer.Exit
+
+
+def _debug(requested: bool) -> None:
+    logger.setLevel(logging.DEBUG if requested else logging.NOTSET)
+    if requested and not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
 
 
 @app.callback()
 def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+    debug: bool = typer.Option(
+        False, "--debug", callback=_debug, help="Show the tracebacks of unexpected errors. Allowed after the command, too."
+    ),
 ) -> None:
     """Train and apply image super-resolution models, and measure the results."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program. Errors that the user can fix are printed as one sentence, all others with a traceback.
+    """Run the program. Errors are printed as one sentence; --debug adds the traceback of those that the user cannot fix.
 
     arguments: of the command line; None for those of the process.
     """
+    _make_names_printable()
     try:
-        app(arguments)
+        try:
+            app(sorted(sys.argv[1:] if arguments is None else arguments, key=lambda word: word != "--debug"))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # fails here rather than when Python exits
     except SrcliError as error:
         report(str(error))
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         report("interrupted.")
         sys.exit(130)
+    except OSError as error:
+        _discard_stdout()
+        if not isinstance(error, BrokenPipeError):  # the program that reads from this one has read enough
+            report(f"Cannot write to {error.filename or 'stdout'}: {error.strerror}.")
+        sys.exit(1)
+    except Exception as error:
+        logger.debug("Traceback:", exc_info=True)
+        report(f"Something went wrong: {unexpected(error)}")
+        sys.exit(1)
+
+
+def _make_names_printable() -> None:
+    """Print names of files unchanged on stdout, whatever their encoding, and with escapes on stderr."""
+    codecs.register_error("unchanged-or-escaped", _unchanged_or_escaped)
+    for stream, errors in ((sys.stdout, "unchanged-or-escaped"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+
+
+def _unchanged_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes of file names as they were, and other characters that the encoding does not have with escapes."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+def _discard_stdout() -> None:
+    """Python would try to write the rest when it exits, and fail again."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

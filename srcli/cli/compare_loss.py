@@ -12,7 +12,7 @@ from srcli.cli.messages import report
 from srcli.cli.parsing import parse_color, parse_limits
 from srcli.config import LossConfig, parse_loss
 from srcli.errors import ConfigError, SrcliError
-from srcli.io.atomic import atomic_write, check_writable
+from srcli.io.atomic import atomic_write, check_writable, write_text
 from srcli.io.discover import find_images
 
 if TYPE_CHECKING:
@@ -74,7 +74,14 @@ def compare_loss(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Skip images without a counterpart in the other folder.")
     ] = False,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Reject images with more pixels.")] = 500_000_000,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-pixels",
+            help="Reject images with more pixels. [default: 1000000000, and less for very small files]",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV at full precision.")] = False,
     map_file: Annotated[
@@ -151,7 +158,7 @@ def compare_loss(
     if not comparisons:
         raise SrcliError("\nsrcli: ".join(failures))
 
-    typer.echo(_formatted(comparisons, background, folders=folders, json=json, csv=csv))
+    print(_formatted(comparisons, background, folders=folders, json=json, csv=csv))
     _exit(missing, failures, _missed_limits(comparisons, most, least))
 
 
@@ -230,5 +237,4 @@ def _draw(
     if html_file:
         from srcli.evaluation.comparison_page import as_page
 
-        with atomic_write(html_file) as part:
-            part.write_text(as_page(comparison, reference, candidate, background), encoding="utf-8")
+        write_text(html_file, as_page(comparison, reference, candidate, background))

@@ -34,4 +34,4 @@ def export(
     from srcli.models.export import export_onnx
 
     export_onnx(load_generator(spec), path, overwrite=overwrite)
-    typer.echo(path)
+    print(path)

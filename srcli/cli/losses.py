@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from srcli.config import LAYER_PRESETS, VGG_LAYERS
 from srcli.core.vgg_layers import LAYERS
 
@@ -25,18 +23,16 @@ def losses() -> None:
 
     Prints the receptive field and the cost of each layer.
     """
-    typer.echo(_TERMS)
+    print(_TERMS)
     for name, layers in LAYER_PRESETS.items():
-        typer.echo(f"  {name:<8} {'every layer below' if layers == VGG_LAYERS else ', '.join(layers)}")
-    typer.echo("")
-    typer.echo(
-        "Layers, from input to output. field: side of the receptive field in pixels. cost: thousand multiply-adds per pixel"
-    )
-    typer.echo("of the image, including all layers before:")
-    typer.echo(f"  {'layer':<8} {'index':>5} {'channels':>8} {'stride':>6} {'field':>5} {'cost':>6}")
+        print(f"  {name:<8} {'every layer below' if layers == VGG_LAYERS else ', '.join(layers)}")
+    print("")
+    print("Layers, from input to output. field: side of the receptive field in pixels. cost: thousand multiply-adds per pixel")
+    print("of the image, including all layers before:")
+    print(f"  {'layer':<8} {'index':>5} {'channels':>8} {'stride':>6} {'field':>5} {'cost':>6}")
     for name in VGG_LAYERS:
         layer = LAYERS[name]
-        typer.echo(
+        print(
             f"  {name:<8} {layer.index:>5} {layer.channels:>8} {layer.stride:>6} {layer.receptive_field:>5} "
             f"{layer.cost / 1e3:>6.1f}"
         )

@@ -19,4 +19,5 @@ def _option(match: re.Match[str]) -> str:
 
 def report(message: str) -> None:
     """Print one line for the user on stderr."""
-    print(f"srcli: {as_options(message)}", file=sys.stderr)
+    if sys.stderr is not None:  # print would use stdout instead
+        print(f"srcli: {as_options(message)}", file=sys.stderr)

@@ -33,22 +33,22 @@ def models(
         for model in models
     ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1))
         return
     sets = list(dict.fromkeys(name for row in rows for name in row["figures"] if name != SPEED))
     name_width = max(len(row["name"]) for row in rows)
     kind_width = max(len(kind) for kind in PURPOSES)
     heading = f"{'model':<{name_width}}  scale  {'kind':<{kind_width}}    MB  parameters     t"
-    typer.echo(heading + "".join(f"{name:>8}" for name in sets))
+    print(heading + "".join(f"{name:>8}" for name in sets))
     for row in rows:
         figures = row["figures"]
         t = f"{figures[SPEED]['t']:6.2f}" if SPEED in figures else f"{'-':>6}"
         psnr = [f"{figures[name]['psnr']:8.2f}" if name in figures else f"{'-':>8}" for name in sets]
         size = f"{row['megabytes']:>4.1f}  {row['parameters']:>10}"
-        typer.echo(f"{row['name']:<{name_width}}  {row['scale']:>5}  {row['kind']:<{kind_width}}  {size}{t}" + "".join(psnr))
-    typer.echo("")
+        print(f"{row['name']:<{name_width}}  {row['scale']:>5}  {row['kind']:<{kind_width}}  {size}{t}" + "".join(psnr))
+    print("")
     for kind in sorted({row["kind"] for row in rows}):
-        typer.echo(f"{kind:<{kind_width}}  {PURPOSES[kind]}")
-    typer.echo(f"{'NAME:int8':<{kind_width}}  the same in int8: a third of the time, with differences of a few gray levels")
-    typer.echo(f"{'NAME+':<{kind_width}}  average over all eight flips and rotations: more accurate, eight times the time")
-    typer.echo(f"{'t':<{kind_width}}  relative time on a CPU: a model with twice the t takes twice the time")
+        print(f"{kind:<{kind_width}}  {PURPOSES[kind]}")
+    print(f"{'NAME:int8':<{kind_width}}  the same in int8: a third of the time, with differences of a few gray levels")
+    print(f"{'NAME+':<{kind_width}}  average over all eight flips and rotations: more accurate, eight times the time")
+    print(f"{'t':<{kind_width}}  relative time on a CPU: a model with twice the t takes twice the time")

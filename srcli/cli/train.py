@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from srcli.cli.signals import stop_signals
 from srcli.config import TrainConfig, from_mapping, parse_loss, read_yaml, to_mapping, write_yaml
 from srcli.errors import ConfigError, counted
 
@@ -121,7 +122,7 @@ def train(
         return
     config = config_from(read_yaml(config_file) if config_file else DEFAULT, given)
     if print_config:
-        typer.echo(write_yaml(config), nl=False)
+        print(write_yaml(config), end="")
         return
     if config.photos is None:
         raise ConfigError("Give a folder of photographs, as in srcli train PHOTOS -o RUN.")
@@ -136,8 +137,13 @@ def train(
     from srcli.training.run_dir import RunDirectory
 
     command = shlex.join(["srcli", *sys.argv[1:]])
-    directory = RunDirectory(Path(config.output))
-    _train(TrainingRun.begin(directory, config, command, overwrite=overwrite, progress=TerminalProgress()))
+    directory, progress = RunDirectory(Path(config.output)), TerminalProgress()
+    state = None if overwrite else directory.unfinished(config)
+    if state:
+        progress.message(f"{directory.folder} contains this run up to step {state['steps']}; continuing it.")
+        _train(TrainingRun.resume(directory, config, state, progress=progress))
+    else:
+        _train(TrainingRun.begin(directory, config, command, overwrite=overwrite, progress=progress))
 
 
 def config_from(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
@@ -181,6 +187,11 @@ def _resume(path: Path, given: dict[str, Any]) -> None:
     from srcli.training.run_dir import RunDirectory
 
     directory = RunDirectory(path.parent if path.suffix == ".pt" else path)
+    if path.suffix != ".pt" and directory.without_checkpoint:
+        config = config_from(read_yaml(directory.config_file), given | {"output": str(path)})
+        command = shlex.join(["srcli", *sys.argv[1:]])
+        _train(TrainingRun.begin(directory, config, command, overwrite=False, progress=TerminalProgress()))
+        return
     state = directory.load(path if path.suffix == ".pt" else None)
     config = from_mapping(TrainConfig, state["settings"], str(directory.checkpoint))
     _train(TrainingRun.resume(directory, config_from(config, given), state, progress=TerminalProgress()))
@@ -190,21 +201,21 @@ def _check_data(config: TrainConfig) -> None:
     from srcli.training.run import read_photos
 
     photos, held_out = read_photos(config)
-    typer.echo(
+    print(
         f"{counted(len(photos), 'photograph')} to train on, {photos.megapixels:.1f} megapixels, "
         f"{counted(photos.crops(config.patch), 'crop')} of {config.patch}x{config.patch} without overlap."
     )
-    typer.echo(f"{counted(len(held_out or ()), 'photograph')} to validate on.")
+    print(f"{counted(len(held_out or ()), 'photograph')} to validate on.")
 
 
 def _train(run: TrainingRun) -> None:
-    """Train. Ctrl-C and SIGTERM finish the current step, save, and exit with 130."""
+    """Train. Ctrl-C, SIGTERM and a closed terminal finish the current step, save, and exit with 130."""
     signals: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
         signals.append(number)
 
-    before = [(number, signal.signal(number, remember)) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [(number, signal.signal(number, remember)) for number in stop_signals()]
     try:
         ending = run.train(interrupted=lambda: bool(signals))
     finally:
@@ -215,4 +226,4 @@ def _train(run: TrainingRun) -> None:
     if signals:
         raise typer.Exit(130)
     if run.world.is_first:
-        typer.echo(run.directory.model)
+        print(run.directory.model)

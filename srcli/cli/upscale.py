@@ -13,6 +13,7 @@ import typer
 
 from srcli.cli.messages import as_options, report
 from srcli.cli.parsing import parse_color, parse_memory, parse_size
+from srcli.cli.signals import stop_signals
 from srcli.cli.upscale_progress import UpscaleProgress
 from srcli.errors import ConfigError, SrcliError, counted
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from srcli.inference.plan import Job
 
 FORMATS = ("png", "jpg", "webp", "tif", "avif")
-MAX_PIXELS = 1_000_000_000
-"""A file with more is usually made to fill the disk, or would take a day by mistake."""
 MAX_SCALE = 64
 MAX_PREVIEWS = 50
 """Images on one page, which should open quickly: a large image takes 2 MB."""
@@ -85,11 +84,20 @@ def upscale(
     ] = False,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Include the subfolders of a folder.")] = False,
+    include_results: Annotated[
+        bool,
+        typer.Option(
+            "--include-results", help="Also upscale results of earlier runs in a folder, such as a_x4.png next to a.png."
+        ),
+    ] = False,
     image_format: Annotated[
         str | None,
         typer.Option("--format", metavar="EXT", help="png, jpg, webp, tif or avif. [default: the input's]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Allow -o to name the input itself, which is lost then.")
+    ] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Skip images with a complete result of the right size.")
     ] = False,
@@ -110,7 +118,14 @@ def upscale(
             "--memory", metavar="SIZE", help="Memory to use, such as 800M. [default: half of what is free, at most 2G]"
         ),
     ] = None,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Reject images with more pixels.")] = MAX_PIXELS,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-pixels",
+            help="Reject images with more pixels. [default: 1000000000, and less for very small files]",
+            show_default=False,
+        ),
+    ] = None,
     frame: Annotated[
         int | None, typer.Option("--frame", metavar="K", help="Frame of an animation or page of a file, from 1.")
     ] = None,
@@ -148,7 +163,7 @@ def upscale(
         raise ConfigError("--overwrite and --skip-existing exclude each other. Choose one.")
     if image_format is not None and image_format.lower().lstrip(".") not in FORMATS:
         raise ConfigError(f"There is no format {image_format!r}. Choose one of {', '.join(FORMATS)}.")
-    if max_pixels < 1:
+    if max_pixels is not None and max_pixels < 1:
         raise ConfigError(f"--max-pixels is {max_pixels}; it must be at least 1.")
     if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--compare writes an HTML page, so its name must end in .html (got {compare}).")
@@ -176,6 +191,7 @@ def upscale(
         device=device,
         extension=extension,
         overwrite=overwrite,
+        in_place=in_place,
         skip_existing=skip_existing,
         dry_run=dry_run,
         frame=frame,
@@ -184,7 +200,16 @@ def upscale(
         background=(red, green, blue),
         previews=MAX_PREVIEWS if compare else 0,
     )
-    jobs = plan(inputs, output, target_size, extension=extension, recursive=recursive)
+    jobs = plan(
+        inputs,
+        output,
+        target_size,
+        extension=extension,
+        recursive=recursive,
+        in_place=in_place,
+        include_results=include_results,
+        on_note=report,
+    )
     if compare and not dry_run:
         _check_page(compare, jobs, overwrite=overwrite)
     _run(options, jobs, json=json, fail_fast=fail_fast, page=compare)
@@ -220,7 +245,7 @@ def _run(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast: boo
     with_previews: list[UpscaleResult] = []
     done = skipped = 0
     interrupted = False
-    with _sigterm_as_interrupt(), UpscaleProgress(len(jobs)) as progress:
+    with _stop_signals_as_interrupt(), UpscaleProgress(len(jobs)) as progress:
         callbacks = ProgressCallbacks(progress.start, progress.advance, progress.note)
         results = BatchUpscaler(options, callbacks).run(jobs)
         try:
@@ -259,7 +284,7 @@ def _run(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast: boo
 
 def _write_page(path: Path, results: Sequence[UpscaleResult], *, left_out: int, overwrite: bool) -> None:
     from srcli.evaluation.upscale_page import UpscaledImage, as_page
-    from srcli.io.atomic import atomic_write
+    from srcli.io.atomic import write_text
 
     images = [
         UpscaledImage(
@@ -272,8 +297,7 @@ def _write_page(path: Path, results: Sequence[UpscaleResult], *, left_out: int, 
         )
         for result in results
     ]
-    with atomic_write(path, overwrite=overwrite) as part:
-        part.write_text(as_page(images, left_out=left_out), encoding="utf-8")
+    write_text(path, as_page(images, left_out=left_out), overwrite=overwrite)
     report(f"{path} compares {counted(len(results), 'image')} with bicubic interpolation.")
 
 
@@ -293,18 +317,19 @@ def _record(result: UpscaleResult) -> dict[str, Any]:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Handle SIGTERM like Ctrl-C, so that no incomplete file is left."""
+def _stop_signals_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM and a closed terminal like Ctrl-C, so that no incomplete file is left."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = [(number, signal.signal(number, interrupt)) for number in stop_signals()]
     except ValueError:  # not in the main thread, where signals cannot be handled
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from srcli.cli.messages import report
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ class UpscaleProgress:
 
     def result(self, line: str) -> None:
         """Print a line on stdout."""
-        self._print(lambda: typer.echo(line))
+        self._print(lambda: print(line))
 
     def _print(self, print_line: Callable[[], None]) -> None:
         """Hide the bars while a line is printed, so that they do not mix if both go to one terminal."""

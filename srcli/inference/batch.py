@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import tempfile
@@ -15,19 +16,21 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-from srcli.errors import SrcliError
+from srcli.errors import SrcliError, unexpected
 from srcli.inference.backend import Backend, load_model
 from srcli.inference.memory import release_freed_memory
 from srcli.inference.plan import STDIO, Job, Size, model_chain
 from srcli.inference.previews import Preview, PreviewPair
 from srcli.inference.tiling import TilePlanner
 from srcli.inference.upscale import upscale_rows
-from srcli.io.atomic import remove_stale_temp_files
+from srcli.io.atomic import exists, remove_stale_temp_files
 from srcli.io.read import ImageReader, is_complete, open_image
 from srcli.io.write import check_target, write_rows
 
 if TYPE_CHECKING:
     from srcli.inference.backend import Model
+
+logger = logging.getLogger(__name__)
 
 WORKERS = 3
 """Images at a time: while one or two are upscaled, the next is decoded or the last one encoded."""
@@ -44,6 +47,7 @@ class UpscaleOptions:
     """What to do with every image.
 
     models: those to choose from, of different scales. first_models: those for all passes but the last, if they differ.
+    in_place: replace images by their results where both are the same file.
     extension: of the format for stdout. previews: of how many images, from the first on, to keep previews for a page.
     """
 
@@ -54,6 +58,7 @@ class UpscaleOptions:
     device: str = "auto"
     extension: str | None = None
     overwrite: bool = False
+    in_place: bool = False
     skip_existing: bool = False
     dry_run: bool = False
     frame: int | None = None
@@ -155,11 +160,18 @@ class BatchUpscaler:
             result = UpscaleResult(job, error=str(error))
         except MemoryError:
             result = UpscaleResult(job, error=f"There is not enough memory for {job.source}. Close other programs.")
+        except OSError as error:
+            result = UpscaleResult(job, error=f"Cannot upscale {job.source}: {error.strerror or error}.")
+        except (_Cancelled, _ModelLoadError):
+            raise
+        except Exception as error:
+            logger.debug("Traceback of the failure of %s:", job.source, exc_info=True)
+            result = UpscaleResult(job, error=f"Cannot upscale {job.source}: {unexpected(error)}")
         return replace(result, seconds=round(time.perf_counter() - begin, 3))
 
     def _upscale(self, job: Job) -> UpscaleResult:
         options = self.options
-        source = sys.stdin.buffer.read() if job.source == STDIO else job.source
+        source = _read_stdin() if job.source == STDIO else job.source
         image = open_image(
             source, frame=options.frame, max_pixels=options.max_pixels, srgb=options.strip_metadata, find_damage=True
         )
@@ -169,8 +181,8 @@ class BatchUpscaler:
         result = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
         check_target(Path("stdout.png") if job.target == STDIO else job.target, *sr)
         notes: list[str] = []
-        overwrite = options.overwrite
-        if job.target.exists() and job.target != STDIO and not overwrite:
+        overwrite = options.overwrite or (options.in_place and _same_file(job.source, job.target))
+        if job.target != STDIO and exists(job.target) and not overwrite:
             if not options.skip_existing:
                 raise SrcliError(
                     f"{job.target} already exists, so {job.source} was not upscaled. Use `overwrite` to replace it."
@@ -179,12 +191,10 @@ class BatchUpscaler:
             if complete:
                 preview = self._preview(job, source, sr)
                 return replace(result, skipped=True, previews=preview.with_result(job.target) if preview else ())
-            if complete is None:
-                raise SrcliError(
-                    f"{job.target} already exists with a size other than {sr[0]}x{sr[1]}. Use `overwrite` to replace it."
-                )
-            notes.append(f"{job.target} was incomplete and has been replaced.")
-            overwrite = True
+            what = "with another size" if complete is None else "but is not a complete image"
+            raise SrcliError(
+                f"{job.target} already exists {what} ({sr[0]}x{sr[1]} was expected). Move it, or use `overwrite` to replace it."
+            )
         self._announce(job, lr, sr, chain)
         if options.dry_run:
             return replace(result, notes=tuple(notes))
@@ -257,6 +267,16 @@ class BatchUpscaler:
                 if self.options.device == "auto":
                     self.callbacks.on_note(f"{model.name} on {backend.description}.")
             return self._backends[id(model)]
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:  # closed by the program that started this one
+        raise SrcliError("stdin is closed. Pipe an image into srcli, or give the name of a file.")
+    return sys.stdin.buffer.read()
+
+
+def _same_file(source: Path, target: Path) -> bool:
+    return source != STDIO and target.exists() and source.samefile(target)
 
 
 def _to_stdout(image: ImageReader, extension: str | None, write: Callable[[Path], list[str]]) -> list[str]:

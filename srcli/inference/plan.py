@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srcli.errors import ConfigError, SrcliError
-from srcli.io.discover import EXTENSIONS, glob_root, image_like
+from srcli.errors import ConfigError, SrcliError, counted
+from srcli.io.discover import EXTENSIONS, glob_root, image_like, without_results
 
 if TYPE_CHECKING:
     from srcli.inference.backend import Model
@@ -63,11 +63,23 @@ class Job:
     error: str | None = None
 
 
-def plan(inputs: Sequence[str], output: str | None, size: Size, *, extension: str | None, recursive: bool) -> list[Job]:
+def plan(
+    inputs: Sequence[str],
+    output: str | None,
+    size: Size,
+    *,
+    extension: str | None = None,
+    recursive: bool = False,
+    in_place: bool = False,
+    include_results: bool = False,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> list[Job]:
     """A job for each image that the inputs name: files, folders, globs, and - for stdin.
 
     output: a file for one image, - for stdout, a folder that mirrors the tree below each input folder, or None for results next
-    to their images. extension: of the results, such as .png; None keeps that of each image.
+    to their images. extension: of the results, such as .png; None keeps that of each image. in_place: allow a result to replace
+    its own image. include_results: upscale the results of earlier runs that lie in a folder next to their images, too. on_note:
+    called with sentences for the user.
     Raises ConfigError if the arguments contradict each other.
     """
     to_stdout = output == "-" or (output is None and list(inputs) == ["-"])
@@ -81,12 +93,21 @@ def plan(inputs: Sequence[str], output: str | None, size: Size, *, extension: st
     jobs: list[Job] = []
     for given in dict.fromkeys(inputs):
         try:
-            found |= _sources(given, size, folder if not to_file else None, extension=extension, recursive=recursive)
+            sources, unreadable, results = _sources(given, None if to_file else folder, recursive, include_results)
+            found |= sources
+            jobs += unreadable
+            if results:
+                on_note(
+                    f"Left out {counted(results, 'result')} of earlier runs in {given}; `include_results` upscales them, too."
+                )
         except SrcliError as error:
-            jobs.append(Job(Path(given), Path(given), str(error)))
+            jobs.append(_failed(Path(given), str(error)))
+        except OSError as error:
+            jobs.append(_failed(Path(given), f"Cannot read {given}: {error.strerror}."))
     if (to_file or to_stdout) and len(found) > 1:
         raise ConfigError(f"{output} is one file, but there are {len(found)} images. Set `output` to a folder.")
     taken: dict[Path, Path] = {}
+    inputs_by_identity = {its: source for source in found if (its := _identity(source))}
     for source, below in found.items():
         if to_stdout:
             jobs.append(Job(source, STDIO))
@@ -96,6 +117,10 @@ def plan(inputs: Sequence[str], output: str | None, size: Size, *, extension: st
         default = _result(source, size, extension)
         target = folder if to_file and folder else folder / below.parent / default.name if folder else default
         problem = None
+        identity = _identity(target)
+        original = (
+            inputs_by_identity.get(identity) if identity else None
+        )  # an input that is the same file, maybe by another name
         if target.suffix.lower() not in EXTENSIONS and source.exists():
             problem = (
                 f"{source}: cannot write {target.suffix or 'files without an extension'}. "
@@ -103,39 +128,57 @@ def plan(inputs: Sequence[str], output: str | None, size: Size, *, extension: st
             )
         elif target in taken:
             problem = f"{source} and {taken[target]} would both become {target}. Write them to different folders."
-        elif target in found and target != source:
+        elif original is not None and _identity(source) != identity:
             problem = f"{source} would become {target}, which is an input, too. Write the results to another folder."
+        elif original is not None and not in_place:
+            problem = f"{source} would be replaced by its own result. Choose another `output`, or set `in_place` to allow that."
         else:
             taken[target] = source
         jobs.append(Job(source, target, problem))
     return jobs
 
 
-def _sources(given: str, size: Size, output: Path | None, *, extension: str | None, recursive: bool) -> dict[Path, Path]:
-    """The images that one input names, each with its path below the input."""
+def _failed(path: Path, error: str) -> Job:
+    return Job(path, path, error)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the file, which are the same for all its names. None if it does not exist or cannot be examined."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _sources(
+    given: str, output: Path | None, recursive: bool, include_results: bool
+) -> tuple[dict[Path, Path], list[Job], int]:
+    """The images that one input names, each with its path below the input; folders that cannot be read; results left out."""
     path = Path(given)
     if path.is_dir():
-        paths = sorted(image_like(path, recursive=recursive))
-        results = {_result(source, size, extension) for source in paths}  # of an earlier run
+        unreadable: list[Job] = []
+
+        def on_error(folder: Path, error: OSError) -> None:
+            unreadable.append(_failed(folder, f"Cannot read the folder {folder}: {error.strerror}."))
+
+        paths = sorted(image_like(path, recursive=recursive, on_error=on_error))
         inside = output is not None and output.resolve().is_relative_to(path.resolve()) and output.resolve() != path.resolve()
-        sources = [
-            source
-            for source in paths
-            if source not in results and not (inside and output and source.resolve().is_relative_to(output.resolve()))
-        ]
-        if not sources:
+        paths = [source for source in paths if not (inside and output and source.resolve().is_relative_to(output.resolve()))]
+        sources = paths if include_results else without_results(paths)
+        if not sources and not unreadable:
             raise SrcliError(
                 f"{path} contains no image. Give a folder with files that end in {', '.join(EXTENSIONS)}"
                 f"{'' if recursive else ', or use `recursive` for its subfolders'}."
             )
-        return {source: source.relative_to(path) for source in sources}
+        return {source: source.relative_to(path) for source in sources}, unreadable, len(paths) - len(sources)
     if given != "-" and not path.exists() and glob.has_magic(given):
         matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207, Path.glob rejects absolute patterns
         images = [match for match in matches if match.suffix.lower() in EXTENSIONS]
         if not images:
             raise SrcliError(f"{given} matches no image. Files must end in {', '.join(EXTENSIONS)}.")
-        return {match: match.relative_to(glob_root(path)) for match in images}
-    return {path: Path(path.name)}
+        return {match: match.relative_to(glob_root(path)) for match in images}, [], 0
+    return {path: Path(path.name)}, [], 0
 
 
 def _result(source: Path, size: Size, extension: str | None) -> Path:

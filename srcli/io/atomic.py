@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +19,8 @@ try:
 except ImportError:  # Windows, where files that are being written cannot be removed anyway
     fcntl = None  # type: ignore[assignment]
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part(?P<suffix>\.\w+)?")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.srcli-[0-9a-f]{8}\.part(?P<suffix>\.\w+)?")
+_LONGEST_SUFFIX = 16
 
 
 @contextmanager
@@ -24,11 +28,18 @@ def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a hidden temporary file next to `path`, and rename it to `path` if the block succeeds.
 
     Readers never see an incomplete file, and an existing file stays until the new one is complete, even after a power failure.
-    The temporary file is locked, so `remove_stale_temp_files` of another process leaves it alone.
+    The temporary file is locked, so `remove_stale_temp_files` of another process leaves it alone. A symbolic link stays, and
+    the file that it leads to is replaced. A pipe or device is written to, after the block.
     Raises SrcliError if `path` exists and `overwrite` is false, or if it cannot be written.
     """
-    temporary = path
     try:
+        if _is_special(path):
+            with tempfile.TemporaryDirectory() as scratch:
+                yield (complete := Path(scratch, path.name))
+                _copy_into(complete, path)
+            return
+        if overwrite and path.is_symlink():
+            path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, lock = _create_temporary(path)
         try:
@@ -50,13 +61,21 @@ def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         raise _cannot_write(path, error) from None
 
 
+def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+    """Write text atomically, in UTF-8. Names of files that are not in UTF-8 get escapes."""
+    with atomic_write(path, overwrite=overwrite) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def check_writable(path: Path, *, overwrite: bool) -> None:
     """Raise before the work what `atomic_write` would raise after it. Creates the folder if necessary."""
-    if path.is_dir():
-        raise SrcliError(f"{path} is a folder. Give the name of a file.")
-    if path.exists() and not overwrite:
-        raise _cannot_write(path, FileExistsError())
     try:
+        if path.is_dir():
+            raise SrcliError(f"{path} is a folder. Give the name of a file.")
+        if _is_special(path):
+            return
+        if exists(path) and not overwrite:
+            raise FileExistsError
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, lock = _create_temporary(path)
     except OSError as error:
@@ -64,6 +83,19 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     temporary.unlink()
     if lock is not None:
         os.close(lock)
+    remove_stale_temp_files([path])
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file, folder or symbolic link of this name, even one that leads nowhere.
+
+    Unlike `Path.exists`, raises OSError for a path that cannot be used: too long, or in a folder that cannot be searched.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def remove_stale_temp_files(paths: Iterable[Path]) -> None:
@@ -74,11 +106,13 @@ def remove_stale_temp_files(paths: Iterable[Path]) -> None:
     for path in paths:
         names.setdefault(path.parent, set()).add(_short_stem(path))
     for folder, stems in names.items():
-        with suppress(OSError):  # the folder does not exist or belongs to someone else
-            for entry in os.scandir(folder):
-                match = _TEMPORARY.fullmatch(entry.name)
-                if match and match["name"] in stems and entry.is_file(follow_symlinks=False):
-                    _remove_unlocked(Path(entry.path))
+        _remove_stale(folder, lambda stem, stems=stems: stem in stems)  # type: ignore[misc]
+
+
+def remove_all_stale_temp_files(folder: Path) -> None:
+    """Like `remove_stale_temp_files`, for all files in a folder of srcli's."""
+    if fcntl is not None:
+        _remove_stale(folder, lambda _: True)
 
 
 @contextmanager
@@ -98,7 +132,7 @@ def directory_lock(folder: Path) -> Iterator[bool]:
 
 
 def _cannot_write(path: Path, error: OSError) -> SrcliError:
-    if isinstance(error, FileExistsError) and path.exists():
+    if isinstance(error, FileExistsError) and os.path.lexists(path):
         return SrcliError(f"{path} already exists. Use `overwrite` to replace it, or choose another name.")
     if isinstance(error, FileExistsError):  # from creating the folder
         return SrcliError(f"Cannot write {path}: its folder is a file.")
@@ -108,7 +142,8 @@ def _cannot_write(path: Path, error: OSError) -> SrcliError:
 def _create_temporary(path: Path) -> tuple[Path, int | None]:
     """A new empty hidden file next to the path, and a descriptor that holds its lock."""
     while True:
-        temporary = path.with_name(f".{_short_stem(path)}.{secrets.token_hex(4)}.part{path.suffix}")
+        suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""
+        temporary = path.with_name(f".{_short_stem(path)}.srcli-{secrets.token_hex(4)}.part{suffix}")
         lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if fcntl is None:
             os.close(lock)  # Windows cannot rename an open file
@@ -116,6 +151,23 @@ def _create_temporary(path: Path) -> tuple[Path, int | None]:
         if _locked(lock) and os.fstat(lock).st_nlink:
             return temporary, lock
         os.close(lock)  # another process removed it as stale before it was locked
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, such as /dev/null, or a link to one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _copy_into(file: Path, special: Path) -> None:
+    """Write the file's content to a pipe or device. Raises OSError if it is a pipe that no program reads."""
+    target = os.open(special, os.O_WRONLY | os.O_NONBLOCK)  # otherwise opening waits until a program reads
+    os.set_blocking(target, True)
+    with file.open("rb") as source, os.fdopen(target, "wb") as stream:
+        shutil.copyfileobj(source, stream)
 
 
 def _locked(lock: int) -> bool:
@@ -127,6 +179,14 @@ def _locked(lock: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def _remove_stale(folder: Path, wanted: Callable[[str], bool]) -> None:
+    with suppress(OSError):  # the folder does not exist or belongs to someone else
+        for entry in os.scandir(folder):
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and wanted(match["name"]) and entry.is_file(follow_symlinks=False):
+                _remove_unlocked(Path(entry.path))
 
 
 def _remove_unlocked(temporary: Path) -> None:
@@ -151,6 +211,6 @@ def _rename_if_free(temporary: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        if path.exists():
+        if exists(path):
             raise FileExistsError(path) from None
         temporary.rename(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
@@ -12,29 +14,61 @@ from srcli.errors import SrcliError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif")
 """File name extensions of the formats that can be read and written."""
 
+_RESULT = re.compile(r"(?P<source>.+)_(x\d+(\.\d+)?|\d+[wh]|\d+x\d+)")
+"""The stem of a result of `srcli upscale`, such as photo_x4 or photo_1920w."""
+
 
 def find_images(folder: Path) -> list[Path]:
     """Every image file in the folder and its subfolders, sorted. Hidden files are left out.
 
-    Raises SrcliError if there is none.
+    Raises SrcliError if there is none, or if a folder cannot be read.
     """
     if not folder.is_dir():
         raise SrcliError(f"{folder} is not a folder. Give a folder of images.")
-    paths = sorted(path for path in image_like(folder, recursive=True) if not path.is_dir())
+
+    def unreadable(path: Path, error: OSError) -> None:
+        raise SrcliError(f"Cannot read the folder {path}: {error.strerror}.")
+
+    paths = sorted(path for path in image_like(folder, recursive=True, on_error=unreadable) if not path.is_dir())
     if not paths:
         raise SrcliError(f"{folder} contains no image. Give a folder with files that end in {', '.join(EXTENSIONS)}.")
     return paths
 
 
-def image_like(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Entries of the folder with the name of an image, hidden ones left out.
+def image_like(folder: Path, *, recursive: bool, on_error: Callable[[Path, OSError], None]) -> Iterator[Path]:
+    """Entries of the folder with the name of an image, hidden ones left out. Symbolic links to folders are not followed.
 
     A folder may have such a name, too. It is included if it cannot hold images of its own: empty, or not searched.
+    on_error: called for each folder that cannot be read.
     """
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in EXTENSIONS and not hidden and not (recursive and path.is_dir() and any(path.iterdir())):
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        on_error(folder, error)
+        return
+    for entry in entries:
+        path = folder / entry.name
+        searched = recursive and entry.is_dir(follow_symlinks=False)
+        if path.suffix.lower() in EXTENSIONS and not (searched and _has_entries(path)):
             yield path
+        if searched:
+            yield from image_like(path, recursive=True, on_error=on_error)
+
+
+def without_results(paths: Iterable[Path]) -> list[Path]:
+    """The images without results of `srcli upscale` that lie next to their source, such as photo_x4.png next to photo.jpg."""
+    images = list(paths)
+    sources = {(path.parent, path.stem) for path in images}
+    return [
+        path for path in images if not ((match := _RESULT.fullmatch(path.stem)) and (path.parent, match["source"]) in sources)
+    ]
+
+
+def _has_entries(folder: Path) -> bool:
+    try:
+        return any(os.scandir(folder))
+    except OSError:  # reported when it is searched
+        return True
 
 
 def glob_root(pattern: Path) -> Path:

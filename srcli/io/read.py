@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import pyvips
 
+import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
 from srcli.io.animation import open_animation, read_frame
 from srcli.io.discover import EXTENSIONS
 from srcli.io.image import Image, Metadata
 from srcli.io.metadata import open_binary, read_metadata, with_profile_of
 
-pyvips.cache_set_max(0)  # each image is read once, so a cache would only take memory
-
 _REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
+_MAX_PIXELS = 1_000_000_000
+_LARGE = 50_000_000
+_MAX_PIXELS_PER_BYTE = 200
+"""Photographs of best compression reach 20 to 50. Files with more are usually made to fill memory or disk."""
 _IMAGE_NAME = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
 
 
@@ -86,6 +89,8 @@ def open_image(
     CMYK and Lab are converted to sRGB. frame: of an animation or a file with several pages, from 1. srgb: convert every image
     to sRGB and drop the metadata. find_damage: report damage in `ImageReader.damage` that a JPEG decoder would conceal.
     Rows are decoded as they are read, except for rotated images, interlaced PNG, WebP and AVIF.
+
+    max_pixels: the limit; None for a limit that depends on the size of the file (see `_check_pixels`).
 
     Raises SrcliError if the file is missing, empty, damaged or not supported, if it has more than `max_pixels` pixels, or
     several frames and `frame` is None.
@@ -219,13 +224,13 @@ def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_
         with animation:
             frames = getattr(animation, "n_frames", 1)
             _check_frame(name, frames, frame)
-            _check_pixels(name, animation.width, animation.height, max_pixels)
+            _check_pixels(name, animation.width, animation.height, max_pixels, _file_size(source))
             image = read_frame(name, animation, frame) if frame else pyvips.Image.black(animation.width, animation.height)
             return image, frames
     image = _load(source, fail_on=fail_on)
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     _check_frame(name, frames, frame)
-    _check_pixels(name, image.width, image.height, max_pixels)
+    _check_pixels(name, image.width, image.height, max_pixels, _file_size(source))
     page = {} if frame is None or frames == 1 else {"page": frame - 1}
     # sequential access keeps little of the image in memory; rotated images are decoded first, to a file if they are large
     access = "random" if _orientation(image) in _REVERSED else "sequential"
@@ -235,6 +240,11 @@ def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_
 def _load(source: Path | bytes, **options: Any) -> pyvips.Image:
     if isinstance(source, bytes):
         return pyvips.Image.new_from_buffer(source, "", **options)
+    try:
+        str(source).encode()
+    except UnicodeEncodeError:  # pyvips supports only names in UTF-8
+        with source.open("rb") as file:
+            return pyvips.Image.new_from_source(pyvips.Source.new_from_descriptor(file.fileno()), "", **options)
     return pyvips.Image.new_from_file(str(source), revalidate=True, **options)
 
 
@@ -243,11 +253,11 @@ def _check_readable(source: Path | bytes) -> None:
         if not source:
             raise SrcliError("stdin is empty (0 bytes). Pipe an image into srcli.")
         return
-    if source.is_dir():
-        raise SrcliError(f"{source} is a folder, not an image.")
-    if source.exists() and not source.is_file():  # opening a pipe would block until someone writes to it
-        raise SrcliError(f"{source} is not a regular file. Pipe it into srcli, with - as the input.")
     try:
+        if source.is_dir():
+            raise SrcliError(f"{source} is a folder, not an image.")
+        if source.exists() and not source.is_file():  # opening a pipe would block until someone writes to it
+            raise SrcliError(f"{source} is not a regular file. Pipe it into srcli, with - as the input.")
         with source.open("rb") as file:
             if not file.read(1):
                 raise SrcliError(f"{source} is empty (0 bytes). Get the image again from its source.")
@@ -255,11 +265,22 @@ def _check_readable(source: Path | bytes) -> None:
         raise SrcliError(f"Cannot read {source}: {error.strerror}.") from None
 
 
-def _check_pixels(name: str, width: int, height: int, most: int | None) -> None:
-    if most is not None and width * height > most:
+def _file_size(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _check_pixels(name: str, width: int, height: int, most: int | None, size: int) -> None:
+    """Reject files that are made to fill memory or disk. most: the limit, or None for one that depends on the file's size."""
+    pixels = width * height
+    if pixels > (most or _MAX_PIXELS):
         raise SrcliError(
-            f"{name} has {width}x{height} = {width * height} pixels, more than the limit of {most}. "
+            f"{name} has {width}x{height} = {pixels} pixels, more than the limit of {most or _MAX_PIXELS}. "
             "If that is right, raise `max_pixels`."
+        )
+    if most is None and pixels > _LARGE and pixels > _MAX_PIXELS_PER_BYTE * size:
+        raise SrcliError(
+            f"{name} has {width}x{height} = {pixels} pixels in only {size} bytes, so it is probably not a real image. "
+            f"If it is, use `max_pixels={pixels}`."
         )
 
 

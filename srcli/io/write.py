@@ -112,7 +112,7 @@ def write_rows(
                 options["bitdepth"] = 12 if deep else 8
             if extension == ".tif":
                 options["bigtiff"] = image.width * image.height * image.bands * (2 if deep else 1) > _CLASSIC_TIFF
-            image.write_to_file(str(part), **options)
+            _save(image, part, options)
         except pyvips.Error as error:
             if stream.failure:
                 raise stream.failure from None
@@ -126,6 +126,16 @@ def write_rows(
     if alpha and extension in _OPAQUE and not stream.opaque:
         lost.insert(0, f"transparency (replaced by {_color_name(background)})")
     return lost
+
+
+def _save(image: pyvips.Image, path: Path, options: dict[str, Any]) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # pyvips supports only names in UTF-8
+        with path.open("rb+") as file:
+            image.write_to_target(pyvips.Target.new_to_descriptor(file.fileno()), path.suffix, **options)
+    else:
+        image.write_to_file(str(path), **options)
 
 
 def resample(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> pyvips.Image:

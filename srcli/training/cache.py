@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,10 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from srcli.errors import SrcliError
-from srcli.io.atomic import atomic_write
+from srcli.io.atomic import atomic_write, remove_all_stale_temp_files
 
-FORMAT = 1
+FORMAT = 2
 """Increased whenever decoding changes the pixels of an image."""
+
+CHECKED_BYTES = 2**32
+"""How much of a cache is checked for damage when it is opened."""
 
 Decoded = np.ndarray | SrcliError
 """An image, H x W x 3 uint8, or the reason why it cannot be read."""
@@ -69,15 +74,19 @@ def decode_cached(
     collection = hashlib.sha256(name.encode()).hexdigest()[:16]
     key = _key(paths)
     index, pixels = (folder / f"{collection}-{key}.{ending}" for ending in ("json", "pixels"))
-    if not _is_complete(index, pixels):
+    entries = _read_index(index)
+    if entries is None or not _is_undamaged(entries, pixels):
+        remove_all_stale_temp_files(folder)
         errors = _fill(decode(paths, read, on_image), index, pixels)
         if errors:
             return errors
+        entries = _read_index(index)
+        assert entries is not None
         for old in folder.glob(f"{collection}-*"):
             if old not in (index, pixels):
                 with suppress(OSError):  # another run may be reading it
                     old.unlink()
-    return _mapped(index, pixels)
+    return list(_mapped(entries, pixels))
 
 
 def _key(paths: Sequence[Path]) -> str:
@@ -85,13 +94,25 @@ def _key(paths: Sequence[Path]) -> str:
     return hashlib.sha256(json.dumps([FORMAT, files]).encode()).hexdigest()[:16]
 
 
-def _is_complete(index: Path, pixels: Path) -> bool:
-    """Whether both files exist, and the pixels, which are written before the index, have not been truncated since."""
+def _read_index(index: Path) -> list[tuple[int, int, int]] | None:
+    """Height, width and CRC-32 of each image. None if the file is missing or damaged."""
     try:
-        size: int = sum(3 * height * width for height, width in json.loads(index.read_text()))
-        return size == pixels.stat().st_size
-    except (OSError, ValueError):
+        entries = [(height, width, crc) for height, width, crc in json.loads(index.read_text())]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    valid = all(type(number) is int for entry in entries for number in entry) and all(min(entry[:2]) > 0 for entry in entries)
+    return entries if valid else None
+
+
+def _is_undamaged(entries: list[tuple[int, int, int]], pixels: Path) -> bool:
+    """Whether the file has the size and the checksums in the index. Of a very large cache, a random part is checked."""
+    if not pixels.is_file() or sum(3 * height * width for height, width, _ in entries) != pixels.stat().st_size:
         return False
+    images = list(zip(_mapped(entries, pixels), (crc for *_, crc in entries), strict=True))
+    if pixels.stat().st_size > CHECKED_BYTES:
+        images = random.sample(images, max(1, len(images) * CHECKED_BYTES // pixels.stat().st_size))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # crc32 releases the GIL
+        return all(pool.map(lambda image: zlib.crc32(image[0].data) == image[1], images))
 
 
 def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> list[Decoded]:
@@ -99,19 +120,20 @@ def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> list[Decoded
     errors: list[Decoded] = []
     try:
         with suppress(_Incomplete), atomic_write(pixels) as part:
-            shapes: list[tuple[int, int]] = []
+            entries: list[tuple[int, int, int]] = []
             with part.open("wb") as file:
                 for result in results:
                     if isinstance(result, SrcliError):
                         errors.append(result)
                     elif not errors:
-                        shapes.append((result.shape[0], result.shape[1]))
-                        file.write(np.ascontiguousarray(result).data)
+                        content = np.ascontiguousarray(result)
+                        entries.append((result.shape[0], result.shape[1], zlib.crc32(content.data)))
+                        file.write(content.data)
             if errors:
                 raise _Incomplete
         if not errors:
             with atomic_write(index) as part:
-                part.write_text(json.dumps(shapes))
+                part.write_text(json.dumps(entries))
     except SrcliError as error:
         raise SrcliError(
             f"{error} The file is for decoded photographs; set `cache` to another folder, or use `cache=none`."
@@ -123,11 +145,11 @@ class _Incomplete(Exception):
     """Cancels an atomic write."""
 
 
-def _mapped(index: Path, pixels: Path) -> list[Decoded]:
+def _mapped(entries: list[tuple[int, int, int]], pixels: Path) -> list[np.ndarray]:
     flat = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))  # slicing an array is faster than slicing a memmap
-    images: list[Decoded] = []
+    images: list[np.ndarray] = []
     place = 0
-    for height, width in json.loads(index.read_text()):
+    for height, width, _ in entries:
         size = 3 * height * width
         images.append(flat[place : place + size].reshape(height, width, 3))
         place += size

@@ -28,6 +28,7 @@ class History:
         self.crops = crops
         self.terms = [name for name in LOSS_TERMS if getattr(config.loss, name)]
         self.steps: list[Step] = []
+        """Since the last row."""
         self.board_class = _board_class() if config.log == "tensorboard" else None
         self.board: Any = None
 
@@ -36,6 +37,13 @@ class History:
 
     def add(self, step: Step) -> None:
         self.steps.append(step)
+
+    def pending(self) -> list[dict[str, Any]]:
+        """The steps since the last row, as plain values for the checkpoint."""
+        return [asdict(step) for step in self.steps]
+
+    def restore(self, pending: list[dict[str, Any]]) -> None:
+        self.steps = [Step(**step) for step in pending]
 
     def write(self, number: int, skipped: int, scores: tuple[Scores, Scores] | None = None) -> None:
         """Write a row for the steps since the last row up to step `number`.

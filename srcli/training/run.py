@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,9 @@ from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.run_dir import RunDirectory
 from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size, train
 from srcli.training.validation import Scores, Validation, smallest_side
+
+_LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
+"""In errors of torch.distributed, which are all RuntimeErrors."""
 
 CALIBRATION_PIXELS = 100_000
 """Pixels of LR images for int8 calibration."""
@@ -94,6 +98,7 @@ class TrainingRun:
         if run.world.is_first:
             run.lock.enter_context(directory.locked())
             directory.truncate_history(run.trainer.steps)
+            run.history.restore(state.get("history", []))
         return run
 
     def train(self, *, interrupted: Callable[[], bool]) -> Ending:
@@ -181,8 +186,10 @@ class TrainingRun:
 
     def _on_save(self) -> None:
         if self.world.is_first:
-            self.history.write(self.trainer.steps, self.trainer.skipped)
-            self.directory.save_checkpoint(self.trainer, self.about)
+            step = self.trainer.steps
+            if step % self.config.save_every == 0 or step == self.config.steps:  # not when the user stops training
+                self.history.write(step, self.trainer.skipped)
+            self.directory.save_checkpoint(self.trainer, self.about, self.history.pending())
             self._save_model(self.directory.model, self.about)
 
     def _save_model(self, path: Path, about: dict[str, Any]) -> None:
@@ -222,6 +229,11 @@ class TrainingRun:
             )
             raise SrcliError(f"{error} {self.directory.not_finite} contains its crops (from {names}). {then}") from None
         except RuntimeError as error:
+            if self.world.size > 1 and _LOST_CONNECTION.search(str(error)):
+                raise SrcliError(
+                    f"Another process of this run has ended, so this one stopped after step {self.trainer.steps}. "
+                    f"Continue from the last checkpoint with `resume={self.directory.folder}`."
+                ) from None
             if not (self.config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))):
                 raise
             reason = str(error).splitlines()[0]

@@ -7,9 +7,10 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -17,13 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from srcli.config import TrainConfig, to_mapping, write_yaml
+from srcli.config import TrainConfig, from_mapping, to_mapping, write_yaml
 from srcli.errors import SrcliError
-from srcli.io.atomic import atomic_write, directory_lock
+from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_files, write_text
 from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
 from srcli.training.trainer import Trainer
 from srcli.version import __version__
+
+_MADE_BY = re.compile(r"# srcli .*\n# srcli \d")
+"""How the settings of a run begin, which `RunDirectory.create` wrote."""
+
+NOT_DECISIVE = ("cache", "device", "save_every", "keep", "max_time", "log")
+"""Settings that do not influence the result of a run."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,41 @@ class RunDirectory:
         """Earlier checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d+", path.stem))
 
+    def files(self) -> list[Path]:
+        """What training writes, as far as it exists."""
+        names = (self.checkpoint, self.model, self.best, self.config_file, self.history, self.curves, self.sample_grid)
+        return [path for path in (*names, self.not_finite, self.tensorboard, *self.kept()) if os.path.lexists(path)]
+
+    @property
+    def without_checkpoint(self) -> bool:
+        """Whether srcli began a run in the folder that ended before its first checkpoint."""
+        try:
+            with self.config_file.open(encoding="utf-8") as file:
+                return not self.checkpoint.exists() and _MADE_BY.match("".join(islice(file, 2))) is not None
+        except (OSError, ValueError):
+            return False
+
+    def unfinished(self, config: TrainConfig) -> dict[str, Any] | None:
+        """The state in the last checkpoint, if it belongs to a run with this config that has steps left."""
+        if not self.checkpoint.is_file():
+            return None
+        state = self.load()
+        before = from_mapping(TrainConfig, state["settings"], str(self.checkpoint))
+        irrelevant = {name: getattr(config, name) for name in NOT_DECISIVE}
+        return state if replace(before, **irrelevant) == config and state["steps"] < config.steps else None
+
     def check(self, *, overwrite: bool) -> None:
-        """Raise SrcliError if the folder contains a run that may not be overwritten, or cannot be written."""
-        if not overwrite and (self.checkpoint.exists() or self.history.exists() or self.model.exists()):
+        """Raise SrcliError if the folder contains files that may not be overwritten, or cannot be written."""
+        found = self.files()
+        if not overwrite and self.checkpoint in found:
             raise SrcliError(
                 f"{self.folder} already contains a run. Use `resume={self.folder}` to continue it, `overwrite` to replace it, "
                 "or another `output`."
+            )
+        if not overwrite and found and not self.without_checkpoint:
+            raise SrcliError(
+                f"{self.folder} contains {found[0].name}, which training would replace. Choose another `output`, "
+                "or use `overwrite` to replace it."
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,13 +132,14 @@ class RunDirectory:
 
     def create(self, config: TrainConfig, command: str) -> None:
         """Start a new run in the folder. Removes the files of an earlier run."""
-        names = (self.checkpoint, self.model, self.best, self.history, self.curves, self.sample_grid, self.not_finite)
-        for path in (*names, *self.kept()):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        remove_all_stale_temp_files(self.folder)
+        for path in self.files():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         made_by = f"# {command}\n# srcli {__version__}, torch {torch.__version__}, Python {platform.python_version()}\n"
-        with atomic_write(self.config_file) as part:
-            part.write_text(made_by + write_yaml(config), encoding="utf-8")
+        write_text(self.config_file, made_by + write_yaml(config))
 
     def check_space(self, trainer: Trainer) -> None:
         """Raise SrcliError if the disk is too full for the files of the run."""
@@ -116,8 +153,11 @@ class RunDirectory:
                 "Free some space or choose another `output`."
             )
 
-    def save_checkpoint(self, trainer: Trainer, about: dict[str, Any]) -> None:
-        """Write the checkpoint atomically. Raises SrcliError if the weights are not finite, and keeps the previous one."""
+    def save_checkpoint(self, trainer: Trainer, about: dict[str, Any], history: Sequence[dict[str, Any]] = ()) -> None:
+        """Write the checkpoint atomically. history: the steps that are not in the history yet.
+
+        Raises SrcliError if the weights are not finite, and keeps the previous checkpoint.
+        """
         if not trainer.is_finite:
             raise SrcliError(
                 f"The weights are not finite after step {trainer.steps}, so they were not saved; "
@@ -129,7 +169,8 @@ class RunDirectory:
             if before != trainer.steps:
                 _duplicate(self.checkpoint, self.folder / f"checkpoint-{before:08d}.pt")
         with atomic_write(self.checkpoint) as part:
-            torch.save({"settings": to_mapping(trainer.config), "about": about, **trainer.state()}, part)
+            state = {"settings": to_mapping(trainer.config), "about": about, "history": list(history), **trainer.state()}
+            torch.save(state, part)
         for path in self.kept()[: -keep or None]:
             path.unlink()
 
@@ -144,14 +185,21 @@ class RunDirectory:
         return state
 
     def truncate_history(self, step: int) -> None:
-        """Remove rows after `step` from the history, and incomplete files."""
-        for part in self.folder.glob(".*.part*"):
-            part.unlink()
-        if self.history.exists():
+        """Remove rows after `step` from the history, and files that a killed process left incomplete.
+
+        Raises SrcliError if the history is damaged.
+        """
+        remove_all_stale_temp_files(self.folder)
+        if not self.history.exists():
+            return
+        try:
             header, *rows = self.history.read_text(encoding="utf-8").splitlines(keepends=True)
+            if not header.startswith("step,"):
+                raise ValueError
             kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-            with atomic_write(self.history) as part:
-                part.write_text(header + "".join(kept), encoding="utf-8")
+        except ValueError:
+            raise SrcliError(f"{self.history} is damaged. Restore it, or move it away to begin a new one.") from None
+        write_text(self.history, header + "".join(kept))
 
     def save_failing_batch(self, batch: TrainBatch) -> None:
         """Save the crops of a step whose loss was not finite."""
@@ -162,13 +210,18 @@ class RunDirectory:
     def write_row(self, row: dict[str, float | str]) -> None:
         """Append a row to the history. The first row writes the header."""
         new = not self.history.exists()
-        with self.history.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.history.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(row))
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SrcliError(
+                f"Cannot write {self.history}: {error.strerror}. Then continue with `resume={self.folder}`."
+            ) from None
 
 
 def _duplicate(path: Path, other: Path) -> None:

@@ -23,6 +23,7 @@ from srcli.io.read import read_image
 from srcli.io.write import write_image
 from srcli.models.checkpoint import load_generator
 from srcli.models.registry import describe_model
+from srcli.training.run_dir import RunDirectory
 from tests.conftest import CommandResult, make_model
 
 Command = Callable[..., CommandResult]
@@ -122,9 +123,10 @@ def test_check_data_reports_the_data_and_does_not_train(srcli: Command, photos: 
 def test_a_used_run_folder_is_rejected_resumed_or_overwritten(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
-    again = srcli("train", photos, *TINY, "--steps", 2, "-o", run)
-    assert again.exit_code == 1
-    assert "Use --resume" in again.stderr
+    for steps in (2, 3):  # finished, and another run
+        again = srcli("train", photos, *TINY, "--steps", steps, "-o", run)
+        assert again.exit_code == 1
+        assert "Use --resume" in again.stderr
     assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
     assert srcli("train", "--resume", run, "--steps", 5).exit_code == 2
     assert srcli("train", "--resume", tmp_path).exit_code == 1
@@ -132,6 +134,73 @@ def test_a_used_run_folder_is_rejected_resumed_or_overwritten(srcli: Command, ph
     assert srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0
     assert [row["step"] for row in rows(run)] == ["0", "1"]
     assert (run / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["settings.yaml", "best.safetensors", "curves.png", "strip.png", "tensorboard/events"])
+def test_files_of_the_user_in_the_run_folder_are_not_replaced(srcli: Command, photos: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    (run / name).parent.mkdir(parents=True)
+    (run / name).write_text("mine")
+    result = srcli("train", photos, *TINY, "--steps", 1, "-o", run)
+    assert result.exit_code == 1
+    assert f"{run} contains {name.split('/')[0]}, which training would replace." in words(result)
+    assert [path for path in run.rglob("*") if path.is_file()] == [run / name]
+    assert (run / name).read_text() == "mine"
+
+
+def test_hidden_files_of_the_user_stay_when_a_run_is_resumed(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "--steps", 1, "-o", run).exit_code == 0
+    mine, stale = run / ".notes.part1.txt", run / ".model.srcli-0123abcd.part.safetensors"
+    mine.write_text("mine")
+    stale.write_text("half")
+    assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
+    assert mine.read_text() == "mine"
+    assert not stale.exists()
+
+
+def test_the_same_command_starts_and_continues_a_run(
+    srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    options = [photos, *TINY, "--steps", 6, "--save-every", 2, "-o", run]
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "save_checkpoint", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or sys.exit(9))
+        assert srcli("train", *options).exit_code == 9  # before the first checkpoint
+    assert RunDirectory(run).without_checkpoint
+    for arguments in (["--resume", run, "--max-time", "0s"], [*options, "--max-time", "0s"]):
+        assert srcli("train", *arguments).exit_code == 0  # stops after a step
+    assert torch.load(run / "checkpoint.pt")["steps"] == 2
+    result = srcli("train", *options)
+    assert result.exit_code == 0
+    assert f"{run} contains this run up to step 2; continuing it." in words(result)
+    assert [row["step"] for row in rows(run)] == ["0", "2", "4", "6"]
+
+
+@pytest.mark.parametrize("content", [b"", b"step,loss\n1,\xff\n", b"a,b\n1,2\n", b"step,loss\nx,2\n"])
+def test_a_damaged_history_is_reported_on_resume(srcli: Command, photos: Path, tmp_path: Path, content: bytes) -> None:
+    run = tmp_path / "run"
+    assert srcli("train", photos, *TINY, "--steps", 1, "-o", run).exit_code == 0
+    (run / "history.csv").write_bytes(content)
+    result = srcli("train", "--resume", run, "--device", "cpu")
+    assert result.exit_code == 1
+    assert f"{run / 'history.csv'} is damaged. Restore it, or move it away" in words(result)
+    assert (run / "history.csv").read_bytes() == content
+
+
+def test_a_full_disk_while_the_history_is_written(
+    srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("srcli.training.run_dir.csv.DictWriter.writerow", full)
+        result = srcli("train", photos, *TINY, "--steps", 1, "--val-split", 0, "--cache", "none", "-o", run)
+    assert result.exit_code == 1
+    assert f"Cannot write {run / 'history.csv'}: No space left on device." in words(result)
 
 
 def test_earlier_checkpoints_are_kept_and_can_be_resumed(srcli: Command, photos: Path, tmp_path: Path) -> None:
@@ -204,7 +273,7 @@ def same_state(one: dict[str, object], other: dict[str, object]) -> None:
     assert one["steps"] == other["steps"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_saves_and_prints_how_to_continue(photos: Path, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(command(photos, run, "--steps", 100_000), stderr=subprocess.PIPE, text=True)
@@ -237,20 +306,16 @@ def test_a_running_run_is_not_disturbed(srcli: Command, photos: Path, tmp_path: 
 
 
 def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
-    """SIGKILL at random moments, each followed by --resume: the final state equals that of an uninterrupted run."""
+    """SIGKILL at random moments, each followed by the same command: the final state equals that of an uninterrupted run."""
     options = ["--steps", 600, "--save-every", 7, "--keep", 1, "--warmup", 20, "--degradation", "photo", "--patch", 16]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     # one thread, as sums in another order would not be equal to the bit
     surroundings = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command(photos, calm, *options), check=True, capture_output=True, env=surroundings)
     moments = random.Random(0)
-    resume = [sys.executable, "-m", "srcli", "train", "--resume", str(killed)]
+    words = command(photos, killed, *options)
     kills = 0
     while kills < 10:
-        going_on = (killed / "checkpoint.pt").exists()
-        if not going_on:
-            subprocess.run(["rm", "-rf", str(killed)], check=True)
-        words = resume if going_on else command(photos, killed, *options)
         process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=surroundings)
         assert process.stderr is not None
         for line in process.stderr:
@@ -262,10 +327,10 @@ def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: 
         process.communicate()
         kills += 1
     assert 0 < torch.load(killed / "checkpoint.pt")["steps"] < 600
-    subprocess.run(resume, check=True, capture_output=True, env=surroundings)
+    subprocess.run(words, check=True, capture_output=True, env=surroundings)
     same_state(torch.load(killed / "checkpoint.pt"), torch.load(calm / "checkpoint.pt"))
     assert (killed / "model.safetensors").read_bytes()[-4000:] == (calm / "model.safetensors").read_bytes()[-4000:]
-    assert [row["step"] for row in rows(killed)] == sorted({row["step"] for row in rows(killed)}, key=int)
+    assert [row["step"] for row in rows(killed)] == [row["step"] for row in rows(calm)]
     assert not list(killed.glob(".*"))
 
 

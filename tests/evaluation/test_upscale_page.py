@@ -137,7 +137,7 @@ def test_a_page_shows_what_was_upscaled(srcli: Command, model: Path, photos: Pat
 def test_an_image_that_is_replaced_is_compared_with_its_former_content(srcli: Command, model: Path, photo: Path) -> None:
     before = PILImage.open(photo).convert("RGB").resize((80, 60), PILImage.Resampling.BICUBIC)
     page = photo.with_name("page.html")
-    assert srcli("upscale", photo, "-m", model, "-o", photo, "--overwrite", "--compare", page).exit_code == 0
+    assert srcli("upscale", photo, "-m", model, "-o", photo, "--in-place", "--compare", page).exit_code == 0
     assert read_image(photo).width == 80
     np.testing.assert_allclose(np.asarray(images_in(page)[0]).astype(float), np.asarray(before), atol=8)
 

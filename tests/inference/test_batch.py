@@ -274,23 +274,86 @@ def test_only_complete_results_of_the_right_size_are_skipped(srcli: Command, mod
     stamp, content = whole.stat().st_mtime_ns, cut.read_bytes()
     cut.write_bytes(content[:-1])
     outcome = srcli("upscale", photos, "-m", model, "--skip-existing")
-    assert (outcome.exit_code, outcome.stdout) == (0, f"{cut}\n")
-    assert f"{cut} was incomplete and has been replaced" in outcome.stderr
+    assert (outcome.exit_code, outcome.stdout) == (1, "")
+    assert f"{cut} already exists but is not a complete image (192x160 was expected)" in outcome.stderr
     assert "skipped 1 existing result" in outcome.stderr
     assert whole.stat().st_mtime_ns == stamp
-    assert cut.read_bytes() == content
+    assert cut.read_bytes() == content[:-1]
     other = Image(np.zeros((5, 5, 3), dtype=np.uint8))
     write_image(other, whole, overwrite=True)
     outcome = srcli("upscale", photos, "-m", model, "--skip-existing")
     assert outcome.exit_code == 1
-    assert "already exists with a size other than 192x160" in outcome.stderr
+    assert f"{whole} already exists with another size (192x160 was expected)" in outcome.stderr
     assert read_image(whole).width == 5
+
+
+def text_file(path: Path) -> None:
+    path.write_text("notes")
+
+
+def two_pages(path: Path) -> None:
+    page = PILImage.new("RGB", (80, 60))
+    page.save(path, "TIFF", save_all=True, append_images=[page])
+
+
+def float_tiff(path: Path) -> None:
+    PILImage.new("F", (80, 60)).save(path, "TIFF")
+
+
+def animation(path: Path) -> None:
+    frames = [PILImage.new("RGB", (80, 60), color) for color in ("red", "blue")]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+
+
+def dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere.png")
+
+
+@pytest.mark.parametrize("create", [text_file, two_pages, float_tiff, animation, dangling_link])
+def test_skip_existing_never_replaces_a_file(srcli: Command, model: Path, photo: Path, create: Callable[[Path], None]) -> None:
+    target = photo.with_name("photo_x2.png")
+    create(target)
+    before = target.is_symlink(), os.path.lexists(target) and not target.is_symlink() and target.read_bytes()
+    outcome = srcli("upscale", photo, "-m", model, "--skip-existing")
+    assert outcome.exit_code == 1
+    assert f"{target} already exists but is not a complete image (80x60 was expected)" in outcome.stderr
+    assert (target.is_symlink(), not target.is_symlink() and target.read_bytes()) == before
+
+
+def test_an_image_is_not_replaced_by_its_own_result(srcli: Command, model: Path, photo: Path, tmp_path: Path) -> None:
+    content = photo.read_bytes()
+    other_name = tmp_path / "link.png"
+    other_name.symlink_to(photo)
+    hard_link = tmp_path / "hard.png"
+    hard_link.hardlink_to(photo)
+    for target in (photo, other_name, hard_link):
+        outcome = srcli("upscale", photo, "-m", model, "-o", target, "--overwrite")
+        assert outcome.exit_code == 1
+        assert f"{photo} would be replaced by its own result. Choose another --output, or set --in-place" in outcome.stderr
+    assert photo.read_bytes() == content
+    assert srcli("upscale", photo, "-m", model, "-o", photo, "--in-place").exit_code == 0
+    assert read_image(photo).width == 80
+    assert hard_link.read_bytes() == content
+
+
+def test_overwriting_a_symbolic_link_replaces_the_file_that_it_leads_to(
+    srcli: Command, model: Path, photo: Path, tmp_path: Path
+) -> None:
+    link, real = tmp_path / "link.png", tmp_path / "elsewhere" / "real.png"
+    real.parent.mkdir()
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    assert srcli("upscale", photo, "-m", model, "-o", link).exit_code == 1
+    assert real.read_bytes() == b"old"
+    assert srcli("upscale", photo, "-m", model, "-o", link, "--overwrite").exit_code == 0
+    assert link.is_symlink()
+    assert read_image(real).width == 80
 
 
 def test_temporary_files_of_killed_processes_are_removed_and_locked_ones_stay(tmp_path: Path) -> None:
     target = tmp_path / "sr.png"
-    dead = tmp_path / ".sr.0123abcd.part.png"
-    foreign = tmp_path / ".other.0123abcd.part.png"
+    dead = tmp_path / ".sr.srcli-0123abcd.part.png"
+    foreign = tmp_path / ".other.srcli-0123abcd.part.png"
     for path in (dead, foreign):
         path.write_bytes(b"half")
     with atomic_write(target) as part:

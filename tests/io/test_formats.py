@@ -525,7 +525,7 @@ def test_transparency_in_jpeg_becomes_the_background(
     target = tmp_path / "clear.jpg"
     outcome = srcli("upscale", tmp_path / "clear.png", "-o", target, "--background", word)
     assert outcome.exit_code == 0
-    assert f"transparency, now {word}" in outcome.stderr
+    assert f"transparency (replaced by {word})" in outcome.stderr
     with Image.open(target) as file:
         assert np.abs(np.array(file).astype(int) - color).max() <= 2
 

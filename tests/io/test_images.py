@@ -182,7 +182,7 @@ def test_images_are_found_in_order_without_hidden_ones(tmp_path: Path, photos: P
     (photos / ".hidden.png").write_bytes(b"")
     (photos / "notes.txt").write_text("no image")
     assert [path.name for path in find_images(photos)] == ["three.png", "one.png", "two.png"]
-    assert [path.name for path in sorted(image_like(photos, recursive=False))] == ["one.png", "two.png"]
+    assert [path.name for path in sorted(image_like(photos, recursive=False, on_error=pytest.fail))] == ["one.png", "two.png"]
     (tmp_path / "nothing").mkdir()
     with pytest.raises(SrcliError, match="contains no image"):
         find_images(tmp_path / "nothing")

@@ -148,6 +148,55 @@ def test_a_truncated_cache_is_created_again(photos: Path, tmp_path: Path) -> Non
     assert counted(photos, str(cache))[1] == 0
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"",
+        b"[",
+        b"null",
+        b"7",
+        b"{}",
+        b'{"a": 1}',
+        b"[[80, 96]]",
+        b'["abc"]',
+        b"[[80, 96, 1.5]]",
+        b"[[-80, -96, 1]]",
+        b"[[80, 96, 1], [80, 96, 1], [80, 96, 1]]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_a_cache_with_a_damaged_index_is_created_again(photos: Path, tmp_path: Path, index: bytes) -> None:
+    cache = tmp_path / "cache"
+    whole, _ = counted(photos, str(cache))
+    next(cache.glob("*.json")).write_bytes(index)
+    again, decoded = counted(photos, str(cache))
+    assert decoded == 3
+    assert all(np.array_equal(one, other) for one, other in zip(whole.images, again.images, strict=True))
+    assert counted(photos, str(cache))[1] == 0
+
+
+@pytest.mark.parametrize("place", [0, 30_000, -1])
+def test_a_cache_with_a_changed_byte_is_created_again(photos: Path, tmp_path: Path, place: int) -> None:
+    cache = tmp_path / "cache"
+    whole = [image.copy() for image in counted(photos, str(cache))[0].images]
+    pixels = next(cache.glob("*.pixels"))
+    content = bytearray(pixels.read_bytes())
+    content[place] ^= 1
+    pixels.write_bytes(content)
+    again, decoded = counted(photos, str(cache))
+    assert decoded == 3
+    assert all(np.array_equal(one, other) for one, other in zip(whole, again.images, strict=True))
+
+
+def test_incomplete_files_of_a_killed_process_are_removed_from_the_cache(photos: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / ".0123.srcli-0123abcd.part.pixels").write_bytes(b"half")
+    counted(photos, str(cache))
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".pixels"]
+
+
 def test_no_cache_is_written_if_an_image_is_bad(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").write_text("no image")
     with pytest.raises(SrcliError, match="broken"):
