@@ -77,11 +77,9 @@ def decode_cached(
     entries = _read_index(index)
     if entries is None or not _is_undamaged(entries, pixels):
         remove_all_stale_temp_files(folder)
-        errors = _fill(decode(paths, read, on_image), index, pixels)
+        entries, errors = _fill(decode(paths, read, on_image), index, pixels)
         if errors:
             return errors
-        entries = _read_index(index)
-        assert entries is not None
         for old in folder.glob(f"{collection}-*"):
             if old not in (index, pixels):
                 with suppress(OSError):  # another run may be reading it
@@ -115,12 +113,12 @@ def _is_undamaged(entries: list[tuple[int, int, int]], pixels: Path) -> bool:
         return all(pool.map(lambda image: zlib.crc32(image[0].data) == image[1], images))
 
 
-def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> list[Decoded]:
-    """Write both files. If there is an error, write neither and return the reasons."""
+def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> tuple[list[tuple[int, int, int]], list[Decoded]]:
+    """Write both files and return the content of the index. If there is an error, write neither and return the reasons, too."""
+    entries: list[tuple[int, int, int]] = []
     errors: list[Decoded] = []
     try:
         with suppress(_Incomplete), atomic_write(pixels) as part:
-            entries: list[tuple[int, int, int]] = []
             with part.open("wb") as file:
                 for result in results:
                     if isinstance(result, SrcliError):
@@ -138,7 +136,7 @@ def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> list[Decoded
         raise SrcliError(
             f"{error} The file is for decoded photographs; set `cache` to another folder, or use `cache=none`."
         ) from None
-    return errors
+    return entries, errors
 
 
 class _Incomplete(Exception):
