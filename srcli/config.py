@@ -177,6 +177,7 @@ class TrainConfig:
     lr_data: str | None = _setting(None, "Folder of LR images with the names of the photographs, instead of a degradation.")
     val: str | None = _setting(None, "Folder of photographs for validation, instead of held-out ones.")
     val_split: float = _setting(0.02, "Share of the photographs held out for validation; 0 disables validation.")
+    strict: bool = _setting(False, "Treat a photograph that cannot be read or is too small as an error.")
     val_every: int = _setting(1000, "Steps between validations; the first is before step 1.")
     cache: str = _setting("auto", "Folder for decoded photographs; auto is the user's cache folder, none keeps them in memory.")
 

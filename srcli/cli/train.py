@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from srcli.cli.messages import report
 from srcli.cli.signals import stop_signals
 from srcli.config import TrainConfig, from_mapping, parse_loss, read_yaml, to_mapping, write_yaml
 from srcli.errors import ConfigError, counted
@@ -81,6 +82,7 @@ def train(
     vgg: Annotated[str | None, _option("vgg", metavar="FILE")] = None,
     degradation: Annotated[str | None, _option("degradation")] = None,
     lr_data: Annotated[str | None, _option("lr_data", metavar="DIR")] = None,
+    strict: Annotated[bool | None, _option("strict", "--strict/--no-strict")] = None,
     val: Annotated[str | None, _option("val", metavar="DIR")] = None,
     val_split: Annotated[float | None, _option("val_split")] = None,
     val_every: Annotated[int | None, _option("val_every")] = None,
@@ -201,6 +203,8 @@ def _check_data(config: TrainConfig) -> None:
     from srcli.training.run import read_photos
 
     photos, held_out = read_photos(config)
+    for sentence in photos.left_out:
+        report(f"Left out: {sentence}")
     print(
         f"{counted(len(photos), 'photograph')} to train on, {photos.megapixels:.1f} megapixels, "
         f"{counted(photos.crops(config.patch), 'crop')} of {config.patch}x{config.patch} without overlap."

@@ -67,24 +67,22 @@ def decode_cached(
 ) -> list[Decoded]:
     """Like `decode`, but from the cache in `folder`, which is filled first if necessary.
 
-    name: of the collection, of which only the latest state is kept. If an image cannot be read, nothing is written, and only
-    the reasons are returned.
+    name: of the collection, of which only the latest state is kept.
     Raises SrcliError if the cache cannot be written.
     """
-    collection = hashlib.sha256(name.encode()).hexdigest()[:16]
+    collection = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
     key = _key(paths)
     index, pixels = (folder / f"{collection}-{key}.{ending}" for ending in ("json", "pixels"))
     entries = _read_index(index)
-    if entries is None or not _is_undamaged(entries, pixels):
+    if entries is None or len(entries) != len(paths) or not _is_undamaged(entries, pixels):
         remove_all_stale_temp_files(folder)
-        entries, errors = _fill(decode(paths, read, on_image), index, pixels)
-        if errors:
-            return errors
+        entries = _fill(decode(paths, read, on_image), index, pixels)
         for old in folder.glob(f"{collection}-*"):
             if old not in (index, pixels):
                 with suppress(OSError):  # another run may be reading it
                     old.unlink()
-    return list(_mapped(entries, pixels))
+    images = _mapped(entries, pixels)
+    return [image if image.size else _decoded(read, path) for path, image in zip(paths, images, strict=True)]
 
 
 def _key(paths: Sequence[Path]) -> str:
@@ -93,12 +91,12 @@ def _key(paths: Sequence[Path]) -> str:
 
 
 def _read_index(index: Path) -> list[tuple[int, int, int]] | None:
-    """Height, width and CRC-32 of each image. None if the file is missing or damaged."""
+    """Height, width and CRC-32 of each image, 0 for one that cannot be read. None if the file is missing or damaged."""
     try:
         entries = [(height, width, crc) for height, width, crc in json.loads(index.read_text())]
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    valid = all(type(number) is int for entry in entries for number in entry) and all(min(entry[:2]) > 0 for entry in entries)
+    valid = all(type(number) is int for entry in entries for number in entry) and all(min(entry[:2]) >= 0 for entry in entries)
     return entries if valid else None
 
 
@@ -113,34 +111,22 @@ def _is_undamaged(entries: list[tuple[int, int, int]], pixels: Path) -> bool:
         return all(pool.map(lambda image: zlib.crc32(image[0].data) == image[1], images))
 
 
-def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> tuple[list[tuple[int, int, int]], list[Decoded]]:
-    """Write both files and return the content of the index. If there is an error, write neither and return the reasons, too."""
+def _fill(results: Iterator[Decoded], index: Path, pixels: Path) -> list[tuple[int, int, int]]:
+    """Write both files, and return the content of the index."""
     entries: list[tuple[int, int, int]] = []
-    errors: list[Decoded] = []
     try:
-        with suppress(_Incomplete), atomic_write(pixels) as part:
-            with part.open("wb") as file:
-                for result in results:
-                    if isinstance(result, SrcliError):
-                        errors.append(result)
-                    elif not errors:
-                        content = np.ascontiguousarray(result)
-                        entries.append((result.shape[0], result.shape[1], zlib.crc32(content.data)))
-                        file.write(content.data)
-            if errors:
-                raise _Incomplete
-        if not errors:
-            with atomic_write(index) as part:
-                part.write_text(json.dumps(entries))
+        with atomic_write(pixels) as part, part.open("wb") as file:
+            for result in results:
+                content = np.empty((0, 0, 3), np.uint8) if isinstance(result, SrcliError) else np.ascontiguousarray(result)
+                entries.append((content.shape[0], content.shape[1], zlib.crc32(content.data)))
+                file.write(content.data)
+        with atomic_write(index) as part:
+            part.write_text(json.dumps(entries))
     except SrcliError as error:
         raise SrcliError(
             f"{error} The file is for decoded photographs; set `cache` to another folder, or use `cache=none`."
         ) from None
-    return entries, errors
-
-
-class _Incomplete(Exception):
-    """Cancels an atomic write."""
+    return entries
 
 
 def _mapped(entries: list[tuple[int, int, int]], pixels: Path) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from srcli.errors import SrcliError, counted
-from srcli.io.discover import find_images
+from srcli.io.discover import find_images, without_results
 from srcli.io.read import read_srgb
-from srcli.training.cache import decode, decode_cached, user_cache
+from srcli.training.cache import Decoded, decode, decode_cached, user_cache
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class PhotoDataset:
     images: tuple[np.ndarray, ...]
     lr_images: tuple[np.ndarray, ...] | None = None
     scale: int = 1
+    left_out: tuple[str, ...] = ()
+    """Why images in the folder are not used, a sentence each."""
+    results: int = 0
+    """The number of results of `srcli upscale` in the folder, which are not used."""
 
     @classmethod
     def read(
@@ -53,29 +57,43 @@ class PhotoDataset:
         cache: str = "none",
         lr_data: Path | None = None,
         scale: int = 1,
+        strict: bool = False,
         on_image: Callable[[], None] = lambda: None,
     ) -> PhotoDataset:
-        """Read every image in the folder and its subfolders, and report all problems by file before training starts.
+        """Read every image in the folder and its subfolders, except results of `srcli upscale` next to their source.
 
         smallest: shortest side of a photograph in pixels. cache: a folder for decoded images, `auto` for the user's cache
         folder, `none` for memory. lr_data: a folder with the LR image of each photograph, with the same name or `x{scale}`
-        appended. on_image: called after each decoded image.
-        Raises SrcliError if there is no image, or if an image is unreadable, too small, or does not match its pair.
+        appended; a photograph with up to `scale` - 1 more pixels is cropped. strict: see Raises. on_image: called after each
+        decoded image.
+        Raises SrcliError if no usable image is left, or, if `strict`, if any image is unreadable, too small, or does not match
+        its pair.
         """
-        paths = find_images(folder)
-        names = tuple(str(path.relative_to(folder)) for path in paths)
-        photos = _read_all(folder, paths, smallest, cache, on_image)
-        if lr_data is None:
-            return cls(names, photos)
-        pairs = _pairs(folder, paths, lr_data, scale)
-        lr_images = _read_all(lr_data, pairs, smallest // scale, cache, on_image)
-        _refuse(
-            f"{path} is {_size(lr)} pixels and its photograph is {_size(hr)}; "
-            f"it must be exactly {scale} times smaller. Create it again."
-            for path, lr, hr in zip(pairs, lr_images, photos, strict=True)
-            if hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale)
-        )
-        return cls(names, photos, lr_images, scale)
+        found = find_images(folder)
+        paths = without_results(found)
+        photos = _decode_all(folder, paths, cache, on_image)
+        pairs = _decode_pairs(folder, paths, lr_data, scale, cache, on_image) if lr_data is not None else None
+        names: list[str] = []
+        images: list[np.ndarray] = []
+        lr_images: list[np.ndarray] = []
+        left_out: list[str] = []
+        for number, (path, photo) in enumerate(zip(paths, photos, strict=True)):
+            try:
+                image = _checked(path, photo, smallest)
+                if pairs is not None:
+                    pair, lr = pairs[number]
+                    image, lr = _cropped(pair, image, _checked(pair, lr, smallest // scale), scale)
+                    lr_images.append(lr)
+                images.append(image)
+                names.append(str(path.relative_to(folder)))
+            except SrcliError as error:
+                left_out.append(str(error))
+        if left_out and (strict or not images):
+            raise SrcliError("\n".join(shortened(left_out)))
+        results = len(found) - len(paths)
+        if pairs is None:
+            return cls(tuple(names), tuple(images), left_out=tuple(left_out), results=results)
+        return cls(tuple(names), tuple(images), tuple(lr_images), scale, tuple(left_out), results)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -94,12 +112,12 @@ class PhotoDataset:
         """The number of crops that fit into the photographs without overlap: one epoch."""
         return sum((image.shape[0] // patch) * (image.shape[1] // patch) for image in self.images)
 
-    def split(self, share: float, *, seed: int) -> tuple[PhotoDataset, PhotoDataset]:
-        """The photographs to train on, and those held out: `share` of them, at least one, chosen by the seed.
+    def split(self, share: float, *, seed: int, least: int = 1) -> tuple[PhotoDataset, PhotoDataset]:
+        """The photographs to train on, and those held out: `share` of them, but at least `least`, chosen by the seed.
 
         Raises SrcliError if none would be left to train on.
         """
-        held = max(1, round(share * len(self)))
+        held = max(least, round(share * len(self)))
         if held >= len(self):
             raise SrcliError(
                 f"There is only {counted(len(self), 'photograph')}, and {held} would be held out for validation. "
@@ -114,6 +132,8 @@ class PhotoDataset:
             tuple(self.images[i] for i in numbers),
             None if self.lr_images is None else tuple(self.lr_images[i] for i in numbers),
             self.scale,
+            self.left_out,
+            self.results,
         )
 
     def batch(self, step: int, *, seed: int, size: int, patch: int, part: slice = slice(None)) -> TrainBatch:
@@ -165,53 +185,59 @@ def prefetched(make: Callable[[int], TrainBatch], first: int) -> Iterator[TrainB
             yield batch
 
 
-def _read_all(
-    folder: Path, paths: Sequence[Path], smallest: int, cache: str, on_image: Callable[[], None]
-) -> tuple[np.ndarray, ...]:
-    def read(path: Path) -> np.ndarray:
-        image = read_srgb(path)
-        _refuse(_too_small(path, image, smallest))
-        return image
+def shortened(sentences: Sequence[str], most: int = 20) -> list[str]:
+    """The first sentences, and how many more there are."""
+    more = len(sentences) - most
+    return [*sentences[:most], *([f"({more} more images have similar problems.)"] if more > 0 else [])]
 
+
+def _decode_all(folder: Path, paths: Sequence[Path], cache: str, on_image: Callable[[], None]) -> list[Decoded]:
     if cache == "none":
-        results = list(decode(paths, read, on_image))
-    else:
-        where = user_cache() if cache == "auto" else Path(cache)
-        results = decode_cached(paths, read, on_image, folder=where, name=str(folder.resolve()))
-    _refuse(str(result) for result in results if isinstance(result, SrcliError))
-    images = tuple(result for result in results if isinstance(result, np.ndarray))
-    # images from the cache have not been checked by `read`
-    _refuse(sentence for path, image in zip(paths, images, strict=True) for sentence in _too_small(path, image, smallest))
-    return images
+        return list(decode(paths, read_srgb, on_image))
+    where = user_cache() if cache == "auto" else Path(cache)
+    return decode_cached(paths, read_srgb, on_image, folder=where, name=str(folder.resolve()))
 
 
-def _refuse(sentences: Iterable[str]) -> None:
-    """Raise one SrcliError with all sentences, if there are any."""
-    problems = list(sentences)
-    if problems:
-        more = f"\n({len(problems) - 20} more images have similar problems.)" if len(problems) > 20 else ""
-        raise SrcliError("\n".join(problems[:20]) + more)
-
-
-def _pairs(folder: Path, paths: Sequence[Path], lr_data: Path, scale: int) -> list[Path]:
-    """The LR image of each photograph."""
+def _decode_pairs(
+    folder: Path, paths: Sequence[Path], lr_data: Path, scale: int, cache: str, on_image: Callable[[], None]
+) -> list[tuple[Path, Decoded]]:
+    """The LR image of each photograph and its file."""
     by_name = {path.relative_to(lr_data).with_suffix(""): path for path in find_images(lr_data)}
     names = [path.relative_to(folder).with_suffix("") for path in paths]
-    found = [by_name.get(name) or by_name.get(name.with_name(f"{name.name}x{scale}")) for name in names]
-    _refuse(
-        f"{path} has no LR image: {lr_data} contains neither {name} nor {name}x{scale}. Add it."
-        for path, name, pair in zip(paths, names, found, strict=True)
-        if pair is None
-    )
-    return [pair for pair in found if pair is not None]
-
-
-def _too_small(path: Path, image: np.ndarray, smallest: int) -> list[str]:
-    if min(image.shape[:2]) >= smallest:
-        return []
+    pairs = [by_name.get(name) or by_name.get(name.with_name(f"{name.name}x{scale}")) for name in names]
+    decoded = iter(_decode_all(lr_data, [pair for pair in pairs if pair], cache, on_image))
     return [
-        f"{path} is {_size(image)} pixels; training needs at least {smallest}x{smallest}. Remove it or use a smaller `patch`."
+        (pair, next(decoded))
+        if pair
+        else (path, SrcliError(f"{path} has no LR image: {lr_data} contains neither {name} nor {name}x{scale}. Add it."))
+        for path, name, pair in zip(paths, names, pairs, strict=True)
     ]
+
+
+def _checked(path: Path, image: Decoded, smallest: int) -> np.ndarray:
+    """The image. Raises SrcliError if it could not be read, or if its shorter side has fewer than `smallest` pixels."""
+    if isinstance(image, SrcliError):
+        raise image
+    if min(image.shape[:2]) < smallest:
+        raise SrcliError(
+            f"{path} is {_size(image)} pixels; training needs at least {smallest}x{smallest}. "
+            "Remove it or use a smaller `patch`."
+        )
+    return image
+
+
+def _cropped(path: Path, photo: np.ndarray, lr: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """Photograph and LR image, cropped at the right and at the bottom so that one is `scale` times as large as the other.
+
+    Raises SrcliError if their sizes differ by `scale` pixels or more.
+    """
+    if max(abs(large - small * scale) for small, large in zip(lr.shape[:2], photo.shape[:2], strict=True)) >= scale:
+        raise SrcliError(
+            f"{path} is {_size(lr)} pixels and its photograph is {_size(photo)}; it must be {scale} times smaller. "
+            "Create it again."
+        )
+    height, width = (min(small, large // scale) for small, large in zip(lr.shape[:2], photo.shape[:2], strict=True))
+    return photo[: height * scale, : width * scale], lr[:height, :width]
 
 
 def _size(image: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from srcli.core.device import pick_device
 from srcli.core.losses import WeightedLoss
 from srcli.errors import ConfigError, SrcliError, counted
 from srcli.models.checkpoint import load_feature_loss, load_generator, save_model
-from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
+from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
 from srcli.training.history import LOG_INTERVAL, History
 from srcli.training.plots import draw_curves, draw_sample_grid
@@ -29,6 +29,9 @@ from srcli.training.validation import Scores, Validation, smallest_side
 
 _LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
 """In errors of torch.distributed, which are all RuntimeErrors."""
+
+FEW_TO_VALIDATE = 5
+"""Photographs below which validation scores say little."""
 
 CALIBRATION_PIXELS = 100_000
 """Pixels of LR images for int8 calibration."""
@@ -147,11 +150,24 @@ class TrainingRun:
         photos, held_out = read_photos(self.config, self.progress.image_decoded)
         if self.world.is_first:
             self.world.wait()
+        self._report_left_out(photos)
+        if self.world.is_first and held_out is not None and len(held_out) < FEW_TO_VALIDATE:
+            self.progress.message(
+                f"Only {counted(len(held_out), 'photograph')} to validate on, so scores are rough. Set `val_split` or `val`."
+            )
         if self.about.setdefault("photos", photos.fingerprint) != photos.fingerprint:
             self.progress.message(
                 f"The photographs in {self.config.photos} have changed since the run began; training continues with them."
             )
         return photos, held_out
+
+    def _report_left_out(self, photos: PhotoDataset) -> None:
+        if photos.results:
+            self.progress.message(f"Left out {counted(photos.results, 'result')} of srcli upscale next to their images.")
+        if photos.left_out:
+            self.progress.message(f"Left out {counted(len(photos.left_out), 'image')}; `strict` makes this an error:")
+            for sentence in shortened(photos.left_out):
+                self.progress.message(sentence)
 
     def _batch(self, step: int) -> TrainBatch:
         """The crops that this process takes of a step."""
@@ -257,10 +273,14 @@ def read_photos(config: TrainConfig, on_image: Callable[[], None] = lambda: None
             cache=config.cache,
             lr_data=Path(lr_data) if lr_data is not None else None,
             scale=config.generator.scale,
+            strict=config.strict,
             on_image=on_image,
         )
 
     photos = read(config.photos, config.lr_data)
     if config.val is not None:
         return photos, read(config.val)
-    return photos.split(config.val_split, seed=config.seed) if config.val_split else (photos, None)
+    if not config.val_split:
+        return photos, None
+    enough = FEW_TO_VALIDATE if config.val_split == TrainConfig.val_split and len(photos) >= 5 * FEW_TO_VALIDATE else 1
+    return photos.split(config.val_split, seed=config.seed, least=enough)

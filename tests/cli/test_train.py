@@ -117,7 +117,7 @@ def test_check_data_reports_the_data_and_does_not_train(srcli: Command, photos: 
         "1 photograph to validate on.",
     ]
     (photos / "broken.png").write_text("no image")
-    assert srcli("train", photos, *TINY, "--check-data").exit_code == 1
+    assert srcli("train", photos, *TINY, "--check-data", "--strict").exit_code == 1
 
 
 def test_a_used_run_folder_is_rejected_resumed_or_overwritten(srcli: Command, photos: Path, tmp_path: Path) -> None:
@@ -493,10 +493,18 @@ def test_every_bad_image_is_reported_before_the_first_step(
 ) -> None:
     (photos / "broken.png").write_text("no image")
     write_image(Image(pixels(20, 200)), photos / "low.png")
-    result = srcli("train", photos, *TINY, "-o", tmp_path / "run")
+    result = srcli("train", photos, *TINY, "-o", tmp_path / "run", "--strict")
     assert result.exit_code == 1
     assert "broken.png" in result.stderr
     assert "low.png is 200x20 pixels; training needs at least 40x40" in result.stderr
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    result = srcli("train", photos, *TINY, "-o", tmp_path / "run", "--steps", 1)
+    assert result.exit_code == 0
+    assert "Left out 2 images; --strict makes this an error:" in words(result)
+    assert "low.png is 200x20 pixels" in words(result)
+    checked = srcli("train", photos, *TINY, "--check-data")
+    assert checked.exit_code == 0
+    assert checked.stderr.count("Left out: ") == 2
 
 
 def test_folders_without_images_and_with_a_single_one_are_rejected(srcli: Command, tmp_path: Path, pixels: Pixels) -> None:

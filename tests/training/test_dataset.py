@@ -60,8 +60,21 @@ def test_crops_are_augmented_in_every_way() -> None:
 def test_problems_with_photographs_are_found_first_and_reported_by_file(photos: Path) -> None:
     (photos / "broken.png").write_text("no image")
     with pytest.raises(SrcliError, match=r"broken\.png cannot be read") as error:
-        PhotoDataset.read(photos, smallest=90)
+        PhotoDataset.read(photos, smallest=90, strict=True)
     assert "one.png is 96x80 pixels; training needs at least 90x90" in str(error.value)
+
+
+def test_unusable_images_and_results_are_left_out_and_named(photos: Path, pixels: Pixels) -> None:
+    (photos / "broken.png").write_text("no image")
+    write_image(Image(pixels(20, 200)), photos / "low.png")
+    write_image(Image(pixels(160, 192)), photos / "one_x2.png")
+    for cache in ("none", "auto", "auto"):
+        read = PhotoDataset.read(photos, smallest=40, cache=cache)
+        assert read.names == ("below/three.png", "one.png", "two.png")
+        assert [sentence.split()[0].split("/")[-1] for sentence in read.left_out] == ["broken.png", "low.png"]
+        assert read.results == 1
+    with pytest.raises(SrcliError, match=r"one\.png is 96x80 pixels"):  # none is left
+        PhotoDataset.read(photos, smallest=900)
 
 
 def test_images_of_every_kind_are_read_as_rgb(tmp_path: Path) -> None:
@@ -197,13 +210,6 @@ def test_incomplete_files_of_a_killed_process_are_removed_from_the_cache(photos:
     assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".pixels"]
 
 
-def test_no_cache_is_written_if_an_image_is_bad(photos: Path, tmp_path: Path) -> None:
-    (photos / "broken.png").write_text("no image")
-    with pytest.raises(SrcliError, match="broken"):
-        counted(photos, str(tmp_path / "cache"))
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
 def test_a_cache_that_cannot_be_written_is_an_error_with_advice(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SrcliError, match="set `cache` to another folder, or use `cache=none`"):
@@ -239,13 +245,25 @@ def test_pairs_replace_the_degradation(pairs: tuple[Path, Path]) -> None:
     assert (lr - bicubic(hr, 2)).abs().max() > 0.01
 
 
+def test_pairs_that_differ_by_less_than_the_scale_are_cropped(pairs: tuple[Path, Path], pixels: Pixels) -> None:
+    hr = pixels(81, 97, seed=5)
+    for height, width in ((40, 48), (41, 49)):  # rounded down and up
+        write_image(Image(hr), pairs[0] / "c.png", overwrite=True)
+        lr = np.pad(hr, ((0, 1), (0, 1), (0, 0)), mode="edge")[::2, ::2][:height, :width]
+        write_image(Image(lr), pairs[1] / "c.png", overwrite=True)
+        photos = PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
+        assert photos.lr_images is not None
+        assert photos.images[2].shape == (80, 96, 3)
+        np.testing.assert_array_equal(photos.lr_images[2], photos.images[2][::2, ::2])
+
+
 def test_mismatched_pairs_are_reported(pairs: tuple[Path, Path], pixels: Pixels) -> None:
     write_image(Image(pixels(40, 47)), pairs[1] / "a.png", overwrite=True)
-    with pytest.raises(SrcliError, match=r"a\.png is 47x40 pixels and its photograph is 96x80; it must be exactly 2 times"):
-        PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
+    with pytest.raises(SrcliError, match=r"a\.png is 47x40 pixels and its photograph is 96x80; it must be 2 times"):
+        PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2, strict=True)
     (pairs[1] / "a.png").unlink()
     with pytest.raises(SrcliError, match=r"a\.png has no LR image: .* contains neither a nor ax2"):
-        PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2)
+        PhotoDataset.read(pairs[0], smallest=32, lr_data=pairs[1], scale=2, strict=True)
 
 
 def test_the_config_in_a_model_file_has_no_paths() -> None:
