@@ -54,6 +54,7 @@ DEGRADED_SETS = ("Set5", "photos", "Set14")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
 DIGITS = {"ssim": 4, "stlpips": 3}
+HEADINGS = {"psnr": "PSNR", "ssim": "SSIM", "stlpips": "ST-LPIPS", "grid_flat": "grid, flat", "grid_textured": "grid, textured"}
 
 
 def read(path: Path) -> Tensor:
@@ -100,7 +101,7 @@ def stlpips_metric() -> Metric:
 
 def table_rows(table: Table, figures: tuple[str, ...], *, timed: bool = False, sets: tuple[str, ...] = SETS) -> list[str]:
     """The lines of a Markdown table."""
-    columns = [*(["t"] if timed else []), *(f"{name} {figure}" for name in sets for figure in figures)]
+    columns = [*(["t"] if timed else []), *(f"{name} {HEADINGS.get(figure, figure)}" for name in sets for figure in figures)]
     lines = ["| model | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for model, row in table.items():
         cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in sets for figure in figures]
