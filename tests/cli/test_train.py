@@ -382,19 +382,26 @@ def test_a_persistently_non_finite_loss_saves_the_batch_and_gives_advice(srcli: 
         assert batch["hr"].shape == (2, 40, 40, 3)
 
 
-def together(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two Python processes that `torchrun` starts with `words`."""
+def torchrun(*words: str | Path) -> subprocess.Popen[str]:
+    """Start two Python processes with `words`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", port]
-    return subprocess.run(
-        [sys.executable, *map(str, torchrun), *map(str, words)],
-        check=False,
-        capture_output=True,
+    options = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", port]
+    return subprocess.Popen(
+        [sys.executable, *map(str, options), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def together(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run two Python processes that `torchrun` starts with `words`."""
+    process = torchrun(*words)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(photos: Path, tmp_path: Path) -> None:
@@ -409,6 +416,36 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(photos: Path, 
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=0)
     assert float(rows(one)[-1]["loss"]) == pytest.approx(float(rows(two)[-1]["loss"]), rel=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
+def test_a_killed_process_ends_the_others_with_one_sentence(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = command(photos, run, "--steps", 100_000, "--save-every", 5)
+    process = torchrun(*words[1:])
+    while not (run / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    environments = {path.parent: path.read_bytes() for path in Path("/proc").glob("[0-9]*/environ") if readable(path)}
+    second = [
+        int(process_folder.name)
+        for process_folder, variables in environments.items()
+        if b"\0RANK=1\0" in variables and os.fsencode(run) in (process_folder / "cmdline").read_bytes()
+    ]
+    assert len(second) == 1
+    os.kill(second[0], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert "srcli: Another process of this run has ended, so this one stopped after step" in stderr
+    assert f"Continue from the last checkpoint with --resume {run}." in stderr
+    assert "srcli/training" not in stderr  # no traceback but that of torchrun
+    assert torch.load(run / "checkpoint.pt")["steps"] >= 5
+
+
+def readable(path: Path) -> bool:
+    try:
+        return bool(path.read_bytes())
+    except OSError:  # it has ended, or belongs to somebody else
+        return False
 
 
 LEAVING = """
