@@ -111,6 +111,15 @@ def test_every_link_leads_to_a_file(page: str, link: str) -> None:
     assert ((ROOT / page).parent / link).exists()
 
 
+def test_every_promise_names_tests_that_exist() -> None:
+    promises = re.split(r"^- ", PAGES["docs/promises.md"], flags=re.M)[1:]
+    for promise in promises:
+        tests = re.findall(r"`(tests/[\w/.]+)(?:::(\w+))?`", promise)
+        assert tests, promise
+        for file, name in tests:
+            assert not name or f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
 def test_every_result_in_the_docs_is_the_measured_one() -> None:
     for model, sets in RESULTS.items():
         t = f"{sets['speed']['t']:.2f}" if "speed" in sets else "-"
