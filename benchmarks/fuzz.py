@@ -1,12 +1,14 @@
-"""What does `srcli upscale` do with damaged files? Seeded mutations of real PNG, JPEG, TIFF, WebP and AVIF files.
+"""What does `srcli upscale` do with damaged images and models? Seeded mutations of real files.
 
-    python benchmarks/fuzz.py [--files 10000] [--seed 0] [--seconds 10] [--gibibytes 2]
+    python benchmarks/fuzz.py [--files 10000] [--models 5000] [--seed 0] [--seconds 10] [--gibibytes 1]
 
-Pillow and tifffile create the originals, with various modes, depths, compressions, EXIF, profiles and animation. A mutation
-flips bits, overwrites, removes, repeats, exchanges or truncates bytes, changes numbers in headers, or mixes two files; half of
-the time, PNG checksums are corrected, so that the damage gets past them. Each file is upscaled in a worker process that keeps
-the model loaded, with limited memory. A result or one sentence is right. A traceback, a crash, a file that takes longer than
---seconds, more memory than --gibibytes, or a temporary file is wrong: its seed is printed and the file is kept.
+Pillow and tifffile create the images: PNG, JPEG, TIFF, WebP and AVIF, with various modes, depths, compressions, EXIF,
+profiles and animation. A mutation flips bits, overwrites, removes, repeats, exchanges or truncates bytes, changes numbers in
+headers, or mixes two files; half of the time, PNG checksums are corrected, so that the damage gets past them. The models are
+small ones of srcli and of two other projects; mutations also change values in headers, and names and shapes of weights. Each
+file is used in a worker process with limited memory. A result or one sentence is right. A traceback, a crash, a file that
+takes longer than --seconds, more memory than --gibibytes, or a temporary file is wrong: its seed is printed and the file is
+kept. A model of another project may reach these limits, if the process in which srcli loads such files first rejects it.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import struct
 import sys
@@ -35,6 +39,10 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 MODEL = "base-x2"
+TORCH = 2**30
+"""Memory that torch and spandrel take themselves, in bytes."""
+EVIL = (0, -1, 1, 3, 10**6, 10**9, 10**400, 1e400, -1.5, True, None, "", "x", [], {}, [[]], "compact", "residual", "johnson")
+"""What a mutation writes into a header."""
 
 
 def originals() -> dict[str, bytes]:
@@ -143,8 +151,86 @@ def with_right_checksums(content: bytes) -> bytes:
     return result + content[place:]
 
 
-def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
-    """Upscale one file after another, and report the result of each and the peak memory of the process."""
+def original_models(folder: Path) -> dict[str, bytes]:
+    """Small model files of srcli, with int8 data, and of other projects, by name."""
+    import torch
+
+    from srcli.config import CompactConfig, JohnsonConfig, ResidualConfig
+    from srcli.core.networks import build_generator
+    from srcli.inference.third_party import import_spandrel
+    from srcli.models.checkpoint import save_model
+
+    import_spandrel()
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    torch.manual_seed(0)
+    for config in (
+        CompactConfig(channels=8, blocks=2),
+        ResidualConfig(channels=8, blocks=2),
+        JohnsonConfig(channels=8, blocks=1),
+    ):
+        calibrated = None if config.architecture == "johnson" else torch.rand(1, 3, 32, 32)
+        save_model(folder / f"{config.architecture}.safetensors", build_generator(config), config, {}, calibrated)
+    torch.save(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2).state_dict(), folder / "theirs.pth")
+    torch.save({"params": RRDBNet(num_filters=8, num_blocks=1, scale=2).state_dict()}, folder / "esrgan.pth")
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".safetensors", ".pth")}
+    for name in files:
+        (folder / name).unlink()
+    return files
+
+
+def mutated_model(files: dict[str, bytes], seed: int) -> tuple[str, bytes]:
+    """A name and the mutated model file."""
+    choose = random.Random(seed)
+    name = choose.choice(sorted(files))
+    if choose.random() < 0.4:
+        return name, mutated({name: files[name]}, seed)[1]
+    return name, (with_another_header if name.endswith(".safetensors") else with_other_weights)(files[name], choose)
+
+
+def with_another_header(content: bytes, choose: random.Random) -> bytes:
+    """A safetensors file with an evil value in its header, or in the description of the generator that it contains."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    description = json.loads(header["__metadata__"]["srcli"])
+    place = choose.choice((description, description["generator"], header, header[choose.choice(sorted(header))]))
+    key = choose.choice(sorted(place))
+    place[key] = choose.choice(EVIL)
+    if choose.random() < 0.7 and isinstance(header.get("__metadata__"), dict):
+        header["__metadata__"]["srcli"] = json.dumps(description)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def with_other_weights(content: bytes, choose: random.Random) -> bytes:
+    """A file of torch.save with other names, shapes or kinds of weights."""
+    import torch
+
+    weights = torch.load(io.BytesIO(content), weights_only=True)
+    inner = weights.get("params", weights)
+    for _ in range(choose.choice((1, 2, 8))):
+        name = choose.choice(sorted(inner))
+        match choose.randrange(5):
+            case 0:
+                inner[re.sub(r"\d+", lambda _: str(choose.choice((0, 7, 99, 10**6))), name, count=1)] = inner[name]
+            case 1 if inner[name].ndim:
+                shape = list(inner[name].shape)
+                shape[choose.randrange(len(shape))] = choose.choice((0, 1, 7, 100_000, 4_000_000))
+                inner[name] = torch.zeros(1).expand(shape)
+            case 2:
+                del inner[name]
+            case 3:
+                inner[name] = inner[name].to(choose.choice((torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)))
+            case _:
+                inner[name] = inner[name] * float("nan")
+    stream = io.BytesIO()
+    torch.save(weights, stream)
+    return stream.getvalue()
+
+
+def work(orders: Connection, folder: Path, bytes_at_most: int, models: bool) -> None:
+    """Upscale one file after another, or by one model after another, and report the result and the process's peak memory."""
     # the address space is larger than the memory in use: threads reserve stacks, and loaded libraries count
     resource.setrlimit(resource.RLIMIT_AS, (bytes_at_most + 6 * 2**30,) * 2)
     descriptor = os.open(folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -156,15 +242,23 @@ def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
     from srcli.inference import batch
     from srcli.inference.backend import load_model
 
-    loaded = load_model(MODEL, "cpu")
-    batch.load_model = lambda *_: loaded
+    image = folder / "image"
+    if models:
+        from srcli.inference import untrusted
+
+        Image.new("RGB", (16, 12)).save(image, "PNG")
+        untrusted.check_loads = lambda _path: None
+    else:
+        loaded = load_model(MODEL, "cpu")
+        batch.load_model = lambda *_: loaded
     while True:
         path: Path = orders.recv()
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         code: int | None = None
         try:
-            main(["upscale", str(path), "-o", str(folder / "sr.png"), "-m", MODEL, "--device", "cpu", "--overwrite"])
+            what = [str(image), "-m", str(path)] if models else [str(path), "-m", MODEL]
+            main(["upscale", *what, "-o", str(folder / "sr.png"), "--device", "cpu", "--overwrite"])
         except SystemExit as end:
             code = int(end.code or 0) if isinstance(end.code, int | None) else -1
         except BaseException:
@@ -177,14 +271,15 @@ def work(orders: Connection, folder: Path, bytes_at_most: int) -> None:
 class Worker:
     """A process that is replaced when it hangs, dies or has used too much memory."""
 
-    def __init__(self, folder: Path, bytes_at_most: int) -> None:
-        self.folder, self.bytes_at_most = folder, bytes_at_most
+    def __init__(self, folder: Path, bytes_at_most: int, *, models: bool) -> None:
+        self.folder, self.models = folder, models
+        self.bytes_at_most = bytes_at_most + (TORCH if models else 0)
         self.begin()
 
     def begin(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.orders, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self.folder, self.bytes_at_most), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, self.folder, self.bytes_at_most, self.models), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -208,9 +303,9 @@ class Worker:
             self.begin()
             return f"died with {status}", "", 0, 0
         spent = time.perf_counter() - begin
-        left = {entry.name for entry in self.folder.iterdir()} - {"stderr", "sr.png", path.name}
+        left = {entry.name for entry in self.folder.iterdir()} - {"stderr", "image", "sr.png", path.name}
         lines = [line for line in said.splitlines() if line.startswith("srcli: ") and " is damaged (" not in line]
-        if "Traceback" in said or code is None:
+        if "Traceback" in said or "Please report it" in said or code is None:
             return "traceback", said, peak, spent
         if peak > self.bytes_at_most:
             self.end()
@@ -218,17 +313,41 @@ class Worker:
             return "too much memory", said, peak, spent
         if left:
             return f"left {sorted(left)}", said, peak, spent
-        if code not in (0, 1) or (code == 1) != bool(lines):
+        if self.models and code == 1 and len(lines) == 1:
+            lines = lines[:1]  # without the note on third-party models
+        if code not in (0, 1) or (code == 1 and not lines) or (code == 0 and lines and not self.models):
             return f"exit code {code} and {len(lines)} sentences", said, peak, spent
         return "upscaled" if code == 0 else "rejected", said, peak, spent
 
 
-def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most: int, keep: Path | None = None) -> Counter[str]:
-    """The number of each verdict: `upscaled` and `rejected` are right."""
-    real = originals()
+def rejects(path: Path) -> bool:
+    """Whether srcli rejects a model of another project before it loads it."""
+    from srcli.errors import SrcliError
+    from srcli.inference.untrusted import check_loads
+
+    try:
+        check_loads(path)
+    except SrcliError:
+        return True
+    return False
+
+
+def fuzz(
+    scratch: Path,
+    *,
+    files: int,
+    seed: int,
+    seconds: float,
+    bytes_at_most: int,
+    keep: Path | None = None,
+    models: bool = False,
+) -> Counter[str]:
+    """The number of each verdict: `upscaled` and `rejected` are right. models: mutate model files, not images."""
+    real = original_models(scratch) if models else originals()
+    mutate = mutated_model if models else mutated
     verdicts: Counter[str] = Counter()
     largest, longest = 0, (0.0, 0)
-    worker = Worker(scratch, bytes_at_most)
+    worker = Worker(scratch, bytes_at_most, models=models)
     try:
         # the first image includes loading the model
         for name, content in real.items():
@@ -237,10 +356,12 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
             worker.judge(path, 120)
             path.unlink()
         for number in range(seed, seed + files):
-            name, content = mutated(real, number)
+            name, content = mutate(real, number)
             path = scratch / name
             path.write_bytes(content)
             verdict, said, peak, spent = worker.judge(path, seconds)
+            if name.endswith(".pth") and verdict not in ("upscaled", "rejected") and rejects(path):
+                verdict = "rejected"
             largest, longest = max(largest, peak), max(longest, (spent, number))
             verdicts[verdict] += 1
             if verdict not in ("upscaled", "rejected"):
@@ -250,7 +371,7 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
                     (keep / f"{number}-{name}").write_bytes(content)
             path.unlink()
             for other in scratch.iterdir():
-                if other.name not in ("stderr",):
+                if other.name not in ("stderr", "image"):
                     with contextlib.suppress(OSError):
                         other.unlink()
     finally:
@@ -262,23 +383,26 @@ def fuzz(scratch: Path, *, files: int, seed: int, seconds: float, bytes_at_most:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--models", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first file; each file has the next")
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--gibibytes", type=float, default=2)
+    parser.add_argument("--gibibytes", type=float, default=1)
     parser.add_argument("--keep", type=Path, help="folder for the files that did harm")
     options = parser.parse_args()
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        counts = fuzz(
-            Path(folder),
-            files=options.files,
-            seed=options.seed,
-            seconds=options.seconds,
-            bytes_at_most=int(options.gibibytes * 2**30),
-            keep=options.keep,
-        )
-    print(
-        f"{options.files} files in {time.perf_counter() - begin:.0f} s: "
-        + ", ".join(f"{n} {what}" for what, n in counts.items())
-    )
-    sys.exit(bool(set(counts) - {"upscaled", "rejected"}))
+    wrong = False
+    for models, number in ((False, options.files), (True, options.models)):
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            counts = fuzz(
+                Path(folder),
+                files=number,
+                seed=options.seed,
+                seconds=options.seconds,
+                bytes_at_most=int(options.gibibytes * 2**30),
+                keep=options.keep,
+                models=models,
+            )
+        verdicts = ", ".join(f"{n} {what}" for what, n in counts.items())
+        print(f"{number} {'models' if models else 'images'} in {time.perf_counter() - begin:.0f} s: {verdicts}")
+        wrong |= bool(set(counts) - {"upscaled", "rejected"})
+    sys.exit(wrong)

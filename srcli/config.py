@@ -72,7 +72,8 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4))
-        _check_at_least(0, "slope", self.slope)
+        if not 0 <= self.slope <= 1:
+            raise ConfigError(f"slope is {self.slope}; it must be at least 0 and at most 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +97,18 @@ GENERATORS: dict[str, type[CompactConfig] | type[ResidualConfig] | type[JohnsonC
 }
 
 
+MAX_SIZE = 1024
+"""Channels and blocks of a generator, at most. A damaged model file may say anything."""
+
+
 def _check_sizes(generator: GeneratorConfig, *, scales: tuple[int, ...]) -> None:
     if generator.scale not in scales:
         names = ", ".join(str(scale) for scale in scales)
         raise ConfigError(f"{generator.architecture} does not support scale {generator.scale}; choose one of {names}.")
     for name in ("channels", "blocks"):
-        _check_at_least(1, name, getattr(generator, name))
+        size = getattr(generator, name)
+        if not 1 <= size <= MAX_SIZE:
+            raise ConfigError(f"{name} is {size}; it must be at least 1 and at most {MAX_SIZE}.")
 
 
 def _check_at_least(least: float, name: str, value: float) -> None:
@@ -367,7 +374,8 @@ def _plain(value: Any, kind: Any, where: str) -> Any:
         with suppress(ValueError):
             value = float(value)  # YAML reads 1e-3, without a dot, as a string
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):  # an integer that no float can hold
+            return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value
     if get_origin(kind) is Literal and value in choices:

@@ -53,6 +53,9 @@ def find_model(model: str | Path) -> Model:
     """
     if not is_third_party(model):
         return describe_model(model)
+    from srcli.inference.untrusted import check_loads
+
+    check_loads(Path(model))
     from srcli.inference.third_party import load_third_party  # imports torch, which takes seconds
 
     return load_third_party(Path(model))

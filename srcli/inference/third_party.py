@@ -80,7 +80,10 @@ def load_third_party(path: Path) -> ThirdPartyModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings for the authors of the networks
-            found = spandrel.ModelLoader("cpu").load_from_state_dict(spandrel.canonicalize_state_dict(weights))
+            weights = {
+                name.replace("_orig_mod.", ""): weight for name, weight in spandrel.canonicalize_state_dict(weights).items()
+            }  # of a network that torch.compile has wrapped
+            found = spandrel.ModelLoader("cpu").load_from_state_dict(weights)
     except spandrel.UnsupportedModelError:
         raise SrcliError(
             f"{path} contains no network that srcli or spandrel supports. Give a super-resolution model."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from srcli.io.atomic import atomic_write
 from srcli.models.quantization import calibrate
 from srcli.models.registry import CHECKPOINT_VERSION, WEIGHTS, ModelSpec, describe_model, read_weights
 from srcli.version import __version__
+
+MAX_COMPRESSION = 8
+"""How much smaller than its content a file of torch.save may be. Other programs may compress it; weights hardly shrink."""
 
 
 def save_model(
@@ -53,11 +57,13 @@ def load_generator(model: str | Path | ModelSpec) -> Generator:
     if spec.int8 or spec.ensemble:
         network = replace(spec, int8=False, ensemble=False).name
         raise SrcliError(f"{spec.name} names a way to run {network}. Give {network} itself.")
+    weights = {name: torch.from_numpy(weight) for name, weight in read_weights(spec).items()}
+    with torch.device("meta"):  # takes no memory, however large the network that a damaged file describes
+        expected = build_generator(spec.config).fused().state_dict()
+    if {name: tensor.shape for name, tensor in expected.items()} != {name: tensor.shape for name, tensor in weights.items()}:
+        raise SrcliError(f"{spec.path} is damaged: its weights do not fit its own settings. Get it again.")
     generator = build_generator(spec.config).fused()
-    try:
-        generator.load_state_dict({name: torch.from_numpy(weight) for name, weight in read_weights(spec).items()})
-    except RuntimeError:
-        raise SrcliError(f"{spec.path} is damaged: its weights do not fit its own settings. Get it again.") from None
+    generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 
 
@@ -100,14 +106,30 @@ def read_torch(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb"):
             pass
+        _check_unpacked_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SrcliError(f"Cannot read {path}: {error.strerror}.") from None
+    except SrcliError:
+        raise
     except Exception as error:  # torch.load raises errors of many types for damaged files
         raise SrcliError(f"{path} is damaged or holds more than weights ({type(error).__name__}). Get it again.") from None
     if not isinstance(content, dict):
         raise SrcliError(f"{path} holds a {type(content).__name__} where weights by name were expected. Give another file.")
     return content
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Raise SrcliError if the file is a zip archive that unpacks to much more than its size, or has more names than a model."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > MAX_COMPRESSION * path.stat().st_size:  # torch.save does not compress
+        raise SrcliError(
+            f"{path} has {path.stat().st_size} bytes, but unpacks to {unpacked}, so it is probably not a real model. "
+            "Use another one."
+        )
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from srcli.config import CompactConfig, GeneratorConfig, generator_from_mapping
-from srcli.core.graph import shapes_of
+from srcli.core.graph import BODIES, shapes_of
 from srcli.errors import ConfigError, SrcliError, did_you_mean
 
 if TYPE_CHECKING:
@@ -162,11 +162,11 @@ def describe_model(model: str | Path) -> ModelSpec:
         raise SrcliError(f"{path} is not a model file ({error}). Give a file that srcli train wrote.") from None
     try:
         description = json.loads(metadata["srcli"])
-        if description["format"] > CHECKPOINT_VERSION:
+        if int(description["format"]) > CHECKPOINT_VERSION:
             raise SrcliError(f"{path} was written by a newer version of srcli, {description['srcli']}. Update srcli.")
         config = generator_from_mapping(description["generator"], str(path))
         return ModelSpec(path, config, dict(description["about"]))
-    except (KeyError, TypeError, ValueError, ConfigError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, ConfigError):
         raise SrcliError(f"{path} is a safetensors file that srcli train did not write. Give a file that it wrote.") from None
 
 
@@ -223,6 +223,7 @@ def read_weights(model: ModelSpec) -> dict[str, np.ndarray]:
     Raises SrcliError if a file is damaged, or has no data for int8.
     """
     weights = _read_file(model.path)
+    _check(weights, model)
     if not model.int8:
         weights = {name: weight for name, weight in weights.items() if not _is_int8(name)}
     elif not any(map(_is_int8, weights)):
@@ -233,7 +234,22 @@ def read_weights(model: ModelSpec) -> dict[str, np.ndarray]:
     if model.blend_with is None:
         return weights
     other = _read_file(model.blend_with)
+    _check(other, replace(model, path=model.blend_with))
     return {name: (1 - model.blend_weight) * weight + model.blend_weight * other[name] for name, weight in weights.items()}
+
+
+def _check(weights: dict[str, np.ndarray], model: ModelSpec) -> None:
+    """Raise SrcliError if the tensors are not those that the config of the file describes."""
+    import numpy as np
+
+    if type(model.config) in BODIES:
+        convs = shapes_of(model.config).convs
+        expected: dict[str, tuple[int, ...]] = {f"{name}.bias": (conv.outputs,) for name, conv in convs.items()}
+        expected |= {f"{name}.weight": (conv.outputs, conv.inputs, conv.size, conv.size) for name, conv in convs.items()}
+        if expected != {name: weight.shape for name, weight in weights.items() if not _is_int8(name)}:
+            raise SrcliError(f"{model.path} is damaged: its weights do not fit its own settings. Get it again.")
+    if not all(np.isfinite(weight).all() for name, weight in weights.items() if _is_int8(name)):
+        raise SrcliError(f"{model.path} is damaged: its int8 calibration data are not finite. Train it again.")
 
 
 def _from_version_2(weights: dict[str, np.ndarray], config: GeneratorConfig) -> dict[str, np.ndarray]:
@@ -249,7 +265,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name).astype("float32") for name in file.keys()}  # noqa: SIM118, it is not a dict
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a number format that numpy does not have
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: a number format unknown to numpy
         raise SrcliError(f"{path} is damaged ({error}). Get it again.") from None
 
 

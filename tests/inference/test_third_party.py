@@ -62,6 +62,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 @pytest.fixture(autouse=True)
+def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load without a process of its own, which takes seconds. tests/inference/test_untrusted.py tests that."""
+    monkeypatch.setattr("srcli.inference.untrusted.check_loads", lambda _path: None)
+
+
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Small networks are faster on one core."""
     before = torch.get_num_threads()
@@ -142,7 +148,7 @@ def test_networks_that_do_not_upscale_single_images_are_rejected(srcli: Command,
         (layers, "maps 4 channels to 4"),
         (tmp_path / "unknown.pth", "contains no network that srcli or spandrel supports"),
         (tmp_path / "unknown.safetensors", "contains no network that srcli or spandrel supports"),
-        (tmp_path / "part.pth", "is damaged or of an unknown kind"),
+        (tmp_path / "part.pth", "is damaged or of an unknown type"),
         (tmp_path / "list.pth", "holds a list"),
         (tmp_path / "code.pth", "holds more than weights"),
     ):

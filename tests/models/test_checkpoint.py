@@ -1,6 +1,7 @@
 """Model files: what they rebuild, older versions, and damage."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch_file
 
 from srcli.config import CompactConfig, ResidualConfig
 from srcli.core.graph import shapes_of
 from srcli.core.networks import build_generator
 from srcli.errors import SrcliError
-from srcli.models.checkpoint import load_generator, save_model
+from srcli.inference.backend import load_model
+from srcli.models.checkpoint import load_generator, read_torch, save_model
 from srcli.models.registry import WEIGHTS, describe_model, read_weights
 from tests.conftest import make_model
 
@@ -74,3 +77,84 @@ def test_the_order_of_training_and_fusing_does_not_matter_for_a_file(tmp_path: P
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         np.testing.assert_allclose(tensor, second[name], rtol=1e-5)
+
+
+def changed(path: Path, change: dict[str, object]) -> Path:
+    """A model file whose header says something else about its generator."""
+    make_model(path, scale=2)
+    with safe_open(path, "numpy") as file:
+        description = json.loads(file.metadata()["srcli"])
+    description["generator"] |= change
+    save_file(load_file(path), path, metadata={"srcli": json.dumps(description)})
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blocks": 10**9},
+        {"blocks": 1024},
+        {"channels": 10**6},
+        {"channels": 1024},
+        {"scale": 3},
+        {"scale": 10**400},
+        {"scale": float("nan")},
+        {"blocks": True},
+        {"blocks": -1},
+        {"blocks": []},
+        {"architecture": "johnson", "channels": 1024, "blocks": 1024},
+        {"architecture": "residual"},
+        {"architecture": "residual", "slope": 10**400},
+        {"architecture": "residual", "slope": float("inf")},
+        {"architecture": ["compact"]},
+    ],
+)
+def test_a_header_that_does_not_fit_the_weights_is_rejected(tmp_path: Path, change: dict[str, object]) -> None:
+    path = changed(tmp_path / "tiny.safetensors", change)
+    for load in (load_generator, lambda path: load_model(path, "cpu")):
+        with pytest.raises(SrcliError, match=r"tiny\.safetensors"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "null", "7", "{}", '{"format": 1e999}', '{"format": "x"}', '{"format": null}']
+)
+def test_a_header_that_is_not_srclis_is_rejected(tmp_path: Path, text: str) -> None:
+    path = make_model(tmp_path / "tiny.safetensors", scale=2)
+    save_file(load_file(path), path, metadata={"srcli": text})
+    with pytest.raises(SrcliError, match="srcli train did not write"):
+        describe_model(path)
+
+
+def test_int8_data_that_are_not_finite_are_rejected(tmp_path: Path) -> None:
+    config = CompactConfig(scale=2, channels=8, blocks=2)
+    path = tmp_path / "tiny.safetensors"
+    save_model(path, build_generator(config), config, {}, torch.rand(1, 3, 32, 32))
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(".range"))
+    for value in (np.nan, np.inf):
+        tensors[name] = np.full_like(tensors[name], value)
+        save_file(tensors, path, metadata=metadata)
+        with pytest.raises(SrcliError, match="int8 calibration data are not finite"):
+            read_weights(describe_model(path))
+
+
+def test_weights_of_a_number_format_without_arithmetic_are_rejected(tmp_path: Path) -> None:
+    path = make_model(tmp_path / "tiny.safetensors", scale=2)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name).to(torch.float8_e4m3fn) for name in file.keys()}  # noqa: SIM118
+    save_torch_file(tensors, path, metadata=metadata)
+    for load in (load_generator, lambda path: load_model(path, "cpu")):
+        with pytest.raises(SrcliError, match=r"tiny\.safetensors is damaged"):
+            load(path)
+
+
+def test_an_archive_that_unpacks_to_much_more_than_its_size_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    with pytest.raises(SrcliError, match=r"unpacks to 10000000, so it is probably not a real model"):
+        read_torch(path)
