@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
+from urllib.parse import quote
 
 import typer
 
 from srcli.cli.messages import report
 from srcli.cli.parsing import parse_color, parse_limits
-from srcli.config import LossConfig, parse_loss
+from srcli.config import LossConfig, Precision, parse_loss
+from srcli.core.device import check_device
 from srcli.errors import ConfigError, SrcliError
-from srcli.io.atomic import atomic_write, check_writable, write_text
-from srcli.io.discover import find_images
+from srcli.io.atomic import atomic_write, check_writable, exists, write_text
+from srcli.io.discover import find_images, source_stem
 
 if TYPE_CHECKING:
     import numpy as np
 
     from srcli.evaluation.compare import Comparison
+    from srcli.evaluation.comparison_page import IndexEntry
 
 MISSED_LIMIT = 3
 """Exit code if a limit of --max or --min is missed."""
@@ -58,9 +62,10 @@ def compare_loss(
     ] = "oxford",
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", metavar="bicubic", help="Compare bicubic interpolation of --lr as well."),
+        typer.Option("--baseline", metavar="bicubic", help="Compare bicubic interpolation of --small as well."),
     ] = None,
-    lr: Annotated[Path | None, typer.Option("--lr", metavar="FILE", help="The small image that was upscaled.")] = None,
+    small: Annotated[Path | None, typer.Option("--small", metavar="FILE", help="The small image that was upscaled.")] = None,
+    lr: Annotated[Path | None, typer.Option("--lr", hidden=True)] = None,
     resize_to: Annotated[
         str | None,
         typer.Option("--resize-to", metavar="WHICH", help="Resize all images to the size of the reference or the candidate."),
@@ -68,6 +73,13 @@ def compare_loss(
     crop_to_common: Annotated[
         bool, typer.Option("--crop-to-common", help="Crop to the largest common size, at the right and at the bottom.")
     ] = False,
+    crop_border: Annotated[
+        int, typer.Option("--crop-border", metavar="N", help="Crop N pixels from each side first, as published results do.")
+    ] = 0,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="WHICH", help="Of VGG16: auto (float32), fp32, bf16 or fp16.")
+    ] = "auto",
     background: Annotated[
         str, typer.Option("--background", metavar="COLOR", help="Behind transparency: white, black, gray or #rrggbb.")
     ] = "white",
@@ -85,11 +97,21 @@ def compare_loss(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV at full precision.")] = False,
     map_file: Annotated[
-        Path | None, typer.Option("--map", metavar="FILE", help="Write heat maps of the differences (PNG).", show_default=False)
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Write heat maps of the differences (PNG). For two folders: a folder for them.",
+            show_default=False,
+        ),
     ] = None,
     html_file: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write an HTML page with a slider, heat maps and the worst regions."),
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write an HTML page with a slider and heat maps. For two folders: an index, worst pairs first.",
+        ),
     ] = None,
     at_most: Annotated[
         list[str] | None,
@@ -110,7 +132,9 @@ def compare_loss(
     color = parse_color(background)
     most, least = parse_limits(at_most or [], config), parse_limits(at_least or [], config)
     folders = reference.is_dir()
-    files = [path for path in (map_file, html_file) if path]
+    if lr is not None:
+        report("--lr is now called --small; the old name will be removed in the next version.")
+        small = small or lr
     _check_terms(config)
     if json and csv:
         raise ConfigError("--json and --csv exclude each other. Choose one.")
@@ -120,49 +144,62 @@ def compare_loss(
         raise ConfigError("--resize-to and --crop-to-common exclude each other. Choose one.")
     if baseline not in (None, "bicubic"):
         raise ConfigError(f"Unknown baseline {baseline!r}; the only supported value is bicubic.")
-    if (baseline is None) != (lr is None):
-        raise ConfigError("--baseline bicubic and --lr FILE must be given together.")
+    if (baseline is None) != (small is None):
+        raise ConfigError("--baseline bicubic and --small FILE must be given together.")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"--precision is {precision!r}; choose one of {', '.join(get_args(Precision))}.")
+    if crop_border < 0:
+        raise ConfigError(f"--crop-border is {crop_border}; it must be at least 0.")
     if folders and (len(candidates) > 1 or not candidates[0].is_dir()):
         raise ConfigError(f"{reference} is a folder, so the only candidate must be a folder as well.")
-    if files and (folders or len(candidates) > 1):
-        raise ConfigError("--map and --html support one pair only; give one reference and one candidate.")
-    for path in files:
-        check_writable(path, overwrite=overwrite)
+    if (map_file or html_file) and len(candidates) > 1:
+        raise ConfigError("--map and --html take one candidate, or two folders.")
+    check_device(device)
+    drawing = _Drawing(map_file, html_file, background, folders=folders, overwrite=overwrite)
+    drawing.check()
     pairs, missing = _pairs(reference, candidates[0]) if folders else ([(reference, path) for path in candidates], [])
     if missing and not allow_missing:
         raise SrcliError("\nsrcli: ".join(missing) + " Use `allow_missing` to compare the others.")
     groups = [(first, [second]) for first, second in pairs] if folders else [(reference, candidates)]
 
-    from srcli.evaluation.compare import Comparer, bicubic_to, match_sizes, read_comparison_image
+    from srcli.evaluation.compare import Comparer
+    from srcli.evaluation.images import bicubic_to, bicubic_yardstick, cropped, match_sizes, read_comparison_image
 
-    comparer = Comparer(config, vgg)
+    comparer = Comparer(config, vgg, device, precision)  # type: ignore[arg-type]
     comparisons: list[Comparison] = []
+    yardstick: Comparison | None = None
     failures: list[str] = []
     for first, group in groups:
         try:
             truth = read_comparison_image(first, max_pixels)
             others = [read_comparison_image(path, max_pixels) for path in group]
+            if small:
+                others.append(bicubic_to(read_comparison_image(small, max_pixels), truth))
+            if resize_to or crop_to_common:
+                truth, others = match_sizes(truth, others, resize_to)
+            with_yardstick = not (folders or json or csv) and len(others) == 1
+            if with_yardstick:
+                others.append(bicubic_yardstick(truth))
+            found = comparer.compare(truth, others, background=color, maps=drawing.wanted, crop_border=crop_border)
+            yardstick = found.pop() if with_yardstick else None
+            if drawing.wanted:
+                shown = [cropped(image, crop_border).flat(color) for image in (truth, others[0])]
+                drawing.draw(found[0], first.relative_to(reference) if folders else None, *shown)
+            comparisons += [replace(comparison, maps={}) for comparison in found]
         except SrcliError as error:
             if not folders:
                 raise
             failures.append(str(error))  # a bad image does not stop the comparison of folders
-            continue
-        if lr:
-            others.append(bicubic_to(read_comparison_image(lr, max_pixels), truth))
-        if resize_to or crop_to_common:
-            truth, others = match_sizes(truth, others, resize_to)
-        comparisons += comparer.compare(truth, others, background=color, maps=bool(files))
-        if files:
-            images = truth.flat(color), others[0].flat(color)
-            _draw(comparisons[0], *images, background, map_file, html_file)
     if not comparisons:
         raise SrcliError("\nsrcli: ".join(failures))
-
-    print(_formatted(comparisons, background, folders=folders, json=json, csv=csv))
+    drawing.finish()
+    print(_formatted(comparisons, yardstick, background, folders=folders, json=json, csv=csv))
     _exit(missing, failures, _missed_limits(comparisons, most, least))
 
 
-def _formatted(comparisons: Sequence[Comparison], background: str, *, folders: bool, json: bool, csv: bool) -> str:
+def _formatted(
+    comparisons: Sequence[Comparison], yardstick: Comparison | None, background: str, *, folders: bool, json: bool, csv: bool
+) -> str:
     from srcli.evaluation.formatting import as_csv, as_json, as_rows, as_table
 
     if json:
@@ -173,7 +210,7 @@ def _formatted(comparisons: Sequence[Comparison], background: str, *, folders: b
         return as_rows(comparisons, by="reference", mark_best=False, with_summary=True, background=background)
     if len(comparisons) > 1:
         return as_rows(comparisons, by="candidate", mark_best=True, with_summary=False, background=background)
-    return as_table(comparisons[0], background)
+    return as_table(comparisons[0], background, yardstick)
 
 
 def _missed_limits(comparisons: Sequence[Comparison], most: Mapping[str, float], least: Mapping[str, float]) -> list[str]:
@@ -199,14 +236,28 @@ def _check_terms(loss: LossConfig) -> None:
 
 
 def _pairs(reference: Path, candidate: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Images of two folders with the same name, regardless of the extension; and a sentence for each without a counterpart."""
+    """Images of two folders with the same name, and a sentence for each without a counterpart.
+
+    The extension does not matter, nor a suffix of `srcli upscale`, such as _x4, that only one of the two has.
+    """
     ours, theirs = _by_name(reference), _by_name(candidate)
-    missing = [f"{path} has no counterpart in {candidate}." for name, path in ours.items() if name not in theirs]
-    missing += [f"{path} has no counterpart in {reference}." for name, path in theirs.items() if name not in ours]
+    renamed = {name: _without_suffix(name) for name in ours.keys() ^ theirs.keys()}
+    free = (ours.keys() | theirs.keys()) - (ours.keys() & theirs.keys())
     pairs = [(path, theirs[name]) for name, path in ours.items() if name in theirs]
+    for name in sorted(free & ours.keys()):
+        other = next((its for its in sorted(free & theirs.keys()) if name in (its, renamed[its]) or its == renamed[name]), None)
+        if other is not None:
+            pairs.append((ours[name], theirs[other]))
+            free -= {name, other}
+    missing = [f"{ours[name]} has no counterpart in {candidate}." for name in sorted(free & ours.keys())]
+    missing += [f"{theirs[name]} has no counterpart in {reference}." for name in sorted(free & theirs.keys())]
     if not pairs:
         raise SrcliError(f"No image in {reference} has the name of one in {candidate}. Give two folders with the same names.")
-    return pairs, missing
+    return sorted(pairs), missing
+
+
+def _without_suffix(name: Path) -> Path:
+    return name.with_name(source_stem(name.name) or name.name)
 
 
 def _by_name(folder: Path) -> dict[Path, Path]:
@@ -220,21 +271,46 @@ def _by_name(folder: Path) -> dict[Path, Path]:
     return names
 
 
-def _draw(
-    comparison: Comparison,
-    reference: np.ndarray,
-    candidate: np.ndarray,
-    background: str,
-    map_file: Path | None,
-    html_file: Path | None,
-) -> None:
-    """Write the heat maps and the page of one comparison. reference, candidate: H x W x 3 uint8."""
-    if map_file:
-        from srcli.evaluation.heatmap import sheet
+class _Drawing:
+    """Writes maps and pages of one pair, or of the pairs of two folders."""
 
-        with atomic_write(map_file) as part:
-            sheet(comparison.maps, candidate).save(part, "PNG")
-    if html_file:
-        from srcli.evaluation.comparison_page import as_page
+    def __init__(self, maps: Path | None, page: Path | None, background: str, *, folders: bool, overwrite: bool) -> None:
+        self.maps, self.page, self.background, self.folders, self.overwrite = maps, page, background, folders, overwrite
+        self.entries: list[IndexEntry] = []
 
-        write_text(html_file, as_page(comparison, reference, candidate, background))
+    @property
+    def wanted(self) -> bool:
+        return bool(self.maps or self.page)
+
+    def check(self) -> None:
+        """Raise SrcliError before the work if nothing could be written after it."""
+        if self.page:
+            check_writable(self.page, overwrite=self.overwrite)
+        if self.maps and self.folders and exists(self.maps) and not self.maps.is_dir():
+            raise SrcliError(f"{self.maps} is a file. For two folders, `map` is a folder.")
+        if self.maps and not self.folders:
+            check_writable(self.maps, overwrite=self.overwrite)
+
+    def draw(self, comparison: Comparison, name: Path | None, reference: np.ndarray, candidate: np.ndarray) -> None:
+        """Write the files of a pair. name: of the pair, if there are several. Images: H x W x 3 uint8."""
+        if self.maps:
+            from srcli.evaluation.heatmap import sheet
+
+            path = self.maps / name.with_suffix(".png") if name else self.maps
+            with atomic_write(path, overwrite=self.overwrite) as part:
+                sheet(comparison.maps, candidate).save(part, "PNG")
+        if self.page:
+            from srcli.evaluation.comparison_page import IndexEntry, as_page
+
+            path = self.page.with_suffix("") / f"{name}.html" if name else self.page
+            write_text(path, as_page(comparison, reference, candidate, self.background), overwrite=self.overwrite)
+            if name:
+                link = quote(path.relative_to(self.page.parent).as_posix(), errors="surrogateescape")
+                self.entries.append(IndexEntry.of(comparison, link, reference, candidate))
+
+    def finish(self) -> None:
+        """Write the index of the pages."""
+        if self.page and self.entries:
+            from srcli.evaluation.comparison_page import as_index
+
+            write_text(self.page, as_index(self.entries, self.background), overwrite=self.overwrite)

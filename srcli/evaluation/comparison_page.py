@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from srcli.evaluation.compare import Comparison, Region, worst_regions
+from srcli.evaluation.compare import Comparison
 from srcli.evaluation.formatting import better, format_value, meaning_of, metrics_of, settings_of
 from srcli.evaluation.heatmap import at_most, colors, overlay, scale_top
 from srcli.evaluation.html import data_url, png, render, stage_width
+from srcli.evaluation.regions import Region, worst_regions
 
 SIDE = 1600
 """Longest side of the images on the page, in pixels. Larger images are downscaled."""
@@ -37,6 +41,46 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
             for name, value in metrics_of(comparison).items()
         ],
         settings=settings_of(comparison, background),
+    )
+
+
+THUMBNAIL = 240
+"""Longest side of the images on an index page, in pixels."""
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A pair on an index page. link: its own page, relative to the index."""
+
+    comparison: Comparison
+    link: str
+    images: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, comparison: Comparison, link: str, reference: np.ndarray, candidate: np.ndarray) -> IndexEntry:
+        """Keeps small copies of the images, H x W x 3 uint8, and no maps."""
+        small = at_most(reference, THUMBNAIL), at_most(candidate, THUMBNAIL)
+        return cls(replace(comparison, maps={}), link, small)
+
+
+def as_index(entries: Sequence[IndexEntry], background: str = "white") -> str:
+    """The page that lists pairs by their total, worst first, as HTML."""
+    rows = sorted(entries, key=lambda entry: -entry.comparison.total)
+    values = [metrics_of(entry.comparison) for entry in rows]
+    names = list(dict.fromkeys(name for row in values for name in row))
+    return render(
+        "comparison_index.html",
+        title=f"{len(rows)} comparisons, worst first",
+        names=names,
+        rows=[
+            (
+                entry,
+                [data_url(png(image)) for image in entry.images],
+                [format_value(name, row.get(name, math.nan)) for name in names],
+            )
+            for entry, row in zip(rows, values, strict=True)
+        ],
+        settings=settings_of(rows[0].comparison, background),
     )
 
 

@@ -61,12 +61,20 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
     }
 
 
-def as_table(comparison: Comparison, background: str = "white") -> str:
-    """One pair: a line per metric with its value, which direction is better, and what it is."""
-    lines = []
+def as_table(comparison: Comparison, background: str = "white", yardstick: Comparison | None = None) -> str:
+    """One pair: a line per metric with its value, which direction is better, and what it is.
+
+    yardstick: a comparison of the reference with a known candidate, whose values stand in a column of their own.
+    """
+    known = metrics_of(yardstick) if yardstick else {}
+    lines = [f"{'':<8} {'candidate':>10} {yardstick.candidate:>12}"] if yardstick else []
     for name, value in metrics_of(comparison).items():
-        meaning = meaning_of(comparison, name)
-        lines.append(f"{name:<8} {format_value(name, value):>10}  {better(name):<6} is better  {meaning}")
+        other = f" {format_value(name, known[name]):>12}" if name in known else ""
+        lines.append(
+            f"{name:<8} {format_value(name, value):>10}{other}  {better(name):<6} is better  {meaning_of(comparison, name)}"
+        )
+    if yardstick:
+        lines += ["", f"{yardstick.candidate}: the reference, downscaled by 4 and upscaled again with bicubic interpolation."]
     lines += ["", f"{comparison.candidate} against {comparison.reference}, {comparison.width}x{comparison.height} pixels."]
     return "\n".join([*lines, settings_of(comparison, background)])
 
@@ -119,7 +127,8 @@ def settings_of(comparison: Comparison, background: str) -> str:
     return (
         f"Total: {terms}, with feature = {layers}.\n"
         f"VGG16: {comparison.vgg}; features are divided by their layer's mean activation on photographs.\n"
-        f"sRGB in 0..1, transparency over {background}, luma BT.601 16..235, no border cropped."
+        f"sRGB in 0..1, transparency over {background}, luma BT.601 16..235, "
+        f"{'no border' if not comparison.crop_border else f'a border of {comparison.crop_border} pixels'} cropped."
     )
 
 
@@ -134,6 +143,7 @@ def as_json(comparisons: Sequence[Comparison], *, background: str = "white", wit
         | {"layers": dict(first.loss.layers)},
         "distance": first.loss.distance,
         "background": background,
+        "crop_border": first.crop_border,
         "pairs": [
             {
                 "reference": comparison.reference,

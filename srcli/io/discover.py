@@ -55,13 +55,17 @@ def image_like(folder: Path, *, recursive: bool, on_error: Callable[[Path, OSErr
             yield from image_like(path, recursive=True, on_error=on_error)
 
 
+def source_stem(stem: str) -> str | None:
+    """`photo` for `photo_x4`, the stem of a result of `srcli upscale`; None if it is none."""
+    match = _RESULT.fullmatch(stem)
+    return match["source"] if match else None
+
+
 def without_results(paths: Iterable[Path]) -> list[Path]:
     """The images without results of `srcli upscale` that lie next to their source, such as photo_x4.png next to photo.jpg."""
     images = list(paths)
     sources = {(path.parent, path.stem) for path in images}
-    return [
-        path for path in images if not ((match := _RESULT.fullmatch(path.stem)) and (path.parent, match["source"]) in sources)
-    ]
+    return [path for path in images if (path.parent, source_stem(path.stem)) not in sources]
 
 
 def _has_entries(folder: Path) -> bool:

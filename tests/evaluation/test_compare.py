@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from srcli.core.losses import WeightedLoss
 from srcli.core.vgg import VGG16Features
 from srcli.core.vgg_layers import LAYERS
 from srcli.errors import SrcliError
-from srcli.evaluation.compare import TILE_PIXELS, Comparer, Comparison, ComparisonImage, compare, tile_shape, worst_regions
+from srcli.evaluation.compare import TILE_PIXELS, Comparer, Comparison, compare, tile_shape
 from srcli.evaluation.comparison_page import as_page
+from srcli.evaluation.images import ComparisonImage
+from srcli.evaluation.regions import worst_regions
 from srcli.io.image import Image
 from srcli.io.read import read_image
 from srcli.io.tiles import tiles
@@ -118,7 +121,7 @@ def test_tiles_give_the_result_of_the_whole_image(monkeypatch: pytest.MonkeyPatc
     comparer = Comparer(ALL)
     whole = comparer.compare(images[0], [images[1]], maps=True)[0]
     monkeypatch.setattr(compare_module, "TILE_PIXELS", 200 * 200)
-    monkeypatch.setattr(compare_module, "STRIP_ROWS", 16)
+    monkeypatch.setattr("srcli.evaluation.images.STRIP_ROWS", 16)
     calls: list[int] = []
     comparer.vgg.register_forward_hook(lambda *_: calls.append(1))
     tiled = comparer.compare(images[0], [images[1]], maps=True)[0]
@@ -213,11 +216,53 @@ def test_images_that_are_too_small_or_differ_in_size_are_rejected(tmp_path: Path
 def test_one_candidate_prints_a_table(srcli: Command, pair: tuple[Path, Path]) -> None:
     outcome = srcli("compare-loss", *pair, "--layers", "johnson")
     assert (outcome.exit_code, outcome.stderr) == (0, "")
-    assert [line.split()[0] for line in outcome.stdout.splitlines()[:8]] == [
-        "pixel", "relu2_2", "feature", "total", "psnr", "ssim", "psnr_y", "ssim_y",
+    assert [line.split()[0] for line in outcome.stdout.splitlines()[:9]] == [
+        "candidate", "pixel", "relu2_2", "feature", "total", "psnr", "ssim", "psnr_y", "ssim_y",
     ]  # fmt: skip
     assert "VGG16: oxford" in outcome.stdout
     assert "no border cropped" in outcome.stdout
+
+
+def test_one_candidate_is_shown_next_to_bicubic_interpolation(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    true = Image(read_image(PHOTO).pixels[:96, :128])
+    small = PILImage.fromarray(true.pixels).resize((32, 24), PILImage.Resampling.BICUBIC)
+    write_image(true, tmp_path / "hr.png")
+    small.resize((128, 96), PILImage.Resampling.BICUBIC).save(tmp_path / "pillow.png")
+    lines = srcli("compare-loss", tmp_path / "hr.png", tmp_path / "pillow.png").stdout.splitlines()
+    rows = {words[0]: [float(word) for word in words[1:3]] for words in (line.split() for line in lines[1:9])}
+    assert rows["psnr"][0] == pytest.approx(rows["psnr"][1], abs=0.05)
+    assert rows["relu4_3"][0] == pytest.approx(rows["relu4_3"][1], rel=0.02)
+
+
+def test_a_border_can_be_cropped(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    cropped = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, target in zip(pair, cropped, strict=True):
+        write_image(Image(read_image(path).pixels[4:-4, 4:-4]), target)
+    document = json.loads(srcli("compare-loss", *pair, "--crop-border", 4, "--json").stdout)
+    assert document["crop_border"] == 4
+    assert (
+        document["pairs"][0]["figures"] == json.loads(srcli("compare-loss", *cropped, "--json").stdout)["pairs"][0]["figures"]
+    )
+    assert "a border of 4 pixels cropped" in srcli("compare-loss", *pair, "--crop-border", 4).stdout
+    nothing = srcli("compare-loss", *pair, "--crop-border", 60)
+    assert nothing.exit_code == 1
+    assert "nothing is left after cropping 60 from each side" in nothing.stderr
+
+
+def test_the_precision_of_vgg_can_be_chosen(srcli: Command, pair: tuple[Path, Path]) -> None:
+    exact, rough = (
+        json.loads(srcli("compare-loss", *pair, "--device", "cpu", "--precision", name, "--json").stdout)["pairs"][0]["figures"]
+        for name in ("fp32", "bf16")
+    )
+    assert exact["psnr"] == rough["psnr"]
+    assert exact["relu4_3"] != rough["relu4_3"] == pytest.approx(exact["relu4_3"], rel=0.05)
+
+
+@pytest.mark.gpu
+def test_cpu_and_gpu_agree(pair: tuple[Path, Path]) -> None:
+    cpu, gpu = (compare(*pair, loss=ALL, device=device) for device in ("cpu", "cuda"))
+    assert cpu.layers == pytest.approx(gpu.layers, rel=1e-4)
+    assert (cpu.psnr, cpu.ssim, cpu.pixel) == pytest.approx((gpu.psnr, gpu.ssim, gpu.pixel), rel=1e-4)
 
 
 def test_json_has_full_precision(srcli: Command, pair: tuple[Path, Path]) -> None:
@@ -284,6 +329,51 @@ def test_a_bad_image_in_a_folder_is_reported_and_the_others_are_compared(
     assert f"{tmp_path / 'other' / 'bad.png'} cannot be read" in outcome.stderr
 
 
+def test_a_pair_of_different_sizes_in_folders_is_named_and_the_others_are_compared(
+    srcli: Command, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for folder in ("true", "other"):
+        for name in ("good.png", "wrong.png"):
+            write_image(read_image(pair[0]), tmp_path / folder / name)
+    write_image(Image(np.zeros((50, 50, 3), np.uint8)), tmp_path / "other" / "wrong.png", overwrite=True)
+    outcome = srcli("compare-loss", tmp_path / "true", tmp_path / "other", "--csv")
+    assert outcome.exit_code == 1
+    assert len(outcome.stdout.splitlines()) == 2
+    assert f"{tmp_path / 'other' / 'wrong.png'} is 50x50" in outcome.stderr
+
+
+@pytest.mark.parametrize("suffix", ["_x4", "_1920x1080"])
+@pytest.mark.parametrize("side", ["true", "other"])
+def test_folders_are_paired_by_name_without_the_suffix_of_a_result(
+    srcli: Command, pair: tuple[Path, Path], tmp_path: Path, suffix: str, side: str
+) -> None:
+    for folder in ("true", "other"):
+        for name in ("a", "b"):
+            write_image(read_image(pair[0]), tmp_path / folder / f"{name}{suffix if side == folder else ''}.png")
+    rows = srcli("compare-loss", tmp_path / "true", tmp_path / "other", "--csv").stdout.splitlines()
+    assert len(rows) == 3
+    assert all(Path(row.split(",")[0]).name[0] == Path(row.split(",")[1]).name[0] for row in rows[1:])
+
+
+def test_maps_and_an_index_of_pages_for_folders(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    true, other, page, maps = (tmp_path / name for name in ("true", "other", "page.html", "maps"))
+    for name, path in (("same.png", pair[0]), ("below/noisy.png", pair[1])):
+        write_image(read_image(pair[0]), true / name)
+        write_image(read_image(path), other / name)
+    words = ["compare-loss", true, other, "--html", page, "--map", maps]
+    assert srcli(*words).exit_code == 0
+    assert sorted(str(path.relative_to(maps)) for path in maps.rglob("*.png")) == ["below/noisy.png", "same.png"]
+    index = page.read_text()
+    links = re.findall(r'href="([^"]+)"', index)
+    assert links[0] == "page/below/noisy.png.html"  # the worst first
+    assert set(links) == {"page/below/noisy.png.html", "page/same.png.html"}
+    assert all((tmp_path / link).is_file() for link in links)
+    again = srcli(*words)
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr
+    assert srcli(*words, "--overwrite").exit_code == 0
+
+
 def test_a_missed_limit_is_reported_and_exits_with_3(srcli: Command, pair: tuple[Path, Path]) -> None:
     assert srcli("compare-loss", *pair, "--min", "psnr=20", "--max", "pixel=0.1").exit_code == 0
     missed = srcli("compare-loss", *pair, "--min", "psnr=90", "--max", "relu4_3=0")
@@ -301,8 +391,19 @@ def test_a_bicubic_baseline_is_added(srcli: Command, tmp_path: Path) -> None:
     write_image(Image(true), tmp_path / "true.png")
     write_image(Image(small), tmp_path / "small.png")
     PILImage.fromarray(small).resize((128, 96), PILImage.Resampling.BICUBIC).save(tmp_path / "pillow.png")
-    words = [tmp_path / "true.png", tmp_path / "pillow.png", "--baseline", "bicubic", "--lr", tmp_path / "small.png", "--json"]
+    words = [
+        tmp_path / "true.png",
+        tmp_path / "pillow.png",
+        "--baseline",
+        "bicubic",
+        "--small",
+        tmp_path / "small.png",
+        "--json",
+    ]
     ours, baseline = json.loads(srcli("compare-loss", *words).stdout)["pairs"]
+    old = srcli("compare-loss", *("--lr" if word == "--small" else word for word in words))
+    assert json.loads(old.stdout)["pairs"] == [ours, baseline]
+    assert "--lr is now called --small" in old.stderr
     assert baseline["candidate"] == "bicubic"
     assert baseline["figures"]["psnr"] == pytest.approx(ours["figures"]["psnr"], abs=0.05)
 
@@ -407,7 +508,7 @@ def test_names_are_escaped_on_the_page(pair: tuple[Path, Path]) -> None:
         ),
         (["--vgg", "missing.pth"], 1, "Cannot read missing.pth"),
         (["missing.png"], 1, "Cannot read missing.png"),
-        (["--html", "page.html", "another.png"], 2, "support one pair only"),
+        (["--html", "page.html", "another.png"], 2, "take one candidate, or two folders"),
     ],
 )
 def test_invalid_usage_is_reported_in_one_sentence(
