@@ -72,8 +72,7 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(self, scales=(2, 3, 4))
-        if not 0 <= self.slope <= 1:
-            raise ConfigError(f"slope is {self.slope}; it must be at least 0 and at most 1.")
+        _check_between(0, 1, "slope", self.slope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +105,12 @@ def _check_sizes(generator: GeneratorConfig, *, scales: tuple[int, ...]) -> None
         names = ", ".join(str(scale) for scale in scales)
         raise ConfigError(f"{generator.architecture} does not support scale {generator.scale}; choose one of {names}.")
     for name in ("channels", "blocks"):
-        size = getattr(generator, name)
-        if not 1 <= size <= MAX_SIZE:
-            raise ConfigError(f"{name} is {size}; it must be at least 1 and at most {MAX_SIZE}.")
+        _check_between(1, MAX_SIZE, name, getattr(generator, name))
+
+
+def _check_between(least: float, most: float, name: str, value: float) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{name} is {value}; it must be at least {least} and at most {most}.")
 
 
 def _check_at_least(least: float, name: str, value: float) -> None:
@@ -222,7 +224,7 @@ class TrainConfig:
     log: Log = _setting("csv", "csv, or tensorboard for CSV and TensorBoard.")
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, least in _MINIMUMS.items():
             _check_at_least(least, name, getattr(self, name))
         for name in ("lr", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
@@ -231,15 +233,11 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
         if self.batch % self.accumulate:
-            raise ConfigError(
-                f"A batch of {self.batch} crops cannot be split into {self.accumulate} equal parts; change `accumulate`."
-            )
+            raise ConfigError(f"A batch of {self.batch} crops has no {self.accumulate} equal parts; change `accumulate`.")
         if self.schedule == "multistep" and not self.milestones:
             raise ConfigError("The multistep schedule needs milestones, as in `milestones=5000,8000`.")
         if self.milestones and self.schedule != "multistep":
-            raise ConfigError(
-                f"Milestones apply to the multistep schedule, but the schedule is {self.schedule}; use `schedule=multistep`."
-            )
+            raise ConfigError(f"Milestones need `schedule=multistep`, but the schedule is {self.schedule}.")
         if self.max_time is not None:
             seconds(self.max_time)
         smallest = {"grid": (GRID_WINDOW + 4) * self.generator.scale, "texture": TEXTURE_WINDOW + VGG_CROP_OFFSETS}
@@ -247,23 +245,20 @@ class TrainConfig:
             if getattr(self.loss, term) and self.patch < least:
                 raise ConfigError(f"A patch of {self.patch} pixels is too small for the {term} loss; use at least {least}.")
         if self.patch % self.generator.scale:
-            lower = self.patch - self.patch % self.generator.scale
-            raise ConfigError(
-                f"A patch of {self.patch} pixels is not a multiple of the scale {self.generator.scale}; "
-                f"use {lower} or {lower + self.generator.scale}."
-            )
+            scale = self.generator.scale
+            near = f"{self.patch // scale * scale} or {(self.patch // scale + 1) * scale}"
+            raise ConfigError(f"A patch of {self.patch} pixels is not a multiple of the scale {scale}; use {near}.")
 
     def portable(self) -> TrainConfig:
         """The config without paths, for the model file."""
         return replace(self, photos=None, output=None, lr_data=None, val=None, cache="auto")
 
 
-_LEAST = {
+_MINIMUMS = {
     **dict.fromkeys(("steps", "batch", "accumulate", "save_every", "val_every"), 1),
     **dict.fromkeys(("warmup", "weight_decay", "seed", "keep", "patience"), 0),
     "patch": 8,
 }
-"""Minimum values."""
 
 
 def seconds(words: str) -> float:
