@@ -225,7 +225,9 @@ class BatchUpscaler:
             lost = _to_stdout(image, options.extension, write) if job.target == STDIO else write(job.target)
         if image.damage:
             notes.append(f"{image.name} is damaged ({image.damage}); check whether {job.target} is what you want.")
-        notes += [f"{job.target} could not store everything: {what}." for what in lost]
+        lost = [*image.lost, *lost]
+        if lost:
+            notes.append(f"{'stdout' if job.target == STDIO else job.target} does not keep everything: {'; '.join(lost)}.")
         return replace(result, device=backends[0].description, notes=tuple(notes), previews=tuple(previews))
 
     def _on_pixels(self, job: Job, count: int) -> None:

@@ -14,6 +14,7 @@ from srcli.inference.backend import Backend
 from srcli.inference.tiling import TilePlanner, plan_tiling, round_up
 from srcli.io.color import from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.io.image import Image, LutRows, RowReader
+from srcli.io.metadata import profile_for_networks
 from srcli.io.tiles import tiles
 
 
@@ -29,7 +30,7 @@ def upscale(
     tile: side of a tile in lr pixels; 0 for the whole image at once; None for what fits into memory. on_pixels: called with the
     number of lr pixels processed since the last call. See `upscale_rows`.
     """
-    profile = next((value for name, _, value in image.metadata if name == "icc-profile-data"), None)
+    profile = profile_for_networks(image.metadata)
     rows = upscale_rows([backend], image.rows(), profile=profile, tiling=plan_tiling(tile), on_pixels=on_pixels)
     result = np.empty((rows.height, rows.width, rows.channels), dtype=rows.dtype)
     done = 0

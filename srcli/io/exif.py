@@ -29,7 +29,7 @@ def exif_of_tiff(file: IO[bytes]) -> bytes:
     Damaged directories are ignored, so that the image can still be read.
     """
     try:
-        main, subs = _read(file)
+        main, subs = read_directories(file)
     except Exception:  # Pillow raises errors of many types for damaged files
         return b""
     if not subs and not any(tag in main for tag in _DESCRIPTIVE if tag != 270):  # libvips reads the description itself
@@ -71,7 +71,7 @@ def add_exif_to_tiff(path: Path, block: bytes) -> None:
 
         end = file.seek(0, io.SEEK_END)
         end += end % 2
-        main, subs = _read(io.BytesIO(block.removeprefix(b"Exif\0\0")))
+        main, subs = read_directories(io.BytesIO(block.removeprefix(b"Exif\0\0")))
         body, place = _packed(main, subs, header, end, leave=present)
         inner = io.BytesIO(body[place - end :])
         added = struct.unpack(order + count, inner.read(struct.calcsize(order + count)))[0]
@@ -85,7 +85,7 @@ def add_exif_to_tiff(path: Path, block: bytes) -> None:
         file.write(struct.pack(order + offset, directory))
 
 
-def _read(file: IO[bytes]) -> tuple[ImageFileDirectory_v2, dict[int, ImageFileDirectory_v2]]:
+def read_directories(file: IO[bytes]) -> tuple[ImageFileDirectory_v2, dict[int, ImageFileDirectory_v2]]:
     """The first directory of a TIFF structure, and the EXIF and GPS directories."""
     file.seek(0)
     header = file.read(16)

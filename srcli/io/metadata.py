@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyvips
 
+from srcli.io.cicp import CICP, is_hdr
+from srcli.io.color import PROFILE
 from srcli.io.exif import exif_of_tiff, fields_of_exif
+from srcli.io.files import open_binary
 from srcli.io.image import Metadata
-from srcli.io.png_text import TEXTS, texts_of_png
+from srcli.io.png_chunks import TEXTS, texts_of_png
 
 _STRUCTURE = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset", "filename", "vips-loader"}
 _NOT_KEPT = {
@@ -45,17 +47,20 @@ def read_metadata(source: Path | bytes, image: pyvips.Image) -> Metadata:
     return tuple((name, kind, value) for name, (kind, value) in fields.items())
 
 
-def with_profile_of(metadata: Metadata, image: pyvips.Image) -> Metadata:
-    """The metadata with the color profile of `image` instead of its own."""
-    kept = tuple(field for field in metadata if field[0] != "icc-profile-data")
-    if not image.get_typeof("icc-profile-data"):
-        return kept
-    return (*kept, ("icc-profile-data", pyvips.GValue.blob_type, image.get("icc-profile-data")))
+def with_color(metadata: Metadata, image: pyvips.Image, code_points: bytes | None) -> Metadata:
+    """The metadata with the color profile of `image`, and with these code points."""
+    fields = [field for field in metadata if field[0] != PROFILE]
+    if image.get_typeof(PROFILE):
+        fields.append((PROFILE, pyvips.GValue.blob_type, image.get(PROFILE)))
+    if code_points:
+        fields.append((CICP, pyvips.GValue.blob_type, code_points))
+    return tuple(fields)
 
 
-def open_binary(source: Path | bytes) -> IO[bytes]:
-    """A file, or bytes in memory, open for reading."""
-    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+def profile_for_networks(metadata: Metadata) -> bytes | None:
+    """The color profile whose tone curve matters. None for HDR: PQ and HLG are about as even to the eye as sRGB."""
+    fields = {name: value for name, _, value in metadata}
+    return None if is_hdr(fields.get(CICP)) else fields.get(PROFILE)
 
 
 def _fields(image: pyvips.Image) -> dict[str, tuple[int, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import pyvips
 
 import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
-from srcli.io.animation import open_animation, read_frame
+from srcli.io.cicp import read_description
+from srcli.io.color import PROFILE, has_usable_profile, to_rgb_or_gray, to_srgb
+from srcli.io.decoders import open_decoded
 from srcli.io.discover import EXTENSIONS
+from srcli.io.files import open_binary
 from srcli.io.image import Image, Metadata
-from srcli.io.metadata import open_binary, read_metadata, with_profile_of
+from srcli.io.metadata import profile_for_networks, read_metadata, with_color
 
 _REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
 _MAX_PIXELS = 1_000_000_000
@@ -30,8 +33,8 @@ class ImageReader:
 
     channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or uint16. loader: the name
     of libvips' loader (pngload, jpegload, ...). image: the libvips image, for use in `srcli.io`; like the rows, it may be read
-    once. damage: what is wrong with the rows read so far, if they could be read nevertheless. reopen_tolerant: opens the file
-    again in a way that ignores damage.
+    once. lost: what of the file is not read, in words. damage: what is wrong with the rows read so far, if they could be read
+    nevertheless. reopen_tolerant: opens the file again in a way that ignores damage.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class ImageReader:
         name: str,
         metadata: Metadata,
         loader: str,
+        lost: Sequence[str] = (),
         reopen_tolerant: Callable[[], ImageReader] | None = None,
     ) -> None:
         self.name = name
@@ -48,6 +52,7 @@ class ImageReader:
         self.metadata = metadata
         self.loader = loader
         self.image = image  # keeps the bytes alive that it may have been made from
+        self.lost = tuple(lost)
         self.damage: str | None = None
         self._reopen_tolerant = reopen_tolerant
         self._region = pyvips.Region.new(image)
@@ -73,7 +78,7 @@ class ImageReader:
 
     @property
     def profile(self) -> bytes | None:
-        return next((value for name, _, value in self.metadata if name == "icc-profile-data"), None)
+        return profile_for_networks(self.metadata)
 
 
 def open_image(
@@ -123,21 +128,46 @@ def _opened(
         loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
         if frames > 1 and frame is None:
             raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
-        if image.format not in ("uchar", "ushort"):
-            raise SrcliError(
-                f"{name} has {image.bands} channels of type {image.format}, for which the value of white is unknown; "
-                "up to 4 channels of 8 or 16 bits are supported. Convert it first."
-            )
-        metadata = () if srgb else read_metadata(source, image)
-        upright = image.autorot() if _orientation(image) != 1 else image
-        upright = _as_rgb_or_gray(upright, srgb=srgb)
-        if upright.interpretation != image.interpretation and image.interpretation in ("cmyk", "lab", "labs"):
-            metadata = with_profile_of(metadata, upright)
-        if upright.bands > 4:
+        image, lost = _as_integers(image, name)
+        metadata = read_metadata(source, image)
+        image = image.autorot() if _orientation(image) != 1 else image
+        image = image.copy()
+        described = read_description(source, gray=image.bands < 3)
+        if described and image.get_typeof(PROFILE):
+            image.remove(PROFILE)
+        if described and described.profile:
+            image.set_type(pyvips.GValue.blob_type, PROFILE, described.profile)
+        if image.get_typeof(PROFILE) and not has_usable_profile(image):
+            image.remove(PROFILE)
+            lost.append("the color profile (damaged, or for another kind of image)")
+        image = to_rgb_or_gray(image)
+        if image.bands > 4:
             raise SrcliError(f"{name} has {image.bands} channels; up to 4 are supported. Convert it first.")
-        return ImageReader(upright, name, metadata, loader, reopen_tolerant)
+        code_points = described.code_points if described else None
+        if srgb:
+            image, metadata, code_points = to_srgb(image, code_points), (), None
+        metadata = with_color(metadata, image, code_points)
+        return ImageReader(image, name, metadata, loader, lost, reopen_tolerant)
     except pyvips.Error as error:
         raise _unreadable(name, error) from None
+
+
+def _as_integers(image: pyvips.Image, name: str) -> tuple[pyvips.Image, list[str]]:
+    """The image with 8 or 16 bits, and what that loses. Floats are values in 0..1."""
+    if image.format in ("uchar", "ushort") or image.interpretation in ("labs", "labq"):
+        return image, []
+    if image.format not in ("float", "double"):
+        raise SrcliError(
+            f"{name} has {image.bands} channels of type {image.format}, for which the value of white is unknown; "
+            "up to 4 channels of 8 or 16 bits, or of floats in 0..1, are supported. Convert it first."
+        )
+    image = image.copy_memory()  # it is read twice
+    low, high = (float(extreme(image.numpy())) for extreme in (np.min, np.max))
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # also if a value is not a number
+        raise SrcliError(f"{name} has float values from {low:g} to {high:g}; only 0 to 1 is supported. Scale them first.")
+    gray = image.bands < 3
+    image = (image * 65_535).rint().cast("ushort").copy(interpretation="grey16" if gray else "rgb16")
+    return image, ["floats (stored as 16 bits)"]
 
 
 def _is_jpeg(source: Path | bytes) -> bool:
@@ -196,22 +226,12 @@ def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = N
     deep: return 16-bit images as uint16. All others, and all if `deep` is false, are uint8.
     Raises SrcliError as `read_image` does, and for more than `max_pixels` pixels before any is decoded.
     """
-    try:
-        image, frames = _open(path, None, max_pixels)
-        if frames > 1:
-            raise SrcliError(f"{path} has {frames} frames or pages. Save the one you want as a file of its own.")
-        if image.format not in ("uchar", "ushort"):
-            raise SrcliError(f"{path} has values of type {image.format}; 8 and 16 bits are supported. Convert it first.")
-        deep = deep and image.format == "ushort"
-        image = image.autorot()
-        if image.get_typeof("icc-profile-data") and image.interpretation != "lab":
-            image = image.icc_transform(
-                "srgb", embedded=True, intent="relative", black_point_compensation=True, depth=16 if deep else 8
-            )
-        image = image.colourspace("rgb16" if deep else "srgb")
-        pixels: np.ndarray = image.cast("ushort" if deep else "uchar").numpy()
-    except pyvips.Error as error:
-        raise _unreadable(str(path), error) from None
+    file = open_image(path, max_pixels=max_pixels, srgb=True)
+    pixels = file.read(file.height)
+    if not deep and pixels.dtype == np.uint16:
+        pixels = np.rint(pixels / 257).astype(np.uint8)
+    if file.channels < 3:
+        pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)
     return pixels
 
 
@@ -219,14 +239,18 @@ def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_
     """The file as a lazy image in its stored orientation, and its number of frames. frame: the one to open."""
     _check_readable(source)
     name = "stdin" if isinstance(source, bytes) else str(source)
-    animation = open_animation(source)
-    if animation:
-        with animation:
-            frames = getattr(animation, "n_frames", 1)
-            _check_frame(name, frames, frame)
-            _check_pixels(name, animation.width, animation.height, max_pixels, _file_size(source))
-            image = read_frame(name, animation, frame) if frame else pyvips.Image.black(animation.width, animation.height)
-            return image, frames
+    decoded = open_decoded(source, name)
+    if decoded:
+        try:
+            _check_frame(name, decoded.frames, frame)
+            _check_pixels(name, decoded.width, decoded.height, max_pixels, _file_size(source))
+            if frame is None and decoded.frames > 1:
+                return pyvips.Image.black(decoded.width, decoded.height), decoded.frames
+            image = decoded.read(frame or 1)
+        finally:
+            decoded.close()
+        image.set_type(pyvips.GValue.gstr_type, "vips-loader", decoded.loader)
+        return image, decoded.frames
     image = _load(source, fail_on=fail_on)
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     _check_frame(name, frames, frame)
@@ -291,25 +315,6 @@ def _check_frame(name: str, frames: int, frame: int | None) -> None:
 
 def _orientation(image: pyvips.Image) -> int:
     return int(image.get("orientation")) if image.get_typeof("orientation") else 1
-
-
-def _as_rgb_or_gray(image: pyvips.Image, *, srgb: bool) -> pyvips.Image:
-    """Convert CMYK and Lab to sRGB. srgb: convert images with a color profile, too."""
-    deep = image.format == "ushort"
-    convert = {"intent": "relative", "black_point_compensation": True, "embedded": True, "depth": 16 if deep else 8}
-    if image.interpretation == "cmyk":
-        return image.icc_transform("srgb", input_profile="cmyk", **convert)
-    if image.interpretation in ("lab", "labs", "labq"):
-        return image.colourspace("rgb16" if image.interpretation == "labs" else "srgb")
-    if srgb and image.get_typeof("icc-profile-data"):
-        gray = image.bands < 3
-        try:
-            image = image.icc_transform("srgb", **convert)
-        except pyvips.Error:
-            return image  # the profile is damaged or for another kind of image, so other programs ignore it, too
-        # gray became three equal channels
-        return image[1:] if gray and image.bands == 4 else image[1] if gray else image
-    return image
 
 
 def _unreadable(name: str, error: pyvips.Error) -> SrcliError:

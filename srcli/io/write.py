@@ -13,10 +13,13 @@ import pyvips
 
 from srcli.errors import ConfigError, SrcliError
 from srcli.io.atomic import atomic_write
+from srcli.io.cicp import CICP, is_hdr
+from srcli.io.color import PROFILE, to_srgb
 from srcli.io.discover import EXTENSIONS
 from srcli.io.exif import add_exif_to_tiff
+from srcli.io.heif_boxes import add_nclx
 from srcli.io.image import Image, Metadata, RowReader
-from srcli.io.png_text import TEXTS, add_texts_to_png
+from srcli.io.png_chunks import SIGNATURE, TEXTS, add_to_png, png_chunk
 from srcli.io.read import reason
 
 _SAVE: dict[str, dict[str, Any]] = {
@@ -31,6 +34,7 @@ _LONGEST_SIDE = {".jpg": 65_535, ".webp": 16_383, ".avif": 16_384}
 _LONGEST = 10_000_000  # libvips' own limit
 _DEEP = (".png", ".tif", ".avif")  # formats with more than 8 bits
 _OPAQUE = (".jpg",)  # formats without transparency
+_HDR = (".png", ".avif")  # formats that describe PQ and HLG
 _CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that certainly fit into 32-bit offsets
 _DEFAULT_DPI = 72  # what programs assume for files without a resolution; libvips would write 25.4
 _IN_MEMORY = 2**24  # pixels that may be in memory at once
@@ -83,23 +87,30 @@ def write_rows(
     options = dict(_SAVE[extension])
     lost: list[str] = []
     deep, gray, alpha = rows.dtype == np.uint16, rows.channels <= 2, rows.channels in (2, 4)
+    fields = {name: value for name, _, value in metadata}
+    code_points = fields.get(CICP)
     stream = _Stream(rows)
     with atomic_write(path, overwrite=overwrite) as part:
         try:
             image = stream.image()
             if size and size != (rows.width, rows.height):
                 image = resample(image, *size, alpha=alpha)
+            hdr = is_hdr(code_points)
+            if hdr and extension not in _HDR:
+                image = to_srgb(image, code_points)
+                lost.append("HDR (converted to sRGB, what is brighter than white clipped)")
             if alpha and extension in _OPAQUE:
                 image = image.flatten(background=_tone(background, gray=gray, deep=deep))
             if deep and extension not in _DEEP:
                 # maps 65535 to 255
                 image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if gray else "srgb")
                 lost.append("16 bits (reduced to 8)")
-            fields = {name: value for name, _, value in metadata}
             dots = {axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in ("xres", "yres")}
             image = image.copy(**dots)  # dots per mm
             for name, kind, value in metadata:
-                if name not in dots and name != TEXTS:
+                if name == PROFILE and hdr and extension != ".png":
+                    continue  # converted, or described by code points alone: readers of AVIF prefer a profile
+                if name not in dots and name not in (TEXTS, CICP):
                     image.set_type(kind, name, value)
             exif = fields.get("exif-data")
             if exif:
@@ -121,8 +132,10 @@ def write_rows(
             stream.close()
         if exif and extension == ".tif":
             add_exif_to_tiff(part, exif)
-        if TEXTS in fields and extension == ".png":
-            add_texts_to_png(part, fields[TEXTS])
+        if extension == ".png":
+            add_to_png(part, color=png_chunk(b"cICP", code_points) if code_points else b"", texts=fields.get(TEXTS, b""))
+        if extension == ".avif" and code_points and hdr:
+            add_nclx(part, code_points[0], code_points[1])
     if alpha and extension in _OPAQUE and not stream.opaque:
         lost.insert(0, f"transparency (replaced by {_color_name(background)})")
     return lost
@@ -197,7 +210,7 @@ class _Stream:
     def _png(self) -> Generator[bytes]:
         rows = self.rows
         depth, kind = rows.dtype.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[rows.channels]
-        yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", rows.width, rows.height, depth, kind, 0, 0, 0))
+        yield SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", rows.width, rows.height, depth, kind, 0, 0, 0))
         packer = zlib.compressobj(0)
         count = max(1, _BLOCK // (rows.width * rows.channels * rows.dtype.itemsize))
         for _ in range(0, rows.height, count):
@@ -208,9 +221,5 @@ class _Stream:
             lines = np.zeros((len(pixels), 1 + values[0].nbytes), dtype=np.uint8)  # each begins with 0, for no filter
             lines[:, 1:] = values.view(np.uint8).reshape(len(pixels), -1)
             del pixels, values  # views that would keep a band in memory
-            yield _chunk(b"IDAT", packer.compress(lines.data))
-        yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+            yield png_chunk(b"IDAT", packer.compress(lines.data))
+        yield png_chunk(b"IDAT", packer.flush()) + png_chunk(b"IEND", b"")

@@ -111,7 +111,7 @@ def test_what_the_format_cannot_store_is_reported(srcli: Command, model: Path, t
     write_image(Image(pixels(8, 8, 4)), tmp_path / "clear.png")
     outcome = srcli("upscale", tmp_path / "clear.png", "-m", model, "-o", tmp_path / "clear.jpg")
     assert outcome.exit_code == 0
-    assert "could not store everything: transparency (replaced by white)." in outcome.stderr
+    assert "does not keep everything: transparency (replaced by white)." in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Chunks of PNG files that libvips does not handle: texts, which it takes for UTF-8, and descriptions of color."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+TEXTS = "png-texts"
+"""The name of the text chunks among an image's metadata."""
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
+_COLOR_KINDS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
+_XMP = b"XML:com.adobe.xmp\0"  # libvips handles it
+_MOST = 2**24  # bytes, more than any real text
+_END = b"\0\0\0\0IEND\xaeB`\x82"
+_COPY = 2**20  # bytes that are moved at a time
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def texts_of_png(file: IO[bytes]) -> bytes:
+    """The text chunks of a PNG, concatenated. Empty for other files. Damaged chunks are left out."""
+    texts = b""
+    for kind, body in _chunks(file, _TEXT_KINDS):
+        if not body.startswith(_XMP) and len(texts) + len(body) <= _MOST:
+            texts += png_chunk(kind, body)
+    return texts
+
+
+def color_of_png(file: IO[bytes]) -> dict[bytes, bytes]:
+    """The chunks of a PNG that describe its color, by their name."""
+    return dict(_chunks(file, _COLOR_KINDS, until=b"IDAT"))
+
+
+def add_to_png(path: Path, *, color: bytes = b"", texts: bytes = b"") -> None:
+    """Insert chunks into a PNG that libvips wrote: color descriptions before the pixels, texts after them."""
+    with path.open("r+b") as file:
+        if texts:
+            file.seek(-len(_END), 2)
+            file.write(texts + _END)
+        if color:
+            insert_bytes(file, len(SIGNATURE) + 25, color)  # after the header
+
+
+def insert_bytes(file: IO[bytes], place: int, data: bytes) -> None:
+    """Insert bytes into a file that is open for reading and writing, by moving the rest block by block from its end."""
+    end = file.seek(0, 2)
+    while end > place:
+        start = max(place, end - _COPY)
+        file.seek(start)
+        block = file.read(end - start)
+        file.seek(start + len(data))
+        file.write(block)
+        end = start
+    file.seek(place)
+    file.write(data)
+
+
+def _chunks(file: IO[bytes], kinds: tuple[bytes, ...], until: bytes = b"IEND") -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of the intact chunks of these kinds."""
+    file.seek(0)
+    if file.read(len(SIGNATURE)) != SIGNATURE:
+        return
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">L4s", head)
+        if kind == until:
+            return
+        if kind not in kinds or length > _MOST:
+            file.seek(length + 4, 1)
+            continue
+        body, checksum = file.read(length), file.read(4)
+        if checksum == struct.pack(">L", zlib.crc32(body, zlib.crc32(kind))):
+            yield kind, body
