@@ -132,6 +132,9 @@ def upscale(
     background: Annotated[
         str, typer.Option("--background", metavar="COLOR", help="Replaces transparency in JPEG: white, black, gray or #rrggbb.")
     ] = "white",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Upscale files that end early, and say which rows are missing.")
+    ] = False,
     strip_metadata: Annotated[
         bool, typer.Option("--strip-metadata", help="Drop EXIF, XMP and color profile, and convert to sRGB.")
     ] = False,
@@ -197,6 +200,7 @@ def upscale(
         frame=frame,
         max_pixels=max_pixels,
         strip_metadata=strip_metadata,
+        allow_truncated=allow_truncated,
         background=(red, green, blue),
         previews=MAX_PREVIEWS if compare else 0,
     )

@@ -64,6 +64,7 @@ class UpscaleOptions:
     frame: int | None = None
     max_pixels: int | None = None
     strip_metadata: bool = False
+    allow_truncated: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
     previews: int = 0
 
@@ -173,7 +174,12 @@ class BatchUpscaler:
         options = self.options
         source = _read_stdin() if job.source == STDIO else job.source
         image = open_image(
-            source, frame=options.frame, max_pixels=options.max_pixels, srgb=options.strip_metadata, find_damage=True
+            source,
+            frame=options.frame,
+            max_pixels=options.max_pixels,
+            srgb=options.strip_metadata,
+            find_damage=True,
+            allow_truncated=options.allow_truncated,
         )
         lr = image.width, image.height
         sr = options.size.of(*lr)

@@ -27,7 +27,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def texts_of_png(file: IO[bytes]) -> bytes:
     """The text chunks of a PNG, concatenated. Empty for other files. Damaged chunks are left out."""
     texts = b""
-    for kind, body in _chunks(file, _TEXT_KINDS):
+    for kind, body in chunks(file, _TEXT_KINDS):
         if not body.startswith(_XMP) and len(texts) + len(body) <= _MOST:
             texts += png_chunk(kind, body)
     return texts
@@ -35,7 +35,7 @@ def texts_of_png(file: IO[bytes]) -> bytes:
 
 def color_of_png(file: IO[bytes]) -> dict[bytes, bytes]:
     """The chunks of a PNG that describe its color, by their name."""
-    return dict(_chunks(file, _COLOR_KINDS, until=b"IDAT"))
+    return dict(chunks(file, _COLOR_KINDS, until=b"IDAT"))
 
 
 def add_to_png(path: Path, *, color: bytes = b"", texts: bytes = b"") -> None:
@@ -62,8 +62,10 @@ def insert_bytes(file: IO[bytes], place: int, data: bytes) -> None:
     file.write(data)
 
 
-def _chunks(file: IO[bytes], kinds: tuple[bytes, ...], until: bytes = b"IEND") -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of the intact chunks of these kinds."""
+def chunks(
+    file: IO[bytes], kinds: tuple[bytes, ...], *, until: bytes = b"IEND", intact: bool = True
+) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of the chunks of these kinds, damaged ones only if `intact` is false. None for other files."""
     file.seek(0)
     if file.read(len(SIGNATURE)) != SIGNATURE:
         return
@@ -71,9 +73,9 @@ def _chunks(file: IO[bytes], kinds: tuple[bytes, ...], until: bytes = b"IEND") -
         length, kind = struct.unpack(">L4s", head)
         if kind == until:
             return
-        if kind not in kinds or length > _MOST:
+        if kind not in kinds or (length > _MOST and intact):
             file.seek(length + 4, 1)
             continue
         body, checksum = file.read(length), file.read(4)
-        if checksum == struct.pack(">L", zlib.crc32(body, zlib.crc32(kind))):
+        if not intact or checksum == struct.pack(">L", zlib.crc32(body, zlib.crc32(kind))):
             yield kind, body

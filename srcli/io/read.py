@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,13 @@ from typing import Any
 import numpy as np
 import pyvips
 
-import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
 from srcli.io.cicp import read_description
 from srcli.io.color import PROFILE, has_usable_profile, to_rgb_or_gray, to_srgb
-from srcli.io.decoders import open_decoded
-from srcli.io.discover import EXTENSIONS
-from srcli.io.files import open_binary
+from srcli.io.damage import is_harmless, missing_rows, truncated, with_end
 from srcli.io.image import Image, Metadata
+from srcli.io.load import check_readable, is_jpeg, load_image, orientation, reason, unreadable
 from srcli.io.metadata import profile_for_networks, read_metadata, with_color
-
-_REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
-_MAX_PIXELS = 1_000_000_000
-_LARGE = 50_000_000
-_MAX_PIXELS_PER_BYTE = 200
-"""Photographs of best compression reach 20 to 50. Files with more are usually made to fill memory or disk."""
-_IMAGE_NAME = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
 
 
 class ImageReader:
@@ -34,7 +24,7 @@ class ImageReader:
     channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or uint16. loader: the name
     of libvips' loader (pngload, jpegload, ...). image: the libvips image, for use in `srcli.io`; like the rows, it may be read
     once. lost: what of the file is not read, in words. damage: what is wrong with the rows read so far, if they could be read
-    nevertheless. reopen_tolerant: opens the file again in a way that ignores damage.
+    nevertheless. on_damage: opens the file again in a way that ignores the damage, or raises SrcliError.
     """
 
     def __init__(
@@ -44,7 +34,7 @@ class ImageReader:
         metadata: Metadata,
         loader: str,
         lost: Sequence[str] = (),
-        reopen_tolerant: Callable[[], ImageReader] | None = None,
+        on_damage: Callable[[pyvips.Error], ImageReader] | None = None,
     ) -> None:
         self.name = name
         self.width, self.height, self.channels = int(image.width), int(image.height), int(image.bands)
@@ -54,7 +44,7 @@ class ImageReader:
         self.image = image  # keeps the bytes alive that it may have been made from
         self.lost = tuple(lost)
         self.damage: str | None = None
-        self._reopen_tolerant = reopen_tolerant
+        self._on_damage = on_damage
         self._region = pyvips.Region.new(image)
         self._done = 0
 
@@ -67,11 +57,11 @@ class ImageReader:
         try:
             data = self._region.fetch(0, self._done, self.width, count) if count else b""
         except pyvips.Error as error:
-            if self._reopen_tolerant is None:
-                raise _unreadable(self.name, error) from None
-            self.damage = reason(error, self.name)
-            self.image, self._reopen_tolerant = self._reopen_tolerant().image, None
-            self._region = pyvips.Region.new(self.image)
+            if self._on_damage is None:
+                raise unreadable(self.name, error) from None
+            tolerant = self._on_damage(error)
+            self.image, self._region = tolerant.image, pyvips.Region.new(tolerant.image)
+            self.damage, self._on_damage = tolerant.damage, tolerant._on_damage
             return self.read(count)
         self._done += count
         return np.frombuffer(data, dtype=self.dtype).reshape(count, self.width, self.channels)
@@ -88,68 +78,84 @@ def open_image(
     max_pixels: int | None = None,
     srgb: bool = False,
     find_damage: bool = False,
+    allow_truncated: bool = False,
 ) -> ImageReader:
     """Open an image file, or the bytes of one, with its own bit depth, channels and color profile.
 
     CMYK and Lab are converted to sRGB. frame: of an animation or a file with several pages, from 1. srgb: convert every image
     to sRGB and drop the metadata. find_damage: report damage in `ImageReader.damage` that a JPEG decoder would conceal.
+    allow_truncated: read a file that ends early; `ImageReader.damage` says which rows are missing.
     Rows are decoded as they are read, except for rotated images, interlaced PNG, WebP and AVIF.
-
-    max_pixels: the limit; None for a limit that depends on the size of the file (see `_check_pixels`).
+    max_pixels: the limit; None for a limit that depends on the size of the file (see `srcli.io.load`).
 
     Raises SrcliError if the file is missing, empty, damaged or not supported, if it has more than `max_pixels` pixels, or
     several frames and `frame` is None.
     """
+    name = "stdin" if isinstance(source, bytes) else str(source)
+    check_readable(source)
+    completed = with_end(source, name, max_pixels)
+    source = completed or source
+    levels = ["warning"] if find_damage and is_jpeg(source) else []  # other decoders always report damage, or never
+    levels += ["error", "none"] if allow_truncated else ["error"]
 
-    def opened(fail_on: str, reopen_tolerant: Callable[[], ImageReader] | None = None) -> ImageReader:
-        return _opened(source, frame, max_pixels, srgb=srgb, fail_on=fail_on, reopen_tolerant=reopen_tolerant)
+    def opened(number: int, damage: str | None) -> ImageReader:
+        """The file at one of the levels. damage: what earlier levels found."""
 
-    if not (find_damage and _is_jpeg(source)):  # other decoders always report damage, or never
-        return opened("error")
-    try:
-        return opened("warning", reopen_tolerant=lambda: opened("error"))
-    except SrcliError:  # damage that can be tolerated, or another reason
-        return opened("error")
+        def on_damage(error: pyvips.Error) -> ImageReader:
+            if number + 1 == len(levels):
+                raise truncated(source, name, frame, error) or unreadable(name, error)
+            what = reason(error, name)
+            try:
+                found = missing_rows(source, frame) if levels[number + 1] == "none" else None if is_harmless(what) else what
+            except pyvips.Error:  # of a format that has no part of an image
+                raise unreadable(name, error) from None
+            return opened(number + 1, found)
+
+        try:
+            file = _opened(source, name, frame, max_pixels, srgb=srgb, fail_on=levels[number], on_damage=on_damage)
+        except pyvips.Error as error:
+            return on_damage(error)
+        file.damage = damage
+        return file
+
+    return opened(0, "its end is missing, but no row" if completed else None)
 
 
 def _opened(
     source: Path | bytes,
+    name: str,
     frame: int | None,
     max_pixels: int | None,
     *,
     srgb: bool,
     fail_on: str,
-    reopen_tolerant: Callable[[], ImageReader] | None,
+    on_damage: Callable[[pyvips.Error], ImageReader],
 ) -> ImageReader:
-    """fail_on: what libvips treats as a failure, `error` or `warning`."""
-    name = "stdin" if isinstance(source, bytes) else str(source)
-    try:
-        image, frames = _open(source, frame, max_pixels, fail_on)
-        loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
-        if frames > 1 and frame is None:
-            raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
-        image, lost = _as_integers(image, name)
-        metadata = read_metadata(source, image)
-        image = image.autorot() if _orientation(image) != 1 else image
-        image = image.copy()
-        described = read_description(source, gray=image.bands < 3)
-        if described and image.get_typeof(PROFILE):
-            image.remove(PROFILE)
-        if described and described.profile:
-            image.set_type(pyvips.GValue.blob_type, PROFILE, described.profile)
-        if image.get_typeof(PROFILE) and not has_usable_profile(image):
-            image.remove(PROFILE)
-            lost.append("the color profile (damaged, or for another kind of image)")
-        image = to_rgb_or_gray(image)
-        if image.bands > 4:
-            raise SrcliError(f"{name} has {image.bands} channels; up to 4 are supported. Convert it first.")
-        code_points = described.code_points if described else None
-        if srgb:
-            image, metadata, code_points = to_srgb(image, code_points), (), None
-        metadata = with_color(metadata, image, code_points)
-        return ImageReader(image, name, metadata, loader, lost, reopen_tolerant)
-    except pyvips.Error as error:
-        raise _unreadable(name, error) from None
+    """fail_on: what libvips treats as a failure, `none`, `error` or `warning`. Raises pyvips.Error for damage found by now."""
+    image, frames = load_image(source, name, frame, max_pixels, fail_on)
+    loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
+    if frames > 1 and frame is None:
+        raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
+    image, lost = _as_integers(image, name)
+    metadata = read_metadata(source, image)
+    image = image.autorot() if orientation(image) != 1 else image
+    image = image.copy()
+    described = read_description(source, gray=image.bands < 3)
+    if described and image.get_typeof(PROFILE):
+        image.remove(PROFILE)
+    if described and described.profile:
+        image.set_type(pyvips.GValue.blob_type, PROFILE, described.profile)
+    if image.get_typeof(PROFILE) and not has_usable_profile(image):
+        image.remove(PROFILE)
+        lost.append("the color profile (damaged, or for another kind of image)")
+    image = to_rgb_or_gray(image)
+    if image.bands > 4:
+        raise SrcliError(f"{name} has {image.bands} channels; up to 4 are supported. Convert it first.")
+    code_points = described.code_points if described else None
+    if srgb:
+        image, metadata, code_points = to_srgb(image, code_points), (), None
+    metadata = with_color(metadata, image, code_points)
+    return ImageReader(image, name, metadata, loader, lost, on_damage)
 
 
 def _as_integers(image: pyvips.Image, name: str) -> tuple[pyvips.Image, list[str]]:
@@ -168,12 +174,6 @@ def _as_integers(image: pyvips.Image, name: str) -> tuple[pyvips.Image, list[str
     gray = image.bands < 3
     image = (image * 65_535).rint().cast("ushort").copy(interpretation="grey16" if gray else "rgb16")
     return image, ["floats (stored as 16 bits)"]
-
-
-def _is_jpeg(source: Path | bytes) -> bool:
-    _check_readable(source)
-    with open_binary(source) as file:
-        return file.read(3) == b"\xff\xd8\xff"
 
 
 def read_image(path: str | Path, *, frame: int | None = None) -> Image:
@@ -233,101 +233,3 @@ def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = N
     if file.channels < 3:
         pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)
     return pixels
-
-
-def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_on: str = "error") -> tuple[pyvips.Image, int]:
-    """The file as a lazy image in its stored orientation, and its number of frames. frame: the one to open."""
-    _check_readable(source)
-    name = "stdin" if isinstance(source, bytes) else str(source)
-    decoded = open_decoded(source, name)
-    if decoded:
-        try:
-            _check_frame(name, decoded.frames, frame)
-            _check_pixels(name, decoded.width, decoded.height, max_pixels, _file_size(source))
-            if frame is None and decoded.frames > 1:
-                return pyvips.Image.black(decoded.width, decoded.height), decoded.frames
-            image = decoded.read(frame or 1)
-        finally:
-            decoded.close()
-        image.set_type(pyvips.GValue.gstr_type, "vips-loader", decoded.loader)
-        return image, decoded.frames
-    image = _load(source, fail_on=fail_on)
-    frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    _check_frame(name, frames, frame)
-    _check_pixels(name, image.width, image.height, max_pixels, _file_size(source))
-    page = {} if frame is None or frames == 1 else {"page": frame - 1}
-    # sequential access keeps little of the image in memory; rotated images are decoded first, to a file if they are large
-    access = "random" if _orientation(image) in _REVERSED else "sequential"
-    return _load(source, fail_on=fail_on, access=access, **page), frames
-
-
-def _load(source: Path | bytes, **options: Any) -> pyvips.Image:
-    if isinstance(source, bytes):
-        return pyvips.Image.new_from_buffer(source, "", **options)
-    try:
-        str(source).encode()
-    except UnicodeEncodeError:  # pyvips supports only names in UTF-8
-        with source.open("rb") as file:
-            return pyvips.Image.new_from_source(pyvips.Source.new_from_descriptor(file.fileno()), "", **options)
-    return pyvips.Image.new_from_file(str(source), revalidate=True, **options)
-
-
-def _check_readable(source: Path | bytes) -> None:
-    if isinstance(source, bytes):
-        if not source:
-            raise SrcliError("stdin is empty (0 bytes). Pipe an image into srcli.")
-        return
-    try:
-        if source.is_dir():
-            raise SrcliError(f"{source} is a folder, not an image.")
-        if source.exists() and not source.is_file():  # opening a pipe would block until someone writes to it
-            raise SrcliError(f"{source} is not a regular file. Pipe it into srcli, with - as the input.")
-        with source.open("rb") as file:
-            if not file.read(1):
-                raise SrcliError(f"{source} is empty (0 bytes). Get the image again from its source.")
-    except OSError as error:
-        raise SrcliError(f"Cannot read {source}: {error.strerror}.") from None
-
-
-def _file_size(source: Path | bytes) -> int:
-    return len(source) if isinstance(source, bytes) else source.stat().st_size
-
-
-def _check_pixels(name: str, width: int, height: int, most: int | None, size: int) -> None:
-    """Reject files that are made to fill memory or disk. most: the limit, or None for one that depends on the file's size."""
-    pixels = width * height
-    if pixels > (most or _MAX_PIXELS):
-        raise SrcliError(
-            f"{name} has {width}x{height} = {pixels} pixels, more than the limit of {most or _MAX_PIXELS}. "
-            "If that is right, raise `max_pixels`."
-        )
-    if most is None and pixels > _LARGE and pixels > _MAX_PIXELS_PER_BYTE * size:
-        raise SrcliError(
-            f"{name} has {width}x{height} = {pixels} pixels in only {size} bytes, so it is probably not a real image. "
-            f"If it is, use `max_pixels={pixels}`."
-        )
-
-
-def _check_frame(name: str, frames: int, frame: int | None) -> None:
-    if frame is not None and not 1 <= frame <= frames:
-        raise SrcliError(f"{name} has {frames} frame{'s' if frames > 1 else ''}, so there is no frame {frame}.")
-
-
-def _orientation(image: pyvips.Image) -> int:
-    return int(image.get("orientation")) if image.get_typeof("orientation") else 1
-
-
-def _unreadable(name: str, error: pyvips.Error) -> SrcliError:
-    return SrcliError(
-        f"{name} cannot be read as an image ({reason(error, name)}). Get it again, or save it again in another program."
-    )
-
-
-def reason(error: pyvips.Error, name: str) -> str:
-    """The last line of libvips' error message about the file of that name.
-
-    libvips collects the messages of all threads in one place, so lines that name another image are left out.
-    """
-    lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
-    own = [line for line in lines if name in line or not _IMAGE_NAME.search(line)]
-    return own[-1] if own else "unknown format"

@@ -19,8 +19,8 @@ from srcli.io.discover import EXTENSIONS
 from srcli.io.exif import add_exif_to_tiff
 from srcli.io.heif_boxes import add_nclx
 from srcli.io.image import Image, Metadata, RowReader
+from srcli.io.load import reason
 from srcli.io.png_chunks import SIGNATURE, TEXTS, add_to_png, png_chunk
-from srcli.io.read import reason
 
 _SAVE: dict[str, dict[str, Any]] = {
     ".png": {"compression": 6},

@@ -13,7 +13,8 @@ from PIL import ImageCms, ImageOps
 from srcli.errors import SrcliError
 from srcli.io.discover import find_images, image_like
 from srcli.io.image import Image
-from srcli.io.read import read_image, read_srgb, reason
+from srcli.io.load import reason
+from srcli.io.read import read_image, read_srgb
 from srcli.io.write import check_target, write_image
 
 Pixels = Callable[..., np.ndarray]
@@ -147,7 +148,7 @@ def test_a_file_that_is_not_an_image_is_named_in_the_error(
     reasons = {
         "text.png": "cannot be read as an image",
         "empty.jpg": "is empty",
-        "cut.jpg": "cannot be read as an image",
+        "cut.jpg": "ends early",
         "folder.png": "is a folder",
         "missing.png": "No such file",
         "frames.gif": "has 3 frames",
