@@ -100,4 +100,4 @@ def _intact_png_rows(source: Path | bytes, header: bytes) -> int:
 
 
 def _page(frame: int | None) -> dict[str, int]:
-    return {} if frame is None else {"page": frame - 1}
+    return {"page": frame - 1} if frame and frame > 1 else {}

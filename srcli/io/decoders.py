@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import imagecodecs
 import numpy as np
 import pyvips
 from PIL import ImageCms
@@ -26,6 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from srcli.errors import SrcliError
 from srcli.io.exif import fields_of_exif, read_directories
 from srcli.io.files import open_binary
+from srcli.io.jxl import size_of_jxl
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
@@ -60,10 +62,10 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
     Raises SrcliError if the library for its format is not installed.
     """
     with open_binary(source) as file:
-        start = file.read(16)
+        start = file.read(64)
     if start.startswith(_JXL):
         return _open_jxl(source, name)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC and b"avif" not in start:
         return _open_heic(source, name)
     kind = AvifImageFile if start[4:12] == b"ftypavis" else _KINDS.get(start[:2])
     if kind is None:
@@ -80,7 +82,9 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
     if frames == 1 and kind in (PngImageFile, AvifImageFile):
         file_.close()
         return None
-    loader = {PngImageFile: "pngload", AvifImageFile: "heifload", TiffImageFile: "tiffload"}.get(kind, "otherload")
+    loader = {PngImageFile: "pngload", AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(
+        kind, "ppmload"
+    )
     return DecodedFile(loader, file_.width, file_.height, frames, lambda frame: _read_frame(name, file_, frame), file_.close)
 
 
@@ -162,26 +166,27 @@ def _open_heic(source: Path | bytes, name: str) -> DecodedFile:
 
 
 def _open_jxl(source: Path | bytes, name: str) -> DecodedFile:
-    import imagecodecs
-
     try:
         import pillow_jxl
     except ImportError:
         raise SrcliError(f"{name} is a JPEG XL file. Install its plugin to read it: pip install pillow-jxl-plugin.") from None
-    data = source if isinstance(source, bytes) else source.read_bytes()
-    try:
-        _, header, _, icc, boxes = pillow_jxl.Decoder(num_threads=1)(data)
-        width, height = header.width, header.height
-    except Exception as error:
-        raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
-    found = {box.box_type: bytes(box.data) for box in boxes}
+    with open_binary(source) as file:
+        data = file.read()
+    size = size_of_jxl(data)
+    if size is None:
+        raise SrcliError(f"{name} cannot be read as JPEG XL: its header is damaged. Get the file again.")
 
     def read(_: int) -> pyvips.Image:
-        pixels = imagecodecs.jpegxl_decode(data)  # pillow_jxl reduces 16 bits to 8
+        try:
+            _, _, _, icc, boxes = pillow_jxl.Decoder(num_threads=1)(data)
+            pixels = imagecodecs.jpegxl_decode(data)  # pillow_jxl reduces 16 bits to 8
+        except Exception as error:  # of types of their own
+            raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
+        found = {box.box_type: bytes(box.data) for box in boxes}
         exif = found.get(b"Exif", b"")[4:]  # after an offset, which is 0
         return with_fields(pixels, icc=icc, exif=b"Exif\0\0" + exif if exif else None, xmp=found.get(b"xml "))
 
-    return DecodedFile("jxlload", width, height, 1, read)
+    return DecodedFile("jxlload", *size, 1, read)
 
 
 def with_fields(pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None = None, xmp: bytes | None = None) -> pyvips.Image:
@@ -195,4 +200,5 @@ def with_fields(pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None = N
             image.set_type(pyvips.GValue.blob_type, field, value)
     for field, kind, value in fields_of_exif(exif) if exif else ():
         image.set_type(kind, field, value)
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the decoders turn images upright
     return image

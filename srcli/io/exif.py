@@ -19,7 +19,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 _ASCII, _LONG = 2, 4
 _DESCRIPTIVE = (269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
 """Tags of a TIFF's first directory that describe the image rather than its storage: maker, model, date, artist, ..."""
-_POINTERS = (0x8769, 0x8825)  # to the EXIF and GPS directories
+_EXIF_POINTER = 0x8769
+_POINTERS = (_EXIF_POINTER, 0x8825)  # to the EXIF and GPS directories
+_EXIF = b"Exif\0\0"
 _INTEROPERABILITY = 0xA005  # a pointer inside EXIF, to a directory that does not apply to a changed image
 
 
@@ -36,6 +38,17 @@ def exif_of_tiff(file: IO[bytes]) -> bytes:
         return b""
     body, place = _packed(main, subs, b"II*\0\0\0\0\0", 8)
     return b"Exif\0\0II*\0" + struct.pack("<L", place) + body
+
+
+def resized_exif(block: bytes, width: int, height: int) -> bytes:
+    """The TIFF structure of a JPEG EXIF block of any size, with this image size, upright, without thumbnail and resolution."""
+    main, subs = read_directories(io.BytesIO(block.removeprefix(_EXIF)))
+    if _EXIF_POINTER in subs:
+        for tag, side in ((0xA002, width), (0xA003, height)):
+            subs[_EXIF_POINTER].tagtype[tag] = _LONG
+            subs[_EXIF_POINTER][tag] = side
+    body, place = _packed(main, subs, b"II*\0\0\0\0\0", 8)
+    return b"II*\0" + struct.pack("<L", place) + body
 
 
 def fields_of_exif(block: bytes) -> list[tuple[str, int, Any]]:

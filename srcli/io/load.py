@@ -11,8 +11,8 @@ import pyvips
 import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
 from srcli.io.decoders import open_decoded
-from srcli.io.discover import EXTENSIONS
 from srcli.io.files import open_binary
+from srcli.io.formats import EXTENSIONS, FORMATS
 
 _REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
 _MAX_PIXELS = 1_000_000_000
@@ -56,14 +56,18 @@ def load(source: Path | bytes, **options: Any) -> pyvips.Image:
     if options.get("fail_on") == "none" and _starts_with(source, b"\x89PNG"):
         # libpng reads in blocks, and would lose the last one of a file that ends early
         source = (source if isinstance(source, bytes) else source.read_bytes()) + bytes(2**16)
+    # Ultra HDR, too, is a JPEG; libvips' loader for it holds the image in memory and tolerates damage
+    vips, jpeg = pyvips.Image, is_jpeg(source)
     if isinstance(source, bytes):
-        return pyvips.Image.new_from_buffer(source, "", **options)
+        return vips.jpegload_buffer(source, **options) if jpeg else vips.new_from_buffer(source, "", **options)
     try:
         str(source).encode()
     except UnicodeEncodeError:  # pyvips supports only names in UTF-8
         with source.open("rb") as file:
-            return pyvips.Image.new_from_source(pyvips.Source.new_from_descriptor(file.fileno()), "", **options)
-    return pyvips.Image.new_from_file(str(source), revalidate=True, **options)
+            opened = pyvips.Source.new_from_descriptor(file.fileno())
+            return vips.jpegload_source(opened, **options) if jpeg else vips.new_from_source(opened, "", **options)
+    load_file = vips.jpegload if jpeg else vips.new_from_file
+    return load_file(str(source), revalidate=True, **options)
 
 
 def check_readable(source: Path | bytes) -> None:
@@ -121,6 +125,9 @@ def orientation(image: pyvips.Image) -> int:
 
 
 def unreadable(name: str, error: pyvips.Error) -> SrcliError:
+    if "known file format" in str(error.detail) or "known format" in str(error.detail):
+        known = ", ".join(format_.name for format_ in FORMATS)
+        return SrcliError(f"{name} is not an image, or in a format that srcli does not read. It reads {known}.")
     return SrcliError(
         f"{name} cannot be read as an image ({reason(error, name)}). Get it again, or save it again in another program."
     )

@@ -33,19 +33,47 @@ def texts_of_png(file: IO[bytes]) -> bytes:
     return texts
 
 
+def names_of_texts(texts: bytes) -> list[str]:
+    """The keywords of text chunks."""
+    names, place = [], 0
+    while place < len(texts):
+        length = int.from_bytes(texts[place : place + 4], "big")
+        names.append(texts[place + 8 : place + 8 + length].split(b"\0")[0].decode("latin-1"))
+        place += length + 12
+    return names
+
+
+def xmp_of_png(file: IO[bytes]) -> bytes:
+    """The XMP of a PNG, also if it follows the pixels, where libvips does not look. Empty for other files."""
+    for _, body in chunks(file, (b"iTXt",)):
+        if body.startswith(_XMP):
+            compressed, rest = body[len(_XMP)], body[len(_XMP) + 2 :]
+            text = rest.split(b"\0", 2)[-1]  # after a language and a translated keyword
+            try:
+                return zlib.decompressobj().decompress(text, _MOST) if compressed else text
+            except zlib.error:
+                return b""
+    return b""
+
+
+def xmp_chunk(xmp: bytes) -> bytes:
+    """XMP as other programs expect it: uncompressed. libvips compresses it."""
+    return png_chunk(b"iTXt", _XMP + bytes(4) + xmp)
+
+
 def color_of_png(file: IO[bytes]) -> dict[bytes, bytes]:
     """The chunks of a PNG that describe its color, by their name."""
     return dict(chunks(file, _COLOR_KINDS, until=b"IDAT"))
 
 
-def add_to_png(path: Path, *, color: bytes = b"", texts: bytes = b"") -> None:
-    """Insert chunks into a PNG that libvips wrote: color descriptions before the pixels, texts after them."""
+def add_to_png(path: Path, *, before: bytes = b"", after: bytes = b"") -> None:
+    """Insert chunks into a PNG that libvips wrote, before and after the pixels."""
     with path.open("r+b") as file:
-        if texts:
+        if after:
             file.seek(-len(_END), 2)
-            file.write(texts + _END)
-        if color:
-            insert_bytes(file, len(SIGNATURE) + 25, color)  # after the header
+            file.write(after + _END)
+        if before:
+            insert_bytes(file, len(SIGNATURE) + 25, before)  # after the header
 
 
 def insert_bytes(file: IO[bytes], place: int, data: bytes) -> None:

@@ -137,7 +137,8 @@ def _opened(
     if frames > 1 and frame is None:
         raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
     image, lost = _as_integers(image, name)
-    metadata = read_metadata(source, image)
+    metadata, unread = read_metadata(source, image)
+    lost += [] if srgb else unread
     image = image.autorot() if orientation(image) != 1 else image
     image = image.copy()
     described = read_description(source, gray=image.bands < 3)
