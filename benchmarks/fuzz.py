@@ -43,6 +43,7 @@ TORCH = 2**30
 """Memory that torch and spandrel take themselves, in bytes."""
 EVIL = (0, -1, 1, 3, 10**6, 10**9, 10**400, 1e400, -1.5, True, None, "", "x", [], {}, [[]], "compact", "residual", "johnson")
 """What a mutation writes into a header."""
+_NOTES = (" is damaged (", " does not keep everything: ")  # about results that were written
 
 
 def originals() -> dict[str, bytes]:
@@ -304,7 +305,7 @@ class Worker:
             return f"died with {status}", "", 0, 0
         spent = time.perf_counter() - begin
         left = {entry.name for entry in self.folder.iterdir()} - {"stderr", "image", "sr.png", path.name}
-        lines = [line for line in said.splitlines() if line.startswith("srcli: ") and " is damaged (" not in line]
+        lines = [line for line in said.splitlines() if line.startswith("srcli: ") and not any(note in line for note in _NOTES)]
         if "Traceback" in said or "Please report it" in said or code is None:
             return "traceback", said, peak, spent
         if peak > self.bytes_at_most:

@@ -15,7 +15,7 @@ from quality import PERCEPTUAL, SETS, Table, table_rows
 from srcli.models.registry import SPEED, read_benchmarks
 
 ROOT = Path(__file__).parents[1]
-LINES = {"": "base-x4:int8", "--quality fast": "tiny-x4:int8", "--quality best": "large-x4:int8+"} | {
+LINES = {"": "base-x4:int8", "--effort fast": "tiny-x4:int8", "--effort best": "large-x4:int8+"} | {
     "--perceptual 1": "base-x4-perceptual:int8",
     "--photo": "base-x4-photo:int8",
 }

@@ -131,8 +131,8 @@ def test_the_results_in_the_readme_are_the_measured_ones() -> None:
     default = RESULTS["base-x4:int8"]["speed"]["t"]
     for use, model in (
         ("nothing", "base-x4:int8"),
-        ("`--quality fast`", "tiny-x4:int8"),
-        ("`--quality best`", "large-x4:int8+"),
+        ("`--effort fast`", "tiny-x4:int8"),
+        ("`--effort best`", "large-x4:int8+"),
         ("`--perceptual 1`", "base-x4-perceptual:int8"),
         ("`--photo`", "base-x4-photo:int8"),
     ):
@@ -173,9 +173,9 @@ def test_faithful_models_beat_bicubic_on_every_set() -> None:
                 assert RESULTS[name][images]["ssim"] > bicubic["ssim"]
 
 
-def test_higher_quality_takes_longer_and_is_more_accurate_on_every_set() -> None:
-    qualities = [select_models(quality=quality) for quality in ("fast", "balanced", "best")]
-    for models in zip(*qualities, strict=True):
+def test_higher_effort_takes_longer_and_is_more_accurate_on_every_set() -> None:
+    efforts = [select_models(effort=effort) for effort in ("fast", "balanced", "best")]
+    for models in zip(*efforts, strict=True):
         for less, more in pairwise(RESULTS[name] for name in dict.fromkeys(model.name for model in models)):
             assert less["speed"]["t"] < more["speed"]["t"]
             assert all(less[images]["psnr"] < more[images]["psnr"] for images in SETS)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from srcli.inference.batch import UpscaleOptions, UpscaleResult
     from srcli.inference.plan import Job
 
-FORMATS = ("png", "jpg", "webp", "tif", "avif")
 MAX_SCALE = 64
 MAX_PREVIEWS = 50
 """Images on one page, which should open quickly: a large image takes 2 MB."""
@@ -57,18 +56,19 @@ def upscale(
             "-m",
             "--model",
             metavar="NAME|FILE",
-            help="A shipped model or a model file. [default: chosen by --quality and the scale]",
+            help="A shipped model or a model file. [default: chosen by --effort and the scale]",
         ),
     ] = None,
-    quality: Annotated[
+    effort: Annotated[
         str | None,
         typer.Option(
-            "--quality",
+            "--effort",
             metavar="LEVEL",
             help="fast, balanced or best: how much time to spend on an image. [default: balanced]",
             show_default=False,
         ),
     ] = None,
+    quality: Annotated[str | None, typer.Option("--quality", hidden=True)] = None,
     perceptual: Annotated[
         float | None,
         typer.Option(
@@ -92,8 +92,35 @@ def upscale(
     ] = False,
     image_format: Annotated[
         str | None,
-        typer.Option("--format", metavar="EXT", help="png, jpg, webp, tif or avif. [default: the input's]"),
+        typer.Option("--format", metavar="EXT", help="png, jpg, webp, tif, avif or jxl. [default: the input's]"),
     ] = None,
+    output_quality: Annotated[
+        int | None,
+        typer.Option(
+            "-q",
+            "--output-quality",
+            metavar="1..100",
+            help="Of JPEG, WebP, AVIF and JPEG XL. [default: 95, AVIF 90]",
+            show_default=False,
+        ),
+    ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write WebP, AVIF and JPEG XL without loss.")] = False,
+    png_compression: Annotated[
+        int | None,
+        typer.Option("--png-compression", metavar="0..9", help="From fast to small. [default: 6]", show_default=False),
+    ] = None,
+    bit_depth: Annotated[
+        int | None,
+        typer.Option("--bit-depth", metavar="8|10|12|16", help="Bits per channel. [default: the input's]", show_default=False),
+    ] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="TEMPLATE",
+            help="Names of results, from {stem}, {suffix}, {ext}, {scale}, {width}, {height} and {model}.",
+        ),
+    ] = "{stem}{suffix}.{ext}",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Allow -o to name the input itself, which is lost then.")
@@ -132,9 +159,13 @@ def upscale(
     background: Annotated[
         str, typer.Option("--background", metavar="COLOR", help="Replaces transparency in JPEG: white, black, gray or #rrggbb.")
     ] = "white",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Upscale files that end early, and say which rows are missing.")
+    ] = False,
     strip_metadata: Annotated[
         bool, typer.Option("--strip-metadata", help="Drop EXIF, XMP and color profile, and convert to sRGB.")
     ] = False,
+    keep_dates: Annotated[bool, typer.Option("--keep-dates", help="Give results the dates of their images.")] = False,
     compare: Annotated[
         Path | None,
         typer.Option(
@@ -144,25 +175,27 @@ def upscale(
 ) -> None:
     """Upscale images. Prints the path of each result.
 
-    Reads and writes PNG, JPEG, WebP, TIFF and AVIF. Preserves 16 bits, gray, transparency, color profile and EXIF.
+    Writes PNG, JPEG, WebP, TIFF, AVIF and JPEG XL, and also reads GIF, BMP, PNM and HEIC. Preserves 16 bits, gray,
+    transparency, color profile and metadata, and says what a format cannot hold.
     """
     if naturalness is not None:
         report("--naturalness is now called --perceptual; the old name will be removed in the next version.")
         perceptual = naturalness if perceptual is None else perceptual
+    if quality is not None:
+        report("--quality is now called --effort; the old name will be removed in the next version.")
+        effort = quality if effort is None else effort
     if scale is not None and not 1 < scale <= MAX_SCALE:
         raise ConfigError(f"The scale is {scale:g}; it must be above 1 and at most {MAX_SCALE}.")
     if scale is not None and size is not None:
         raise ConfigError("--scale and --size exclude each other. Choose one.")
-    if model is not None and not (quality is None and perceptual is None and not photo):
-        raise ConfigError("--model cannot be combined with --quality, --perceptual or --photo, which choose a model.")
+    if model is not None and not (effort is None and perceptual is None and not photo):
+        raise ConfigError("--model cannot be combined with --effort, --perceptual or --photo, which choose a model.")
     if fit and size is None:
         raise ConfigError("--fit needs --size.")
     if tile is not None and tile != 0 and tile < 16:
         raise ConfigError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole image at once.")
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing exclude each other. Choose one.")
-    if image_format is not None and image_format.lower().lstrip(".") not in FORMATS:
-        raise ConfigError(f"There is no format {image_format!r}. Choose one of {', '.join(FORMATS)}.")
     if max_pixels is not None and max_pixels < 1:
         raise ConfigError(f"--max-pixels is {max_pixels}; it must be at least 1.")
     if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
@@ -172,17 +205,18 @@ def upscale(
     from srcli.inference.batch import UpscaleOptions
     from srcli.inference.plan import Size, plan
     from srcli.inference.tiling import plan_tiling
+    from srcli.io.formats import SaveOptions, extension_named
     from srcli.models.registry import select_models
 
     models = (
         [_find_model(model)]
         if model is not None
-        else select_models(quality=quality or "balanced", perceptual=perceptual or 0, photo=photo)
+        else select_models(effort=effort or "balanced", perceptual=perceptual or 0, photo=photo)
     )
     # perceptual models are not trained on the output of other perceptual models
-    first_models = select_models(quality=quality or "balanced") if perceptual else ()
+    first_models = select_models(effort=effort or "balanced") if perceptual else ()
     target_size = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
-    extension = f".{image_format.lower().lstrip('.')}" if image_format else None
+    extension = extension_named(image_format) if image_format else None
     options = UpscaleOptions(
         size=target_size,
         models=models,
@@ -197,7 +231,10 @@ def upscale(
         frame=frame,
         max_pixels=max_pixels,
         strip_metadata=strip_metadata,
+        allow_truncated=allow_truncated,
+        keep_dates=keep_dates,
         background=(red, green, blue),
+        save=SaveOptions(output_quality, lossless, png_compression, bit_depth),
         previews=MAX_PREVIEWS if compare else 0,
     )
     jobs = plan(
@@ -206,6 +243,8 @@ def upscale(
         target_size,
         extension=extension,
         recursive=recursive,
+        name=name,
+        model=model or models[0].name,
         in_place=in_place,
         include_results=include_results,
         on_note=report,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from threading import Event, Lock
@@ -24,6 +24,8 @@ from srcli.inference.previews import Preview, PreviewPair
 from srcli.inference.tiling import TilePlanner
 from srcli.inference.upscale import upscale_rows
 from srcli.io.atomic import exists, remove_stale_temp_files
+from srcli.io.files import copy_dates
+from srcli.io.formats import SaveOptions, extension_of_loader
 from srcli.io.read import ImageReader, is_complete, open_image
 from srcli.io.write import check_target, write_rows
 
@@ -37,9 +39,6 @@ WORKERS = 3
 
 LARGE = 2**26
 """Size of a result in bytes from which on only one such image is in memory at a time."""
-
-_EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "heif": ".avif"}
-"""By the start of libvips' loader's name."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,10 @@ class UpscaleOptions:
     frame: int | None = None
     max_pixels: int | None = None
     strip_metadata: bool = False
+    allow_truncated: bool = False
+    keep_dates: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
+    save: SaveOptions = field(default_factory=SaveOptions)
     previews: int = 0
 
 
@@ -173,13 +175,18 @@ class BatchUpscaler:
         options = self.options
         source = _read_stdin() if job.source == STDIO else job.source
         image = open_image(
-            source, frame=options.frame, max_pixels=options.max_pixels, srgb=options.strip_metadata, find_damage=True
+            source,
+            frame=options.frame,
+            max_pixels=options.max_pixels,
+            srgb=options.strip_metadata,
+            find_damage=True,
+            allow_truncated=options.allow_truncated,
         )
         lr = image.width, image.height
         sr = options.size.of(*lr)
         chain = self._chain(job, lr, sr)
         result = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
-        check_target(Path("stdout.png") if job.target == STDIO else job.target, *sr)
+        check_target(_named(job, image, options.extension), *sr, options.save)
         notes: list[str] = []
         overwrite = options.overwrite or (options.in_place and _same_file(job.source, job.target))
         if job.target != STDIO and exists(job.target) and not overwrite:
@@ -212,20 +219,31 @@ class BatchUpscaler:
                 image,
                 profile=image.profile,
                 tiling=options.tiling,
+                dtype=options.save.dtype(image.dtype),
                 on_pixels=lambda count: self._on_pixels(job, count),
             )
 
             def write(target: Path) -> list[str]:
                 lost = write_rows(
-                    rows, target, metadata=image.metadata, size=sr, overwrite=overwrite, background=options.background
+                    rows,
+                    target,
+                    metadata=image.metadata,
+                    size=sr,
+                    overwrite=overwrite,
+                    background=options.background,
+                    options=options.save,
                 )
                 previews.extend(preview.with_result(target) if preview else ())  # now, as stdout's file is temporary
                 return lost
 
-            lost = _to_stdout(image, options.extension, write) if job.target == STDIO else write(job.target)
+            lost = _to_stdout(_named(job, image, options.extension), write) if job.target == STDIO else write(job.target)
+        if options.keep_dates and STDIO not in (job.source, job.target):
+            copy_dates(job.source, job.target)
         if image.damage:
             notes.append(f"{image.name} is damaged ({image.damage}); check whether {job.target} is what you want.")
-        notes += [f"{job.target} could not store everything: {what}." for what in lost]
+        lost = [*image.lost, *lost]
+        if lost:
+            notes.append(f"{'stdout' if job.target == STDIO else job.target} does not keep everything: {'; '.join(lost)}.")
         return replace(result, device=backends[0].description, notes=tuple(notes), previews=tuple(previews))
 
     def _on_pixels(self, job: Job, count: int) -> None:
@@ -279,11 +297,15 @@ def _same_file(source: Path, target: Path) -> bool:
     return source != STDIO and target.exists() and source.samefile(target)
 
 
-def _to_stdout(image: ImageReader, extension: str | None, write: Callable[[Path], list[str]]) -> list[str]:
-    """Write to a temporary file and copy it to stdout, so that nothing is printed if it fails. Default format: the image's."""
-    extension = extension or next((known for loader, known in _EXTENSIONS.items() if image.loader.startswith(loader)), ".png")
+def _named(job: Job, image: ImageReader, extension: str | None) -> Path:
+    """The file of the result. For stdout a name in the format of the image, or in that of `extension`."""
+    return Path(f"stdout{extension or extension_of_loader(image.loader)}") if job.target == STDIO else job.target
+
+
+def _to_stdout(name: Path, write: Callable[[Path], list[str]]) -> list[str]:
+    """Write to a temporary file and copy it to stdout, so that nothing is printed if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"stdout{extension}"
+        path = Path(scratch) / name
         lost = write(path)
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

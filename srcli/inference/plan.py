@@ -1,22 +1,29 @@
-"""Planning a batch: which images become which files, at what size, by which chain of models. Reads no image."""
+"""Planning a batch: which images become which files, at what size, by which chain of models."""
 
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import prod
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING
 
-from srcli.errors import ConfigError, SrcliError, counted
-from srcli.io.discover import EXTENSIONS, glob_root, image_like, without_results
+from srcli.errors import ConfigError, SrcliError, counted, did_you_mean
+from srcli.io.discover import glob_root, image_like, without_results
+from srcli.io.formats import EXTENSIONS, WRITTEN_EXTENSIONS, result_extension
+from srcli.io.read import open_image
 
 if TYPE_CHECKING:
     from srcli.inference.backend import Model
 
 MAX_PASSES = 6
+DEFAULT_NAME = "{stem}{suffix}.{ext}"
+MAX_KINDS = 5
+"""Extensions that are named of the files left out."""
 STDIO = Path("-")
 """stdin as a source, stdout as a target."""
 
@@ -70,6 +77,8 @@ def plan(
     *,
     extension: str | None = None,
     recursive: bool = False,
+    name: str = DEFAULT_NAME,
+    model: str = "",
     in_place: bool = False,
     include_results: bool = False,
     on_note: Callable[[str], None] = lambda _: None,
@@ -77,28 +86,39 @@ def plan(
     """A job for each image that the inputs name: files, folders, globs, and - for stdin.
 
     output: a file for one image, - for stdout, a folder that mirrors the tree below each input folder, or None for results next
-    to their images. extension: of the results, such as .png; None keeps that of each image. in_place: allow a result to replace
-    its own image. include_results: upscale the results of earlier runs that lie in a folder next to their images, too. on_note:
-    called with sentences for the user.
+    to their images. extension: of the results, such as .png; None keeps that of each image, or takes .png for formats that are
+    only read. name: a template for names of results (see `_Names`). model: the model's name in it. in_place: allow a result
+    to replace its own image. include_results: upscale the results of earlier runs that lie in a folder next to their images,
+    too. on_note: called with sentences for the user.
     Raises ConfigError if the arguments contradict each other.
     """
+    names = _Names(name, size, extension, model)
     to_stdout = output == "-" or (output is None and list(inputs) == ["-"])
     folder = Path(output) if output is not None and not to_stdout else None
     to_file = folder is not None and folder.suffix != "" and not folder.is_dir()
-    if folder is not None and to_file and folder.suffix.lower() not in EXTENSIONS:
+    if folder is not None and to_file and folder.suffix.lower() not in WRITTEN_EXTENSIONS:
         raise ConfigError(
-            f"Cannot write {folder}: supported extensions are {', '.join(EXTENSIONS)}. If it should be a folder, create it."
+            f"Cannot write {folder}: supported extensions are {', '.join(WRITTEN_EXTENSIONS)}. "
+            "If it should be a folder, create it."
         )
     found: dict[Path, Path] = {}  # source: its path below the output folder
     jobs: list[Job] = []
     for given in dict.fromkeys(inputs):
         try:
-            sources, unreadable, results = _sources(given, None if to_file else folder, recursive, include_results)
+            sources, unreadable, results, others = _sources(given, None if to_file else folder, recursive, include_results)
             found |= sources
             jobs += unreadable
             if results:
                 on_note(
                     f"Left out {counted(results, 'result')} of earlier runs in {given}; `include_results` upscales them, too."
+                )
+            if others:
+                counts = Counter(path.suffix.lower() or "without an extension" for path in others)
+                kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(MAX_KINDS))
+                more = ", ..." if len(counts) > MAX_KINDS else ""
+                on_note(
+                    f"Left out {counted(len(others), 'file')} in {given} without the name of an image ({kinds}{more}). "
+                    "An image among them is upscaled if it is given by its name."
                 )
         except SrcliError as error:
             jobs.append(_failed(Path(given), str(error)))
@@ -114,19 +134,18 @@ def plan(
             continue
         if source == STDIO and not to_file:
             raise ConfigError("An image from stdin has no name. Set `output` to a file, or to - for stdout.")
-        default = _result(source, size, extension)
+        try:
+            default = source if to_file else names.of(source)
+        except SrcliError as error:
+            jobs.append(_failed(source, str(error)))
+            continue
         target = folder if to_file and folder else folder / below.parent / default.name if folder else default
         problem = None
         identity = _identity(target)
         original = (
             inputs_by_identity.get(identity) if identity else None
         )  # an input that is the same file, maybe by another name
-        if target.suffix.lower() not in EXTENSIONS and source.exists():
-            problem = (
-                f"{source}: cannot write {target.suffix or 'files without an extension'}. "
-                "Set `output` to a file name, or set `format`."
-            )
-        elif target in taken:
+        if target in taken:
             problem = f"{source} and {taken[target]} would both become {target}. Write them to different folders."
         elif original is not None and _identity(source) != identity:
             problem = f"{source} would become {target}, which is an input, too. Write the results to another folder."
@@ -153,8 +172,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _sources(
     given: str, output: Path | None, recursive: bool, include_results: bool
-) -> tuple[dict[Path, Path], list[Job], int]:
-    """The images that one input names, each with its path below the input; folders that cannot be read; results left out."""
+) -> tuple[dict[Path, Path], list[Job], int, list[Path]]:
+    """The images that one input names, each with its path below the input; folders that cannot be read; how many results are
+    left out; and the files that are no images by their names.
+    """
     path = Path(given)
     if path.is_dir():
         unreadable: list[Job] = []
@@ -162,7 +183,8 @@ def _sources(
         def on_error(folder: Path, error: OSError) -> None:
             unreadable.append(_failed(folder, f"Cannot read the folder {folder}: {error.strerror}."))
 
-        paths = sorted(image_like(path, recursive=recursive, on_error=on_error))
+        others: list[Path] = []
+        paths = sorted(image_like(path, recursive=recursive, on_error=on_error, on_other=others.append))
         inside = output is not None and output.resolve().is_relative_to(path.resolve()) and output.resolve() != path.resolve()
         paths = [source for source in paths if not (inside and output and source.resolve().is_relative_to(output.resolve()))]
         sources = paths if include_results else without_results(paths)
@@ -171,18 +193,48 @@ def _sources(
                 f"{path} contains no image. Give a folder with files that end in {', '.join(EXTENSIONS)}"
                 f"{'' if recursive else ', or use `recursive` for its subfolders'}."
             )
-        return {source: source.relative_to(path) for source in sources}, unreadable, len(paths) - len(sources)
+        return {source: source.relative_to(path) for source in sources}, unreadable, len(paths) - len(sources), others
     if given != "-" and not path.exists() and glob.has_magic(given):
         matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207, Path.glob rejects absolute patterns
         images = [match for match in matches if match.suffix.lower() in EXTENSIONS]
         if not images:
             raise SrcliError(f"{given} matches no image. Files must end in {', '.join(EXTENSIONS)}.")
-        return {match: match.relative_to(glob_root(path)) for match in images}, [], 0
-    return {path: Path(path.name)}, [], 0
+        return {match: match.relative_to(glob_root(path)) for match in images}, [], 0, []
+    return {path: Path(path.name)}, [], 0, []
 
 
-def _result(source: Path, size: Size, extension: str | None) -> Path:
-    return source.with_name(f"{source.stem}_{size.name}{extension or source.suffix}")
+class _Names:
+    """Names of results from a template.
+
+    {stem} and {ext} are those of the image and of the result, {suffix} is an underscore and the size, such as _x4, {scale} the
+    factor, {width} and {height} the size of the result in pixels, and {model} the name of the model.
+    Raises ConfigError for other fields.
+    """
+
+    def __init__(self, template: str, size: Size, extension: str | None, model: str) -> None:
+        self.template, self.size, self.extension = template, size, extension
+        stem = Path(model).stem if Path(model).suffix in (".pth", ".pt", ".safetensors", ".ckpt") else model
+        self.fixed = {"suffix": f"_{size.name}", "scale": size.name.removeprefix("x"), "model": stem.replace(":", "-")}
+        known = [*self.fixed, "stem", "ext", "width", "height"]
+        try:
+            fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+        except ValueError as error:
+            raise ConfigError(f"`name` is {template!r}, which is no template: {error}.") from None
+        for field in fields - set(known):
+            raise ConfigError(f"`name` has the field {{{field}}}. {did_you_mean(field, known)}")
+        if Path(template).name != template:
+            raise ConfigError(f"`name` is {template!r}; it names files, not folders. Use `output` for a folder.")
+        self.needs_size = bool(fields & {"width", "height"})
+
+    def of(self, source: Path) -> Path:
+        """The result of a source, next to it. Raises SrcliError if its size is needed but cannot be read."""
+        extension = self.extension or result_extension(source.suffix)
+        sides = {}
+        if self.needs_size:
+            image = open_image(source)
+            sides = dict(zip(("width", "height"), map(str, self.size.of(image.width, image.height)), strict=True))
+        name = self.template.format_map({**self.fixed, **sides, "stem": source.stem, "ext": extension.lstrip(".")})
+        return source.with_name(name)
 
 
 def model_chain(models: Sequence[Model], factor: float, first_models: Sequence[Model] = ()) -> list[Model]:

@@ -12,7 +12,8 @@ import pyvips
 from PIL import Image
 
 from srcli.errors import SrcliError
-from srcli.io.read import open_image, reason
+from srcli.io.load import reason
+from srcli.io.read import open_image
 from srcli.io.write import resample
 
 SIDE = 1200

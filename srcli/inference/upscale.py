@@ -14,6 +14,7 @@ from srcli.inference.backend import Backend
 from srcli.inference.tiling import TilePlanner, plan_tiling, round_up
 from srcli.io.color import from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.io.image import Image, LutRows, RowReader
+from srcli.io.metadata import profile_for_networks
 from srcli.io.tiles import tiles
 
 
@@ -29,7 +30,7 @@ def upscale(
     tile: side of a tile in lr pixels; 0 for the whole image at once; None for what fits into memory. on_pixels: called with the
     number of lr pixels processed since the last call. See `upscale_rows`.
     """
-    profile = next((value for name, _, value in image.metadata if name == "icc-profile-data"), None)
+    profile = profile_for_networks(image.metadata)
     rows = upscale_rows([backend], image.rows(), profile=profile, tiling=plan_tiling(tile), on_pixels=on_pixels)
     result = np.empty((rows.height, rows.width, rows.channels), dtype=rows.dtype)
     done = 0
@@ -46,9 +47,10 @@ def upscale_rows(
     *,
     profile: bytes | None,
     tiling: TilePlanner,
+    dtype: np.dtype[Any] | None = None,
     on_pixels: Callable[[int], None] | None = None,
 ) -> RowReader:
-    """The rows of an image after one backend after another, of the same type, computed as they are read.
+    """The rows of an image after one backend after another, computed as they are read. dtype: theirs, by default the image's.
 
     Gray images are upscaled as RGB with equal channels. The alpha channel is upscaled separately, and invisible pixels take the
     colors of visible ones first, so that their own do not bleed into the result.
@@ -56,9 +58,9 @@ def upscale_rows(
     profile: color profile of the image. If its tone curve is far from sRGB's, as in linear images, networks get the image with
     sRGB's curve. on_pixels: called after each tile with its number of lr pixels; what it raises ends the work.
     """
-    dtype = rows.dtype
+    dtype = dtype or rows.dtype
     curve = tone_curve(profile, gray=rows.channels <= 2) if profile else None
-    result = rows if curve is None else LutRows(rows, to_srgb_tone(curve, dtype))
+    result = rows if curve is None else LutRows(rows, to_srgb_tone(curve, rows.dtype))
     for number, backend in enumerate(backends, start=1):
         last = number == len(backends) and curve is None
         # 16 bits between networks, and before another tone curve, avoid rounding to 8 bits twice

@@ -1,14 +1,73 @@
-"""Tone curves of color profiles, for networks that were trained on sRGB."""
+"""Conversion to sRGB, and tone curves of color profiles, for networks that were trained on sRGB."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pyvips
+from PIL import ImageCms
+
+from srcli.io.cicp import is_hdr, with_srgb_tone
+
+PROFILE = "icc-profile-data"
+"""libvips' name of the color profile."""
 
 TOLERANCE = 0.1
 """Largest difference from sRGB's tone curve, in 0..1, at which a curve counts as equal. Gamma 1.8 to 2.4 and L* are closer."""
+
+
+def has_usable_profile(image: pyvips.Image) -> bool:
+    """Whether the image has a color profile that is complete and for its kind of pixels. Other programs ignore any other."""
+    profile: bytes = image.get(PROFILE)
+    mode = "CMYK" if image.interpretation == "cmyk" else "L" if image.bands < 3 else "RGB"
+    try:  # Little CMS; libvips would replace the profile by another with a warning
+        ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode != "CMYK":  # PNG rejects some that Little CMS tolerates
+            pixel = pyvips.Image.black(1, 1, bands=len(mode)).copy(interpretation="b-w" if mode == "L" else "srgb")
+            pixel.set_type(pyvips.GValue.blob_type, PROFILE, profile)
+            pixel.pngsave_buffer()
+    except (ImageCms.PyCMSError, OSError, pyvips.Error):
+        return False
+    return True
+
+
+def to_rgb_or_gray(image: pyvips.Image) -> pyvips.Image:
+    """Convert CMYK and Lab to sRGB. The result of CMYK has an sRGB profile."""
+    if image.interpretation == "cmyk":
+        return image.icc_transform("srgb", input_profile="cmyk", **_conversion(image))
+    if image.interpretation in ("lab", "labs", "labq"):
+        return _without_profile(image.colourspace("rgb16" if image.interpretation == "labs" else "srgb"))
+    return image
+
+
+def to_srgb(image: pyvips.Image, code_points: bytes | None = None) -> pyvips.Image:
+    """Convert an RGB or gray image from its color profile to sRGB. Gray stays gray. The result has no profile.
+
+    code_points: those of the image, which matter if it is HDR.
+    """
+    if code_points and is_hdr(code_points):
+        image = with_srgb_tone(image, code_points)
+    if not image.get_typeof(PROFILE):
+        return image
+    gray = image.bands < 3
+    converted = image.icc_transform("srgb", **_conversion(image))
+    # gray became three equal channels
+    converted = converted[1:] if gray and converted.bands == 4 else converted[1] if gray else converted
+    return _without_profile(converted)
+
+
+def _conversion(image: pyvips.Image) -> dict[str, Any]:
+    depth = 16 if image.format == "ushort" else 8
+    return {"intent": "relative", "black_point_compensation": True, "embedded": True, "depth": depth}
+
+
+def _without_profile(image: pyvips.Image) -> pyvips.Image:
+    image = image.copy()
+    if image.get_typeof(PROFILE):
+        image.remove(PROFILE)
+    return image
 
 
 def tone_curve(profile: bytes, *, gray: bool) -> np.ndarray | None:

@@ -10,9 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from srcli.errors import SrcliError
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif")
-"""File name extensions of the formats that can be read and written."""
+from srcli.io.formats import EXTENSIONS
 
 _RESULT = re.compile(r"(?P<source>.+)_(x\d+(\.\d+)?|\d+[wh]|\d+x\d+)")
 """The stem of a result of `srcli upscale`, such as photo_x4 or photo_1920w."""
@@ -35,11 +33,17 @@ def find_images(folder: Path) -> list[Path]:
     return paths
 
 
-def image_like(folder: Path, *, recursive: bool, on_error: Callable[[Path, OSError], None]) -> Iterator[Path]:
+def image_like(
+    folder: Path,
+    *,
+    recursive: bool,
+    on_error: Callable[[Path, OSError], None],
+    on_other: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Path]:
     """Entries of the folder with the name of an image, hidden ones left out. Symbolic links to folders are not followed.
 
     A folder may have such a name, too. It is included if it cannot hold images of its own: empty, or not searched.
-    on_error: called for each folder that cannot be read.
+    on_error: called for each folder that cannot be read. on_other: called for each file with another name.
     """
     try:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
@@ -51,8 +55,10 @@ def image_like(folder: Path, *, recursive: bool, on_error: Callable[[Path, OSErr
         searched = recursive and entry.is_dir(follow_symlinks=False)
         if path.suffix.lower() in EXTENSIONS and not (searched and _has_entries(path)):
             yield path
+        elif not entry.is_dir():
+            on_other(path)
         if searched:
-            yield from image_like(path, recursive=True, on_error=on_error)
+            yield from image_like(path, recursive=True, on_error=on_error, on_other=on_other)
 
 
 def source_stem(stem: str) -> str | None:

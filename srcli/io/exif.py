@@ -19,7 +19,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 _ASCII, _LONG = 2, 4
 _DESCRIPTIVE = (269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
 """Tags of a TIFF's first directory that describe the image rather than its storage: maker, model, date, artist, ..."""
-_POINTERS = (0x8769, 0x8825)  # to the EXIF and GPS directories
+_EXIF_POINTER = 0x8769
+_POINTERS = (_EXIF_POINTER, 0x8825)  # to the EXIF and GPS directories
+_EXIF = b"Exif\0\0"
 _INTEROPERABILITY = 0xA005  # a pointer inside EXIF, to a directory that does not apply to a changed image
 
 
@@ -29,13 +31,24 @@ def exif_of_tiff(file: IO[bytes]) -> bytes:
     Damaged directories are ignored, so that the image can still be read.
     """
     try:
-        main, subs = _read(file)
+        main, subs = read_directories(file)
     except Exception:  # Pillow raises errors of many types for damaged files
         return b""
     if not subs and not any(tag in main for tag in _DESCRIPTIVE if tag != 270):  # libvips reads the description itself
         return b""
     body, place = _packed(main, subs, b"II*\0\0\0\0\0", 8)
     return b"Exif\0\0II*\0" + struct.pack("<L", place) + body
+
+
+def resized_exif(block: bytes, width: int, height: int) -> bytes:
+    """The TIFF structure of a JPEG EXIF block of any size, with this image size, upright, without thumbnail and resolution."""
+    main, subs = read_directories(io.BytesIO(block.removeprefix(_EXIF)))
+    if _EXIF_POINTER in subs:
+        for tag, side in ((0xA002, width), (0xA003, height)):
+            subs[_EXIF_POINTER].tagtype[tag] = _LONG
+            subs[_EXIF_POINTER][tag] = side
+    body, place = _packed(main, subs, b"II*\0\0\0\0\0", 8)
+    return b"II*\0" + struct.pack("<L", place) + body
 
 
 def fields_of_exif(block: bytes) -> list[tuple[str, int, Any]]:
@@ -71,7 +84,7 @@ def add_exif_to_tiff(path: Path, block: bytes) -> None:
 
         end = file.seek(0, io.SEEK_END)
         end += end % 2
-        main, subs = _read(io.BytesIO(block.removeprefix(b"Exif\0\0")))
+        main, subs = read_directories(io.BytesIO(block.removeprefix(b"Exif\0\0")))
         body, place = _packed(main, subs, header, end, leave=present)
         inner = io.BytesIO(body[place - end :])
         added = struct.unpack(order + count, inner.read(struct.calcsize(order + count)))[0]
@@ -85,7 +98,7 @@ def add_exif_to_tiff(path: Path, block: bytes) -> None:
         file.write(struct.pack(order + offset, directory))
 
 
-def _read(file: IO[bytes]) -> tuple[ImageFileDirectory_v2, dict[int, ImageFileDirectory_v2]]:
+def read_directories(file: IO[bytes]) -> tuple[ImageFileDirectory_v2, dict[int, ImageFileDirectory_v2]]:
     """The first directory of a TIFF structure, and the EXIF and GPS directories."""
     file.seek(0)
     header = file.read(16)

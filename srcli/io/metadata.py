@@ -2,60 +2,113 @@
 
 from __future__ import annotations
 
-import io
-import re
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyvips
 
+from srcli.io import xmp
+from srcli.io.cicp import CICP, is_hdr
+from srcli.io.color import PROFILE
 from srcli.io.exif import exif_of_tiff, fields_of_exif
+from srcli.io.files import open_binary
+from srcli.io.formats import Format
+from srcli.io.gain_map import GAIN_MAP, read_gain_map
 from srcli.io.image import Metadata
-from srcli.io.png_text import TEXTS, texts_of_png
+from srcli.io.jpeg_segments import APP1, other_images, read_segments
+from srcli.io.png_chunks import TEXTS, names_of_texts, texts_of_png, xmp_of_png
+
+_BLOB = pyvips.GValue.blob_type
 
 _STRUCTURE = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset", "filename", "vips-loader"}
 _NOT_KEPT = {
     *("bits-per-sample", "palette", "jpeg-thumbnail-data", "jpeg-multiscan", "jpeg-chroma-subsample", "orientation"),
-    *("background", "page-height", "n-pages", "loop", "delay", "gif-delay", "gif-loop", "interlaced", "gainmap-data"),
+    *("background", "page-height", "n-pages", "loop", "delay", "gif-delay", "gif-loop", "interlaced", "vips-sequential"),
 }
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")
+_KINDS = {
+    PROFILE: "color profile",
+    "xmp-data": "XMP",
+    "iptc-data": "IPTC",
+    "photoshop-data": "IPTC",
+    TEXTS: "texts",
+    "xres": "resolution",
+    "yres": "resolution",
+    "resolution-unit": "resolution",
+    "image-description": "description",
+    "exif-": "EXIF",
+    "gainmap-": GAIN_MAP,
+}
+"""The kind of metadata by libvips' name of a field, or its start."""
+
+_PLAIN_DPI = (72, 96)  # what programs write for no resolution in particular
 
 
-def read_metadata(source: Path | bytes, image: pyvips.Image) -> Metadata:
-    """The metadata of an image file that is turned upright when it is read."""
+def read_metadata(source: Path | bytes, image: pyvips.Image) -> tuple[Metadata, list[str]]:
+    """The metadata of an image file that is turned upright when it is read, and what of it is not read, in words."""
     fields = _fields(image)
     if (image.xres, image.yres) == (1, 1):  # libvips' value for unknown, which would be written as 25.4 dpi
         fields.pop("xres", None)
         fields.pop("yres", None)
-    if "exif-data" not in fields and image.get_typeof("vips-loader") and str(image.get("vips-loader")).startswith("tiff"):
-        with open_binary(source) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    lost: list[str] = []
+    with open_binary(source) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if "exif-data" not in fields and image.get_typeof("vips-loader") and str(image.get("vips-loader")).startswith("tiff"):
             block = exif_of_tiff(file)
             if block:
                 resolution = {name: fields[name] for name in ("xres", "yres", "resolution-unit") if name in fields}
                 fields |= {name: (kind, value) for name, kind, value in fields_of_exif(block)} | resolution
-    if "xmp-data" in fields:
-        kind, xmp = fields["xmp-data"]
-        fields["xmp-data"] = kind, _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
-    with open_binary(source) as file:
         texts = texts_of_png(file)
-    if texts:
-        fields[TEXTS] = pyvips.GValue.blob_type, texts
-    return tuple((name, kind, value) for name, (kind, value) in fields.items())
+        if texts:
+            fields[TEXTS] = _BLOB, texts
+        packet = xmp_of_png(file)
+        segments, _ = read_segments(file)
+        others = other_images(file, segments)
+    if segments:
+        packet, lost = xmp.of_jpeg([content for marker, content in segments if marker == APP1])
+    if packet:
+        fields["xmp-data"] = _BLOB, packet
+    if "xmp-data" in fields:
+        packet, claimed = xmp.without_other_images(xmp.upright(fields["xmp-data"][1]))
+        fields["xmp-data"] = _BLOB, packet
+        others |= claimed
+    if GAIN_MAP in others:
+        gain_map = read_gain_map(source, int(image.get("orientation")) if image.get_typeof("orientation") else 1)
+        fields |= gain_map
+        others -= {GAIN_MAP} if gain_map else set()
+    return tuple((name, kind, value) for name, (kind, value) in fields.items()), lost + sorted(others)
 
 
-def with_profile_of(metadata: Metadata, image: pyvips.Image) -> Metadata:
-    """The metadata with the color profile of `image` instead of its own."""
-    kept = tuple(field for field in metadata if field[0] != "icc-profile-data")
-    if not image.get_typeof("icc-profile-data"):
-        return kept
-    return (*kept, ("icc-profile-data", pyvips.GValue.blob_type, image.get("icc-profile-data")))
+def kept_by(metadata: Metadata, format_: Format) -> tuple[Metadata, list[str]]:
+    """The metadata that a format can hold, and what it cannot, in words."""
+    kept, lost = [], dict[str, None]()
+    for field in metadata:
+        kind = next((kind for start, kind in _KINDS.items() if field[0].startswith(start)), None)
+        if kind is None or kind in format_.keeps:
+            kept.append(field)
+        elif kind == "texts":
+            lost[f"texts ({', '.join(names_of_texts(field[2]))})"] = None
+        elif kind != "resolution":
+            lost[kind] = None
+        elif field[0] == "xres" and round(field[2] * 25.4) not in _PLAIN_DPI and "EXIF" not in format_.keeps:
+            lost["resolution"] = None
+    return tuple(kept), list(lost)
 
 
-def open_binary(source: Path | bytes) -> IO[bytes]:
-    """A file, or bytes in memory, open for reading."""
-    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+def with_color(metadata: Metadata, image: pyvips.Image, code_points: bytes | None) -> Metadata:
+    """The metadata with the color profile of `image`, and with these code points."""
+    fields = [field for field in metadata if field[0] != PROFILE]
+    if image.get_typeof(PROFILE):
+        fields.append((PROFILE, _BLOB, image.get(PROFILE)))
+    if code_points:
+        fields.append((CICP, _BLOB, code_points))
+    return tuple(fields)
+
+
+def profile_for_networks(metadata: Metadata) -> bytes | None:
+    """The color profile whose tone curve matters. None for HDR: PQ and HLG are about as even to the eye as sRGB."""
+    fields = {name: value for name, _, value in metadata}
+    return None if is_hdr(fields.get(CICP)) else fields.get(PROFILE)
 
 
 def _fields(image: pyvips.Image) -> dict[str, tuple[int, Any]]:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyvips
 
-import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
-from srcli.io.animation import open_animation, read_frame
-from srcli.io.discover import EXTENSIONS
+from srcli.io.cicp import read_description
+from srcli.io.color import PROFILE, has_usable_profile, to_rgb_or_gray, to_srgb
+from srcli.io.damage import is_harmless, missing_rows, truncated, with_end
 from srcli.io.image import Image, Metadata
-from srcli.io.metadata import open_binary, read_metadata, with_profile_of
-
-_REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
-_MAX_PIXELS = 1_000_000_000
-_LARGE = 50_000_000
-_MAX_PIXELS_PER_BYTE = 200
-"""Photographs of best compression reach 20 to 50. Files with more are usually made to fill memory or disk."""
-_IMAGE_NAME = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
+from srcli.io.load import check_readable, is_jpeg, load_image, orientation, reason, unreadable
+from srcli.io.metadata import profile_for_networks, read_metadata, with_color
 
 
 class ImageReader:
@@ -30,8 +23,8 @@ class ImageReader:
 
     channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA), alpha not premultiplied. dtype: uint8 or uint16. loader: the name
     of libvips' loader (pngload, jpegload, ...). image: the libvips image, for use in `srcli.io`; like the rows, it may be read
-    once. damage: what is wrong with the rows read so far, if they could be read nevertheless. reopen_tolerant: opens the file
-    again in a way that ignores damage.
+    once. lost: what of the file is not read, in words. damage: what is wrong with the rows read so far, if they could be read
+    nevertheless. on_damage: opens the file again in a way that ignores the damage, or raises SrcliError.
     """
 
     def __init__(
@@ -40,7 +33,8 @@ class ImageReader:
         name: str,
         metadata: Metadata,
         loader: str,
-        reopen_tolerant: Callable[[], ImageReader] | None = None,
+        lost: Sequence[str] = (),
+        on_damage: Callable[[pyvips.Error], ImageReader] | None = None,
     ) -> None:
         self.name = name
         self.width, self.height, self.channels = int(image.width), int(image.height), int(image.bands)
@@ -48,8 +42,9 @@ class ImageReader:
         self.metadata = metadata
         self.loader = loader
         self.image = image  # keeps the bytes alive that it may have been made from
+        self.lost = tuple(lost)
         self.damage: str | None = None
-        self._reopen_tolerant = reopen_tolerant
+        self._on_damage = on_damage
         self._region = pyvips.Region.new(image)
         self._done = 0
 
@@ -62,18 +57,18 @@ class ImageReader:
         try:
             data = self._region.fetch(0, self._done, self.width, count) if count else b""
         except pyvips.Error as error:
-            if self._reopen_tolerant is None:
-                raise _unreadable(self.name, error) from None
-            self.damage = reason(error, self.name)
-            self.image, self._reopen_tolerant = self._reopen_tolerant().image, None
-            self._region = pyvips.Region.new(self.image)
+            if self._on_damage is None:
+                raise unreadable(self.name, error) from None
+            tolerant = self._on_damage(error)
+            self.image, self._region = tolerant.image, pyvips.Region.new(tolerant.image)
+            self.damage, self._on_damage = tolerant.damage, tolerant._on_damage
             return self.read(count)
         self._done += count
         return np.frombuffer(data, dtype=self.dtype).reshape(count, self.width, self.channels)
 
     @property
     def profile(self) -> bytes | None:
-        return next((value for name, _, value in self.metadata if name == "icc-profile-data"), None)
+        return profile_for_networks(self.metadata)
 
 
 def open_image(
@@ -83,67 +78,103 @@ def open_image(
     max_pixels: int | None = None,
     srgb: bool = False,
     find_damage: bool = False,
+    allow_truncated: bool = False,
 ) -> ImageReader:
     """Open an image file, or the bytes of one, with its own bit depth, channels and color profile.
 
     CMYK and Lab are converted to sRGB. frame: of an animation or a file with several pages, from 1. srgb: convert every image
     to sRGB and drop the metadata. find_damage: report damage in `ImageReader.damage` that a JPEG decoder would conceal.
+    allow_truncated: read a file that ends early; `ImageReader.damage` says which rows are missing.
     Rows are decoded as they are read, except for rotated images, interlaced PNG, WebP and AVIF.
-
-    max_pixels: the limit; None for a limit that depends on the size of the file (see `_check_pixels`).
+    max_pixels: the limit; None for a limit that depends on the size of the file (see `srcli.io.load`).
 
     Raises SrcliError if the file is missing, empty, damaged or not supported, if it has more than `max_pixels` pixels, or
     several frames and `frame` is None.
     """
+    name = "stdin" if isinstance(source, bytes) else str(source)
+    check_readable(source)
+    completed = with_end(source, name, max_pixels)
+    source = completed or source
+    levels = ["warning"] if find_damage and is_jpeg(source) else []  # other decoders always report damage, or never
+    levels += ["error", "none"] if allow_truncated else ["error"]
 
-    def opened(fail_on: str, reopen_tolerant: Callable[[], ImageReader] | None = None) -> ImageReader:
-        return _opened(source, frame, max_pixels, srgb=srgb, fail_on=fail_on, reopen_tolerant=reopen_tolerant)
+    def opened(number: int, damage: str | None) -> ImageReader:
+        """The file at one of the levels. damage: what earlier levels found."""
 
-    if not (find_damage and _is_jpeg(source)):  # other decoders always report damage, or never
-        return opened("error")
-    try:
-        return opened("warning", reopen_tolerant=lambda: opened("error"))
-    except SrcliError:  # damage that can be tolerated, or another reason
-        return opened("error")
+        def on_damage(error: pyvips.Error) -> ImageReader:
+            if number + 1 == len(levels):
+                raise truncated(source, name, frame, error) or unreadable(name, error)
+            what = reason(error, name)
+            try:
+                found = missing_rows(source, frame) if levels[number + 1] == "none" else None if is_harmless(what) else what
+            except pyvips.Error:  # of a format that has no part of an image
+                raise unreadable(name, error) from None
+            return opened(number + 1, found)
+
+        try:
+            file = _opened(source, name, frame, max_pixels, srgb=srgb, fail_on=levels[number], on_damage=on_damage)
+        except pyvips.Error as error:
+            return on_damage(error)
+        file.damage = damage
+        return file
+
+    return opened(0, "its end is missing, but no row" if completed else None)
 
 
 def _opened(
     source: Path | bytes,
+    name: str,
     frame: int | None,
     max_pixels: int | None,
     *,
     srgb: bool,
     fail_on: str,
-    reopen_tolerant: Callable[[], ImageReader] | None,
+    on_damage: Callable[[pyvips.Error], ImageReader],
 ) -> ImageReader:
-    """fail_on: what libvips treats as a failure, `error` or `warning`."""
-    name = "stdin" if isinstance(source, bytes) else str(source)
-    try:
-        image, frames = _open(source, frame, max_pixels, fail_on)
-        loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
-        if frames > 1 and frame is None:
-            raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
-        if image.format not in ("uchar", "ushort"):
-            raise SrcliError(
-                f"{name} has {image.bands} channels of type {image.format}, for which the value of white is unknown; "
-                "up to 4 channels of 8 or 16 bits are supported. Convert it first."
-            )
-        metadata = () if srgb else read_metadata(source, image)
-        upright = image.autorot() if _orientation(image) != 1 else image
-        upright = _as_rgb_or_gray(upright, srgb=srgb)
-        if upright.interpretation != image.interpretation and image.interpretation in ("cmyk", "lab", "labs"):
-            metadata = with_profile_of(metadata, upright)
-        if upright.bands > 4:
-            raise SrcliError(f"{name} has {image.bands} channels; up to 4 are supported. Convert it first.")
-        return ImageReader(upright, name, metadata, loader, reopen_tolerant)
-    except pyvips.Error as error:
-        raise _unreadable(name, error) from None
+    """fail_on: what libvips treats as a failure, `none`, `error` or `warning`. Raises pyvips.Error for damage found by now."""
+    image, frames = load_image(source, name, frame, max_pixels, fail_on)
+    loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
+    if frames > 1 and frame is None:
+        raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
+    image, lost = _as_integers(image, name)
+    metadata, unread = read_metadata(source, image)
+    lost += [] if srgb else unread
+    image = image.autorot() if orientation(image) != 1 else image
+    image = image.copy()
+    described = read_description(source, gray=image.bands < 3)
+    if described and image.get_typeof(PROFILE):
+        image.remove(PROFILE)
+    if described and described.profile:
+        image.set_type(pyvips.GValue.blob_type, PROFILE, described.profile)
+    if image.get_typeof(PROFILE) and not has_usable_profile(image):
+        image.remove(PROFILE)
+        lost.append("the color profile (damaged, or for another kind of image)")
+    image = to_rgb_or_gray(image)
+    if image.bands > 4:
+        raise SrcliError(f"{name} has {image.bands} channels; up to 4 are supported. Convert it first.")
+    code_points = described.code_points if described else None
+    if srgb:
+        image, metadata, code_points = to_srgb(image, code_points), (), None
+    metadata = with_color(metadata, image, code_points)
+    return ImageReader(image, name, metadata, loader, lost, on_damage)
 
 
-def _is_jpeg(source: Path | bytes) -> bool:
-    _check_readable(source)
-    with open_binary(source) as file:
-        return file.read(3) == b"\xff\xd8\xff"
+def _as_integers(image: pyvips.Image, name: str) -> tuple[pyvips.Image, list[str]]:
+    """The image with 8 or 16 bits, and what that loses. Floats are values in 0..1."""
+    if image.format in ("uchar", "ushort") or image.interpretation in ("labs", "labq"):
+        return image, []
+    if image.format not in ("float", "double"):
+        raise SrcliError(
+            f"{name} has {image.bands} channels of type {image.format}, for which the value of white is unknown; "
+            "up to 4 channels of 8 or 16 bits, or of floats in 0..1, are supported. Convert it first."
+        )
+    image = image.copy_memory()  # it is read twice
+    low, high = (float(extreme(image.numpy())) for extreme in (np.min, np.max))
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # also if a value is not a number
+        raise SrcliError(f"{name} has float values from {low:g} to {high:g}; only 0 to 1 is supported. Scale them first.")
+    gray = image.bands < 3
+    image = (image * 65_535).rint().cast("ushort").copy(interpretation="grey16" if gray else "rgb16")
+    return image, ["floats (stored as 16 bits)"]
 
 
 def read_image(path: str | Path, *, frame: int | None = None) -> Image:
@@ -196,133 +227,10 @@ def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = N
     deep: return 16-bit images as uint16. All others, and all if `deep` is false, are uint8.
     Raises SrcliError as `read_image` does, and for more than `max_pixels` pixels before any is decoded.
     """
-    try:
-        image, frames = _open(path, None, max_pixels)
-        if frames > 1:
-            raise SrcliError(f"{path} has {frames} frames or pages. Save the one you want as a file of its own.")
-        if image.format not in ("uchar", "ushort"):
-            raise SrcliError(f"{path} has values of type {image.format}; 8 and 16 bits are supported. Convert it first.")
-        deep = deep and image.format == "ushort"
-        image = image.autorot()
-        if image.get_typeof("icc-profile-data") and image.interpretation != "lab":
-            image = image.icc_transform(
-                "srgb", embedded=True, intent="relative", black_point_compensation=True, depth=16 if deep else 8
-            )
-        image = image.colourspace("rgb16" if deep else "srgb")
-        pixels: np.ndarray = image.cast("ushort" if deep else "uchar").numpy()
-    except pyvips.Error as error:
-        raise _unreadable(str(path), error) from None
+    file = open_image(path, max_pixels=max_pixels, srgb=True)
+    pixels = file.read(file.height)
+    if not deep and pixels.dtype == np.uint16:
+        pixels = np.rint(pixels / 257).astype(np.uint8)
+    if file.channels < 3:
+        pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)
     return pixels
-
-
-def _open(source: Path | bytes, frame: int | None, max_pixels: int | None, fail_on: str = "error") -> tuple[pyvips.Image, int]:
-    """The file as a lazy image in its stored orientation, and its number of frames. frame: the one to open."""
-    _check_readable(source)
-    name = "stdin" if isinstance(source, bytes) else str(source)
-    animation = open_animation(source)
-    if animation:
-        with animation:
-            frames = getattr(animation, "n_frames", 1)
-            _check_frame(name, frames, frame)
-            _check_pixels(name, animation.width, animation.height, max_pixels, _file_size(source))
-            image = read_frame(name, animation, frame) if frame else pyvips.Image.black(animation.width, animation.height)
-            return image, frames
-    image = _load(source, fail_on=fail_on)
-    frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    _check_frame(name, frames, frame)
-    _check_pixels(name, image.width, image.height, max_pixels, _file_size(source))
-    page = {} if frame is None or frames == 1 else {"page": frame - 1}
-    # sequential access keeps little of the image in memory; rotated images are decoded first, to a file if they are large
-    access = "random" if _orientation(image) in _REVERSED else "sequential"
-    return _load(source, fail_on=fail_on, access=access, **page), frames
-
-
-def _load(source: Path | bytes, **options: Any) -> pyvips.Image:
-    if isinstance(source, bytes):
-        return pyvips.Image.new_from_buffer(source, "", **options)
-    try:
-        str(source).encode()
-    except UnicodeEncodeError:  # pyvips supports only names in UTF-8
-        with source.open("rb") as file:
-            return pyvips.Image.new_from_source(pyvips.Source.new_from_descriptor(file.fileno()), "", **options)
-    return pyvips.Image.new_from_file(str(source), revalidate=True, **options)
-
-
-def _check_readable(source: Path | bytes) -> None:
-    if isinstance(source, bytes):
-        if not source:
-            raise SrcliError("stdin is empty (0 bytes). Pipe an image into srcli.")
-        return
-    try:
-        if source.is_dir():
-            raise SrcliError(f"{source} is a folder, not an image.")
-        if source.exists() and not source.is_file():  # opening a pipe would block until someone writes to it
-            raise SrcliError(f"{source} is not a regular file. Pipe it into srcli, with - as the input.")
-        with source.open("rb") as file:
-            if not file.read(1):
-                raise SrcliError(f"{source} is empty (0 bytes). Get the image again from its source.")
-    except OSError as error:
-        raise SrcliError(f"Cannot read {source}: {error.strerror}.") from None
-
-
-def _file_size(source: Path | bytes) -> int:
-    return len(source) if isinstance(source, bytes) else source.stat().st_size
-
-
-def _check_pixels(name: str, width: int, height: int, most: int | None, size: int) -> None:
-    """Reject files that are made to fill memory or disk. most: the limit, or None for one that depends on the file's size."""
-    pixels = width * height
-    if pixels > (most or _MAX_PIXELS):
-        raise SrcliError(
-            f"{name} has {width}x{height} = {pixels} pixels, more than the limit of {most or _MAX_PIXELS}. "
-            "If that is right, raise `max_pixels`."
-        )
-    if most is None and pixels > _LARGE and pixels > _MAX_PIXELS_PER_BYTE * size:
-        raise SrcliError(
-            f"{name} has {width}x{height} = {pixels} pixels in only {size} bytes, so it is probably not a real image. "
-            f"If it is, use `max_pixels={pixels}`."
-        )
-
-
-def _check_frame(name: str, frames: int, frame: int | None) -> None:
-    if frame is not None and not 1 <= frame <= frames:
-        raise SrcliError(f"{name} has {frames} frame{'s' if frames > 1 else ''}, so there is no frame {frame}.")
-
-
-def _orientation(image: pyvips.Image) -> int:
-    return int(image.get("orientation")) if image.get_typeof("orientation") else 1
-
-
-def _as_rgb_or_gray(image: pyvips.Image, *, srgb: bool) -> pyvips.Image:
-    """Convert CMYK and Lab to sRGB. srgb: convert images with a color profile, too."""
-    deep = image.format == "ushort"
-    convert = {"intent": "relative", "black_point_compensation": True, "embedded": True, "depth": 16 if deep else 8}
-    if image.interpretation == "cmyk":
-        return image.icc_transform("srgb", input_profile="cmyk", **convert)
-    if image.interpretation in ("lab", "labs", "labq"):
-        return image.colourspace("rgb16" if image.interpretation == "labs" else "srgb")
-    if srgb and image.get_typeof("icc-profile-data"):
-        gray = image.bands < 3
-        try:
-            image = image.icc_transform("srgb", **convert)
-        except pyvips.Error:
-            return image  # the profile is damaged or for another kind of image, so other programs ignore it, too
-        # gray became three equal channels
-        return image[1:] if gray and image.bands == 4 else image[1] if gray else image
-    return image
-
-
-def _unreadable(name: str, error: pyvips.Error) -> SrcliError:
-    return SrcliError(
-        f"{name} cannot be read as an image ({reason(error, name)}). Get it again, or save it again in another program."
-    )
-
-
-def reason(error: pyvips.Error, name: str) -> str:
-    """The last line of libvips' error message about the file of that name.
-
-    libvips collects the messages of all threads in one place, so lines that name another image are left out.
-    """
-    lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
-    own = [line for line in lines if name in line or not _IMAGE_NAME.search(line)]
-    return own[-1] if own else "unknown format"

@@ -11,55 +11,46 @@ from typing import Any
 import numpy as np
 import pyvips
 
-from srcli.errors import ConfigError, SrcliError
+from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write
-from srcli.io.discover import EXTENSIONS
-from srcli.io.exif import add_exif_to_tiff
+from srcli.io.cicp import CICP, is_hdr
+from srcli.io.color import PROFILE, to_srgb
+from srcli.io.encode import encode
+from srcli.io.formats import PNG, Format, SaveOptions, format_of
 from srcli.io.image import Image, Metadata, RowReader
-from srcli.io.png_text import TEXTS, add_texts_to_png
-from srcli.io.read import reason
+from srcli.io.load import reason
+from srcli.io.metadata import kept_by
+from srcli.io.png_chunks import SIGNATURE, png_chunk
 
-_SAVE: dict[str, dict[str, Any]] = {
-    ".png": {"compression": 6},
-    ".jpg": {"Q": 95, "subsample_mode": "off"},
-    ".webp": {"Q": 95, "smart_subsample": True},
-    ".tif": {"compression": "deflate", "predictor": "horizontal"},
-    ".avif": {"Q": 90, "effort": 3, "compression": "av1", "subsample_mode": "off"},
-}
-_ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
-_LONGEST_SIDE = {".jpg": 65_535, ".webp": 16_383, ".avif": 16_384}
-_LONGEST = 10_000_000  # libvips' own limit
-_DEEP = (".png", ".tif", ".avif")  # formats with more than 8 bits
-_OPAQUE = (".jpg",)  # formats without transparency
-_CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that certainly fit into 32-bit offsets
-_DEFAULT_DPI = 72  # what programs assume for files without a resolution; libvips would write 25.4
-_IN_MEMORY = 2**24  # pixels that may be in memory at once
+_BLOB = pyvips.GValue.blob_type
 _BLOCK = 2**20  # bytes of rows that are read at a time and copied several times
 
 WHITE = (255, 255, 255)
+DEFAULT = SaveOptions()
 
 
-def check_target(path: Path, width: int, height: int) -> None:
-    """Raise SrcliError if the format of this file name does not support images of this size, or is unknown."""
-    extension = _extension(path)
-    longest = _LONGEST_SIDE.get(extension, _LONGEST)
-    if max(width, height) > longest:
-        raise SrcliError(f"{path} would be {width}x{height} pixels; {extension} supports {longest} per side. Use .png or .tif.")
-
-
-def _extension(path: Path) -> str:
-    extension = path.suffix.lower()
-    extension = _ALIASES.get(extension, extension)
-    if extension not in _SAVE:
-        raise ConfigError(f"{path} has no supported extension; use one of {', '.join(EXTENSIONS)}.")
-    return extension
+def check_target(path: Path, width: int, height: int, options: SaveOptions = DEFAULT) -> None:
+    """Raise SrcliError if the format of this file name does not support images of this size, or cannot be encoded this way."""
+    format_ = format_of(path)
+    options.check(path)
+    if max(width, height) > format_.longest:
+        raise SrcliError(
+            f"{path} would be {width}x{height} pixels; {format_.name} supports {format_.longest} per side. Use .png or .tif."
+        )
 
 
 def write_image(
-    image: Image, path: str | Path, *, overwrite: bool = False, background: tuple[int, int, int] = WHITE
+    image: Image,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    background: tuple[int, int, int] = WHITE,
+    options: SaveOptions = DEFAULT,
 ) -> list[str]:
     """Write an image in memory to a file. See `write_rows`."""
-    return write_rows(image.rows(), Path(path), metadata=image.metadata, overwrite=overwrite, background=background)
+    return write_rows(
+        image.rows(), Path(path), metadata=image.metadata, overwrite=overwrite, background=background, options=options
+    )
 
 
 def write_rows(
@@ -70,72 +61,63 @@ def write_rows(
     size: tuple[int, int] | None = None,
     overwrite: bool = False,
     background: tuple[int, int, int] = WHITE,
+    options: SaveOptions = DEFAULT,
 ) -> list[str]:
-    """Write an image to a file atomically. Returns what the format could not store.
+    """Write an image to a file atomically. Returns what the format could not store, in words.
 
-    JPEG and WebP are written at quality 95, AVIF at 90, PNG and TIFF losslessly. 16 bits are kept if the format supports them.
-    background: RGB in 0..255, replaces transparency in JPEG. size: width and height to resample to first, with a Lanczos kernel
-    on premultiplied colors. PNG, JPEG and TIFF are written while the rows are read; WebP and AVIF hold all of them in memory.
+    16 bits are kept if the format supports them. background: RGB in 0..255, replaces transparency in JPEG. size: width and
+    height to resample to first, with a Lanczos kernel on premultiplied colors. PNG, JPEG and TIFF are written as the rows are
+    read; WebP, AVIF, JPEG XL and JPEG with a gain map hold all rows in memory.
 
     Raises SrcliError if the file exists and `overwrite` is false, or if it cannot be written; and what reading the rows raises.
     """
-    extension = _extension(path)
-    options = dict(_SAVE[extension])
-    lost: list[str] = []
+    format_ = format_of(path)
+    options.check(path)
     deep, gray, alpha = rows.dtype == np.uint16, rows.channels <= 2, rows.channels in (2, 4)
+    fields, lost = kept_by(metadata, format_)
     stream = _Stream(rows)
     with atomic_write(path, overwrite=overwrite) as part:
         try:
             image = stream.image()
             if size and size != (rows.width, rows.height):
                 image = resample(image, *size, alpha=alpha)
-            if alpha and extension in _OPAQUE:
+            image, fields, converted = _with_color_for(format_, image, metadata, fields)
+            if alpha and not format_.alpha:
                 image = image.flatten(background=_tone(background, gray=gray, deep=deep))
-            if deep and extension not in _DEEP:
+            if deep and format_.depth == 8:
                 # maps 65535 to 255
                 image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if gray else "srgb")
-                lost.append("16 bits (reduced to 8)")
-            fields = {name: value for name, _, value in metadata}
-            dots = {axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in ("xres", "yres")}
-            image = image.copy(**dots)  # dots per mm
-            for name, kind, value in metadata:
-                if name not in dots and name != TEXTS:
-                    image.set_type(kind, name, value)
-            exif = fields.get("exif-data")
-            if exif:
-                image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
-            else:
-                options["keep"] = "icc|xmp|iptc|other"  # otherwise libvips adds an EXIF block to JPEG
-            if extension == ".jpg":  # saves a few percent on disk, but needs the whole image in memory
-                options["optimize_coding"] = image.width * image.height <= _IN_MEMORY
-            if extension == ".avif":
-                options["bitdepth"] = 12 if deep else 8
-            if extension == ".tif":
-                options["bigtiff"] = image.width * image.height * image.bands * (2 if deep else 1) > _CLASSIC_TIFF
-            _save(image, part, options)
+                lost.insert(0, "16 bits (reduced to 8)")
+            lost = converted + [what for what in lost if what != "color profile"]
+            lost += encode(image, part, format_, fields, options)
         except pyvips.Error as error:
             if stream.failure:
                 raise stream.failure from None
             raise SrcliError(f"Cannot write {path} ({reason(error, part.name)}).") from None
         finally:
             stream.close()
-        if exif and extension == ".tif":
-            add_exif_to_tiff(part, exif)
-        if TEXTS in fields and extension == ".png":
-            add_texts_to_png(part, fields[TEXTS])
-    if alpha and extension in _OPAQUE and not stream.opaque:
+    if alpha and not format_.alpha and not stream.opaque:
         lost.insert(0, f"transparency (replaced by {_color_name(background)})")
     return lost
 
 
-def _save(image: pyvips.Image, path: Path, options: dict[str, Any]) -> None:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # pyvips supports only names in UTF-8
-        with path.open("rb+") as file:
-            image.write_to_target(pyvips.Target.new_to_descriptor(file.fileno()), path.suffix, **options)
-    else:
-        image.write_to_file(str(path), **options)
+def _with_color_for(
+    format_: Format, image: pyvips.Image, metadata: Metadata, fields: Metadata
+) -> tuple[pyvips.Image, Metadata, list[str]]:
+    """The image in colors that the format can describe, its fields, and what that loses."""
+    known = {name: value for name, _, value in metadata}
+    code_points, profile = known.get(CICP), known.get(PROFILE)
+    without = tuple(field for field in fields if field[0] not in (PROFILE, CICP))
+    if is_hdr(code_points):
+        if not format_.hdr:
+            return to_srgb(image, code_points), without, ["HDR (converted to sRGB, what is brighter than white clipped)"]
+        # readers of AVIF prefer a profile, which cannot describe HDR
+        return image, fields if format_ is PNG else (*without, (CICP, _BLOB, code_points)), []
+    if profile and "color profile" not in format_.keeps:
+        image = image.copy()
+        image.set_type(_BLOB, PROFILE, profile)
+        return to_srgb(image), without, ["color profile (converted to sRGB)"]
+    return image, fields, []
 
 
 def resample(image: pyvips.Image, width: int, height: int, *, alpha: bool) -> pyvips.Image:
@@ -197,7 +179,7 @@ class _Stream:
     def _png(self) -> Generator[bytes]:
         rows = self.rows
         depth, kind = rows.dtype.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[rows.channels]
-        yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", rows.width, rows.height, depth, kind, 0, 0, 0))
+        yield SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", rows.width, rows.height, depth, kind, 0, 0, 0))
         packer = zlib.compressobj(0)
         count = max(1, _BLOCK // (rows.width * rows.channels * rows.dtype.itemsize))
         for _ in range(0, rows.height, count):
@@ -208,9 +190,5 @@ class _Stream:
             lines = np.zeros((len(pixels), 1 + values[0].nbytes), dtype=np.uint8)  # each begins with 0, for no filter
             lines[:, 1:] = values.view(np.uint8).reshape(len(pixels), -1)
             del pixels, values  # views that would keep a band in memory
-            yield _chunk(b"IDAT", packer.compress(lines.data))
-        yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+            yield png_chunk(b"IDAT", packer.compress(lines.data))
+        yield png_chunk(b"IDAT", packer.flush()) + png_chunk(b"IEND", b"")

@@ -37,7 +37,7 @@ SELF_ENSEMBLE = "+"
 BLEND = "@"
 """Before a weight in 0..1 in a model's name, as in base-x4-perceptual@0.5: weights between the faithful model and it."""
 
-QUALITIES = ("fast", "balanced", "best")
+EFFORTS = ("fast", "balanced", "best")
 """From the fastest to the most accurate. All of them run in int8; `best` uses a self-ensemble as well."""
 
 SCALES = (2, 3, 4)
@@ -189,28 +189,28 @@ def _blend(perceptual: str, weight: str | float) -> ModelSpec:
     return replace(describe_model(BASE.format(other.scale)), blend_with=other.path, blend_weight=value)
 
 
-def select_models(*, quality: str = "balanced", perceptual: float = 0.0, photo: bool = False) -> list[ModelSpec]:
+def select_models(*, effort: str = "balanced", perceptual: float = 0.0, photo: bool = False) -> list[ModelSpec]:
     """The shipped models to upscale with, one per scale.
 
-    quality: a key of QUALITIES. perceptual: 0..1, from the faithful model to the perceptual one; values in between interpolate
+    effort: a key of EFFORTS. perceptual: 0..1, from the faithful model to the perceptual one; values in between interpolate
     their weights (after Wang et al. 2019, "Deep Network Interpolation"). photo: models for degraded images.
     Raises ConfigError for combinations that have no model.
     """
-    if quality not in QUALITIES:
-        raise ConfigError(f"There is no quality {quality!r}. {did_you_mean(quality, QUALITIES)}")
+    if effort not in EFFORTS:
+        raise ConfigError(f"There is no effort {effort!r}. {did_you_mean(effort, EFFORTS)}")
     if not 0 <= perceptual <= 1:
         raise ConfigError(f"`perceptual` is {perceptual:g}; it must be at least 0 and at most 1.")
     if photo and perceptual:
         raise ConfigError("There is no perceptual model for degraded photos. Leave out `photo` or `perceptual`.")
     between = 0 < perceptual < 1
-    if between and quality == "fast":  # int8 needs activation ranges, which only the two models themselves have
-        raise ConfigError("`quality=fast` supports only the values 0 and 1 of `perceptual`. Choose one, or another `quality`.")
+    if between and effort == "fast":  # int8 needs activation ranges, which only the two models themselves have
+        raise ConfigError("`effort=fast` supports only the values 0 and 1 of `perceptual`. Choose one, or another `effort`.")
     shipped = shipped_models()
-    ensemble = quality == "best"
+    ensemble = effort == "best"
     if between:
         names = [name for name in map(PERCEPTUAL.format, SCALES) if name in shipped]
         return [replace(_blend(name, perceptual), ensemble=ensemble) for name in names]
-    faithful = {"fast": TINY, "balanced": BASE, "best": LARGE}[quality]
+    faithful = {"fast": TINY, "balanced": BASE, "best": LARGE}[effort]
     kind = PHOTO if photo else PERCEPTUAL if perceptual else faithful
     candidates = [[kind.format(scale), *([BASE.format(scale)] if kind is faithful else [])] for scale in SCALES]
     names = [next(name for name in those if name in shipped) for those in candidates if set(those) & set(shipped)]

@@ -520,8 +520,8 @@ def test_invalid_usage_is_reported_in_one_sentence(
     assert len(outcome.stderr.splitlines()) == 1
 
 
-def test_float_images_are_rejected(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_float_images_without_a_known_white_are_rejected(srcli: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     PILImage.fromarray(np.full((97, 131), np.nan, dtype=np.float32)).save(tmp_path / "nan.tif")
     outcome = srcli("compare-loss", pair[0], tmp_path / "nan.tif")
     assert outcome.exit_code == 1
-    assert "has values of type float; 8 and 16 bits are supported" in outcome.stderr
+    assert "has float values from nan to nan; only 0 to 1 is supported" in outcome.stderr

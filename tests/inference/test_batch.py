@@ -131,7 +131,7 @@ def test_the_longest_side_of_a_format_is_checked_before_the_work(srcli: Command,
     PILImage.new("L", (9000, 1)).save(tmp_path / "long.webp")
     outcome = srcli("upscale", tmp_path / "long.webp", "-m", model)
     assert outcome.exit_code == 1
-    assert "would be 18000x2 pixels; .webp supports 16383 per side" in outcome.stderr
+    assert "would be 18000x2 pixels; WebP supports 16383 per side" in outcome.stderr
 
 
 # which images, and where to
@@ -193,7 +193,7 @@ def test_stdin_and_stdout(model: Path, photo: Path, tmp_path: Path) -> None:
         assert (file.format, file.size) == ("WEBP", (80, 60))
     done = subprocess.run(command, input=b"no image", capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"srcli: stdin cannot be read as an image" in done.stderr
+    assert b"srcli: stdin is not an image" in done.stderr
 
 
 # what is said
@@ -296,10 +296,6 @@ def two_pages(path: Path) -> None:
     page.save(path, "TIFF", save_all=True, append_images=[page])
 
 
-def float_tiff(path: Path) -> None:
-    PILImage.new("F", (80, 60)).save(path, "TIFF")
-
-
 def animation(path: Path) -> None:
     frames = [PILImage.new("RGB", (80, 60), color) for color in ("red", "blue")]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
@@ -309,7 +305,7 @@ def dangling_link(path: Path) -> None:
     path.symlink_to("nowhere.png")
 
 
-@pytest.mark.parametrize("create", [text_file, two_pages, float_tiff, animation, dangling_link])
+@pytest.mark.parametrize("create", [text_file, two_pages, animation, dangling_link])
 def test_skip_existing_never_replaces_a_file(srcli: Command, model: Path, photo: Path, create: Callable[[Path], None]) -> None:
     target = photo.with_name("photo_x2.png")
     create(target)

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from srcli.inference.backend import Backend, load_model
-from srcli.io.png_text import texts_of_png
+from srcli.io.png_chunks import texts_of_png
 from tests.conftest import CommandResult
 
 Command = Callable[..., CommandResult]
@@ -399,6 +399,7 @@ def test_the_metadata_of_a_photograph_is_preserved(
         upright = ImageOps.exif_transpose(old)
         assert file.size == (upright.width * SCALE, upright.height * SCALE)
         assert file.info["icc_profile"] == P3
+        file.load()  # XMP may follow the pixels of a PNG
         xmp = file.info.get("xmp") or file.info.get("XML:com.adobe.xmp") or file.tag_v2[700]
         xmp = xmp.encode() if isinstance(xmp, str) else xmp
         assert b'dc:rights="mine"' in xmp
@@ -495,7 +496,7 @@ def test_an_animation_is_rejected_unless_a_frame_is_chosen(srcli: Command, pixel
     assert "has 3 frames, so there is no frame 4" in missing.stderr
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint32, np.int16])
+@pytest.mark.parametrize("dtype", [np.uint32, np.int16])
 def test_value_types_without_a_known_white_are_rejected(srcli: Command, tmp_path: Path, dtype: type) -> None:
     tifffile.imwrite(tmp_path / "odd.tif", np.ones((HEIGHT, WIDTH), dtype=dtype), metadata=None)
     outcome = srcli("upscale", tmp_path / "odd.tif")

@@ -13,7 +13,8 @@ from PIL import ImageCms, ImageOps
 from srcli.errors import SrcliError
 from srcli.io.discover import find_images, image_like
 from srcli.io.image import Image
-from srcli.io.read import read_image, read_srgb, reason
+from srcli.io.load import reason
+from srcli.io.read import read_image, read_srgb
 from srcli.io.write import check_target, write_image
 
 Pixels = Callable[..., np.ndarray]
@@ -145,9 +146,9 @@ def test_a_file_that_is_not_an_image_is_named_in_the_error(
     tmp_path: Path, pixels: Pixels, read: Callable[[Path], object]
 ) -> None:
     reasons = {
-        "text.png": "cannot be read as an image",
+        "text.png": "is not an image, or in a format that srcli does not read",
         "empty.jpg": "is empty",
-        "cut.jpg": "cannot be read as an image",
+        "cut.jpg": "ends early",
         "folder.png": "is a folder",
         "missing.png": "No such file",
         "frames.gif": "has 3 frames",
@@ -174,7 +175,7 @@ def test_no_incomplete_file_is_left(tmp_path: Path) -> None:
     with pytest.raises(SrcliError, match="Cannot write"):
         write_image(Image(too_wide), tmp_path / "wide.jpg")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(SrcliError, match=r"70000x1 pixels; \.jpg supports 65535 per side"):
+    with pytest.raises(SrcliError, match=r"70000x1 pixels; JPEG supports 65535 per side"):
         check_target(tmp_path / "wide.jpg", 70_000, 1)
 
 

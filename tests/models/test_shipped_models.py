@@ -10,7 +10,7 @@ from srcli.errors import ConfigError, SrcliError
 from srcli.inference.backend import load_model
 from srcli.io.read import read_srgb
 from srcli.models.checkpoint import load_generator
-from srcli.models.registry import QUALITIES, WEIGHTS, describe_model, select_models, shipped_models
+from srcli.models.registry import EFFORTS, WEIGHTS, describe_model, select_models, shipped_models
 from tests.conftest import EXAMPLES
 
 
@@ -49,13 +49,13 @@ def test_an_unknown_name_is_rejected_with_a_suggestion() -> None:
 
 
 def test_a_quality_selects_a_model_for_each_scale() -> None:
-    names = {quality: [model.name for model in select_models(quality=quality)] for quality in QUALITIES}
+    names = {effort: [model.name for model in select_models(effort=effort)] for effort in EFFORTS}
     assert names == {
         "fast": ["base-x2:int8", "base-x3:int8", "tiny-x4:int8"],
         "balanced": ["base-x2:int8", "base-x3:int8", "base-x4:int8"],
         "best": ["base-x2:int8+", "base-x3:int8+", "large-x4:int8+"],
     }
-    assert {model.kind for quality in QUALITIES for model in select_models(quality=quality)} == {"faithful"}
+    assert {model.kind for effort in EFFORTS for model in select_models(effort=effort)} == {"faithful"}
 
 
 def test_perceptual_interpolates_between_the_faithful_and_the_perceptual_model() -> None:
@@ -131,7 +131,7 @@ def test_combinations_without_a_model_are_rejected() -> None:
     with pytest.raises(ConfigError, match="no perceptual model for degraded photos"):
         select_models(photo=True, perceptual=0.5)
     with pytest.raises(ConfigError, match="only the values 0 and 1"):
-        select_models(quality="fast", perceptual=0.5)
+        select_models(effort="fast", perceptual=0.5)
 
 
 def test_the_package_stays_small() -> None:

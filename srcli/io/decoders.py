@@ -1,0 +1,204 @@
+"""Files that libvips cannot read, or reads with other colors or only in part. Pillow and its plugins decode them.
+
+Animated PNG, AVIF sequences, BMP, PNM, HEIC and JPEG XL, and TIFF in YCbCr and CIELAB.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import imagecodecs
+import numpy as np
+import pyvips
+from PIL import ImageCms
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Image import Image as PillowImage
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from srcli.errors import SrcliError
+from srcli.io.exif import fields_of_exif, read_directories
+from srcli.io.files import open_binary
+from srcli.io.jxl import size_of_jxl
+
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_KINDS: dict[bytes, type[ImageFile]] = {
+    b"\x89P": PngImageFile,
+    b"BM": BmpImageFile,
+    b"II": TiffImageFile,
+    b"MM": TiffImageFile,
+    **{b"P%d" % number: PpmImageFile for number in range(1, 7)},
+}
+"""By the first two bytes."""
+_BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
+_YCBCR, _CIELAB, _ICCLAB = 6, 8, 9
+_JPEG_IN_TIFF = 7  # libvips converts its YCbCr correctly
+
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """A file that another library decodes. read: a frame, counted from 1, with its color profile, EXIF and XMP."""
+
+    loader: str
+    width: int
+    height: int
+    frames: int
+    read: Callable[[int], pyvips.Image]
+    close: Callable[[], None] = lambda: None
+
+
+def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
+    """The file, if it is one for this module. None for others, and for damaged ones, which libvips reports.
+
+    Raises SrcliError if the library for its format is not installed.
+    """
+    with open_binary(source) as file:
+        start = file.read(64)
+    if start.startswith(_JXL):
+        return _open_jxl(source, name)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC and b"avif" not in start:
+        return _open_heic(source, name)
+    kind = AvifImageFile if start[4:12] == b"ftypavis" else _KINDS.get(start[:2])
+    if kind is None:
+        return None
+    if kind is TiffImageFile and not _is_misread_tiff(source, name):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file_ = kind(io.BytesIO(source) if isinstance(source, bytes) else source)
+            frames = int(getattr(file_, "n_frames", 1))
+    except Exception:  # Pillow raises errors of many types for damaged files
+        return None
+    if frames == 1 and kind in (PngImageFile, AvifImageFile):
+        file_.close()
+        return None
+    loader = {PngImageFile: "pngload", AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(
+        kind, "ppmload"
+    )
+    return DecodedFile(loader, file_.width, file_.height, frames, lambda frame: _read_frame(name, file_, frame), file_.close)
+
+
+def _is_misread_tiff(source: Path | bytes, name: str) -> bool:
+    """Whether libvips would return YCbCr or CIELAB values as RGB. Raises SrcliError if Pillow would, too."""
+    try:
+        with open_binary(source) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags, _ = read_directories(file)
+        photometric, compression = tags.get(_PHOTOMETRIC), tags.get(_COMPRESSION)
+        deep = max(cast("tuple[int, ...]", tags.get(_BITS, (8,)))) > 8
+    except Exception:  # Pillow raises errors of many types for damaged files
+        return False
+    if photometric == _ICCLAB:
+        raise SrcliError(f"{name} is in ICC CIELAB, which srcli does not read. Convert it to RGB first.")
+    return (photometric == _YCBCR and compression != _JPEG_IN_TIFF) or (photometric == _CIELAB and not deep)
+
+
+def _read_frame(name: str, file: ImageFile, frame: int) -> pyvips.Image:
+    """Raises SrcliError if it cannot be decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file.seek(frame - 1)
+            pixels = _deep_pnm(file) if isinstance(file, PpmImageFile) else None
+            pixels = _as_array(file) if pixels is None else pixels
+    except Exception as error:  # as above
+        raise SrcliError(f"Cannot read frame {frame} of {name} ({error}). Get the file again.") from None
+    return with_fields(pixels, icc=None if file.mode == "LAB" else file.info.get("icc_profile"))
+
+
+def _as_array(file: PillowImage) -> np.ndarray:
+    if file.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return np.asarray(ImageCms.profileToProfile(file, lab, srgb, outputMode="RGB"))
+    if file.mode.startswith("I"):  # 16-bit gray
+        return np.asarray(file).astype(np.uint16)
+    modes = {"1": "L", "P": "RGBA" if file.has_transparency_data else "RGB", "YCbCr": "RGB"}
+    known = ("L", "LA", "RGB", "RGBA")
+    return np.asarray(file if file.mode in known else file.convert(modes.get(file.mode, "RGBA")))
+
+
+def _deep_pnm(file: PpmImageFile) -> np.ndarray | None:
+    """The pixels of a binary PPM with more than 8 bits, which Pillow reduces to 8. None for others."""
+    args = file.tile[0].args if file.tile else None
+    most = args[-1] if isinstance(args, tuple) else None
+    if file.mode != "RGB" or not isinstance(most, int) or most < 256 or file.fp is None:
+        return None
+    file.fp.seek(file.tile[0].offset)
+    values = np.frombuffer(file.fp.read(file.width * file.height * 6), dtype=">u2").reshape(file.height, file.width, 3)
+    return np.rint(values * (65_535 / most)).astype(np.uint16)
+
+
+def _open_heic(source: Path | bytes, name: str) -> DecodedFile:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise SrcliError(f"{name} is a HEIC file. Install pillow-heif to read it: pip install pillow-heif.") from None
+    try:
+        file = pillow_heif.open_heif(
+            io.BytesIO(source) if isinstance(source, bytes) else source, convert_hdr_to_8bit=False, bgr_mode=False
+        )
+    except Exception as error:
+        raise SrcliError(f"{name} cannot be read as HEIC ({error}). Get the file again.") from None
+
+    def read(_: int) -> pyvips.Image:
+        try:
+            main = file[file.primary_index]
+            pixels = np.asarray(main)
+        except Exception as error:
+            raise SrcliError(f"Cannot read {name} ({error}). Get the file again.") from None
+        info: dict[str, Any] = main.info
+        exif = info.get("exif") or b""
+        exif = b"Exif\0\0" + exif.removeprefix(b"Exif\0\0") if exif else None
+        return with_fields(pixels, icc=info.get("icc_profile"), exif=exif, xmp=info.get("xmp"))
+
+    width, height = file.size
+    return DecodedFile("heicload", width, height, 1, read)  # other images in the file are versions of the main one
+
+
+def _open_jxl(source: Path | bytes, name: str) -> DecodedFile:
+    try:
+        import pillow_jxl
+    except ImportError:
+        raise SrcliError(f"{name} is a JPEG XL file. Install its plugin to read it: pip install pillow-jxl-plugin.") from None
+    with open_binary(source) as file:
+        data = file.read()
+    size = size_of_jxl(data)
+    if size is None:
+        raise SrcliError(f"{name} cannot be read as JPEG XL: its header is damaged. Get the file again.")
+
+    def read(_: int) -> pyvips.Image:
+        try:
+            _, _, _, icc, boxes = pillow_jxl.Decoder(num_threads=1)(data)
+            pixels = imagecodecs.jpegxl_decode(data)  # pillow_jxl reduces 16 bits to 8
+        except Exception as error:  # of types of their own
+            raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
+        found = {box.box_type: bytes(box.data) for box in boxes}
+        exif = found.get(b"Exif", b"")[4:]  # after an offset, which is 0
+        return with_fields(pixels, icc=icc, exif=b"Exif\0\0" + exif if exif else None, xmp=found.get(b"xml "))
+
+    return DecodedFile("jxlload", *size, 1, read)
+
+
+def with_fields(pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None = None, xmp: bytes | None = None) -> pyvips.Image:
+    """An image in memory, H x W or H x W x C, with its metadata."""
+    deep = pixels.dtype == np.uint16
+    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1)))
+    gray = image.bands < 3
+    image = image.copy(interpretation=("grey16" if deep else "b-w") if gray else "rgb16" if deep else "srgb")
+    for field, value in {"icc-profile-data": icc, "xmp-data": xmp}.items():
+        if value:
+            image.set_type(pyvips.GValue.blob_type, field, value)
+    for field, kind, value in fields_of_exif(exif) if exif else ():
+        image.set_type(kind, field, value)
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the decoders turn images upright
+    return image

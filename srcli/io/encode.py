@@ -1,0 +1,114 @@
+"""Encoding an image with its metadata into a file, by libvips or, for JPEG XL, by libjxl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pyvips
+
+from srcli.io import xmp
+from srcli.io.cicp import CICP, is_hdr
+from srcli.io.exif import add_exif_to_tiff, resized_exif
+from srcli.io.formats import AVIF, JPEG, JXL, PNG, TIFF, WEBP, Format, SaveOptions
+from srcli.io.heif_boxes import add_nclx
+from srcli.io.image import Metadata
+from srcli.io.jpeg_segments import add_segments
+from srcli.io.jxl import with_metadata
+from srcli.io.png_chunks import TEXTS, add_to_png, png_chunk, xmp_chunk
+
+_SAVE: dict[Format, dict[str, Any]] = {
+    PNG: {"compression": 6},
+    JPEG: {"Q": 95, "subsample_mode": "off"},
+    WEBP: {"Q": 95, "smart_subsample": True},
+    TIFF: {"compression": "deflate", "predictor": "horizontal"},
+    AVIF: {"Q": 90, "effort": 3, "compression": "av1", "subsample_mode": "off"},
+}
+_JXL_QUALITY = 95
+_CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that certainly fit into 32-bit offsets
+_DEFAULT_DPI = 72  # what programs assume for files without a resolution; libvips would write 25.4
+_IN_MEMORY = 2**24  # pixels that may be in memory at once
+_LARGE_EXIF = 65_000  # bytes of EXIF from which on libexif, which libvips uses, leaves out entries
+_DOTS = ("xres", "yres")
+_EXIF, _XMP, _GAIN_MAP = "exif-data", "xmp-data", "gainmap-data"
+
+
+def encode(image: pyvips.Image, path: Path, format_: Format, metadata: Metadata, options: SaveOptions) -> list[str]:
+    """Write an image in colors that the format holds, with metadata that it holds. Returns what is lost nevertheless."""
+    fields: dict[str, Any] = {name: value for name, _, value in metadata}
+    if _XMP in fields:
+        fields[_XMP] = xmp.resized(fields[_XMP], image.width, image.height)
+    if format_ is JXL:
+        return _encode_jxl(image, path, fields, options)
+    lost = []
+    large_exif = len(fields.get(_EXIF, b"")) > _LARGE_EXIF
+    own_exif = large_exif and format_ in (PNG, TIFF)
+    own_xmp = format_ is PNG or (format_ is JPEG and (_GAIN_MAP in fields or len(fields.get(_XMP, b"")) > _LARGE_EXIF))
+    if large_exif and not own_exif:
+        lost.append("the largest entries of EXIF (more than 64 KB)")
+
+    image = image.copy(**{axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in _DOTS})  # dots per mm
+    for name, kind, _ in metadata:
+        own = name in (TEXTS, CICP, *_DOTS) or (own_xmp and name == _XMP) or (own_exif and name.startswith("exif-"))
+        if not own:
+            image.set_type(kind, name, fields[name])
+    if _EXIF in fields and not own_exif:
+        image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
+    _save(image, path, format_, options, keep_exif=_EXIF in fields and not own_exif, gain_map=_GAIN_MAP in fields)
+
+    if format_ is PNG:
+        before = png_chunk(b"cICP", fields[CICP]) if CICP in fields else b""
+        if own_exif:
+            before += png_chunk(b"eXIf", resized_exif(fields[_EXIF], image.width, image.height))
+        before += xmp_chunk(fields[_XMP]) if _XMP in fields else b""
+        add_to_png(path, before=before, after=fields.get(TEXTS, b""))
+    elif format_ is JPEG and own_xmp and _XMP in fields:
+        add_segments(path, xmp.for_jpeg(fields[_XMP]))
+    elif format_ is TIFF and _EXIF in fields:
+        add_exif_to_tiff(path, fields[_EXIF])
+    elif format_ is AVIF and is_hdr(fields.get(CICP)):
+        add_nclx(path, *fields[CICP][:2])
+    return lost
+
+
+def _save(image: pyvips.Image, path: Path, format_: Format, options: SaveOptions, *, keep_exif: bool, gain_map: bool) -> None:
+    save = dict(_SAVE[format_])
+    if "Q" in save and options.output_quality is not None:
+        save["Q"] = options.output_quality
+    if options.lossless and format_ in (WEBP, AVIF):
+        save = {"lossless": True, "effort": save.get("effort", 4)}
+    if format_ is PNG and options.png_compression is not None:
+        save["compression"] = options.png_compression
+    deep = image.format == "ushort"
+    if format_ is AVIF:
+        save["bitdepth"] = (options.bit_depth or 12) if deep else 8
+    if format_ is JPEG:  # saves a few percent on disk, but needs the whole image in memory
+        save["optimize_coding"] = image.width * image.height <= _IN_MEMORY
+    if format_ is TIFF:
+        save["bigtiff"] = image.width * image.height * image.bands * (2 if deep else 1) > _CLASSIC_TIFF
+    if not keep_exif:
+        save["keep"] = "icc|xmp|iptc|other"  # otherwise libvips adds an EXIF block to JPEG
+    if gain_map:
+        image.uhdrsave(str(path), Q=save["Q"], **({} if keep_exif else {"keep": "icc|gainmap"}))
+        return
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # pyvips supports only names in UTF-8
+        with path.open("rb+") as file:
+            image.write_to_target(pyvips.Target.new_to_descriptor(file.fileno()), path.suffix, **save)
+    else:
+        image.write_to_file(str(path), **save)
+
+
+def _encode_jxl(image: pyvips.Image, path: Path, fields: dict[str, Any], options: SaveOptions) -> list[str]:
+    pixels = image.numpy()
+    how: dict[str, Any] = {"lossless": True} if options.lossless else {"level": options.output_quality or _JXL_QUALITY}
+    depth = options.bit_depth or pixels.dtype.itemsize * 8
+    if depth in (10, 12):
+        pixels = np.rint(pixels / 65_535 * (2**depth - 1)).astype(np.uint16)
+    data = bytes(imagecodecs.jpegxl_encode(pixels, usecontainer=True, bitspersample=depth, **how))
+    exif = resized_exif(fields[_EXIF], image.width, image.height) if _EXIF in fields else None
+    path.write_bytes(with_metadata(data, exif=exif, xmp=fields.get(_XMP)))
+    return []

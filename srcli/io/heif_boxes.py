@@ -1,0 +1,156 @@
+"""The color description (nclx) of AVIF and HEIC files, which libvips neither reports nor writes.
+
+The boxes are those of ISO/IEC 23008-12: `ipco` holds properties, `ipma` says which item has which, `pitm` names the main item.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from srcli.io.png_chunks import insert_bytes
+
+_MOST = 2**26  # bytes of a `meta` box, more than any real one
+
+
+def nclx_of(file: IO[bytes]) -> tuple[int, int] | None:
+    """Color primaries and transfer characteristics (ITU-T H.273) of the main item.
+
+    None if the file has no nclx description, or an ICC profile, which takes precedence, or is of another format.
+    """
+    file.seek(0)
+    if file.read(12)[4:8] != b"ftyp":
+        return None
+    try:
+        meta = _Meta(file)
+        colors = [meta.data[start : start + 11] for kind, start, _ in meta.main_properties() if kind == b"colr"]
+    except (struct.error, IndexError, KeyError):
+        return None  # a damaged file, which libvips reports
+    if any(color[:4] in (b"prof", b"rICC") for color in colors):
+        return None
+    return next((struct.unpack(">HH", color[4:8]) for color in colors if color[:4] == b"nclx"), None)
+
+
+def add_nclx(path: Path, primaries: int, transfer: int) -> None:
+    """Describe the color of an AVIF that libvips wrote without profile, whose matrix is that of BT.601 in full range."""
+    box = struct.pack(">I4s4sHHHB", 19, b"colr", b"nclx", primaries, transfer, 6, 0x80)
+    with path.open("r+b") as file:
+        meta = _Meta(file)
+        data = bytearray(meta.data)
+        count = len(list(meta.boxes(meta.start["ipco"], meta.end["ipco"])))
+        place, wide = meta.associations()[meta.main_item()][:2]
+        added = struct.pack(">H", count + 1) if wide else bytes([count + 1])
+        delta = len(box) + len(added)
+        for offset, size in meta.extents():
+            moved = int.from_bytes(data[offset : offset + size], "big") + delta
+            data[offset : offset + size] = moved.to_bytes(size, "big")
+        # from the end of the file to its beginning, so that earlier places stay right
+        data[place] += 1
+        inserts = [(place + 1, added, ("ipma", "iprp")), (meta.end["ipco"], box, ("ipco", "iprp"))]
+        for at, part, parents in sorted(inserts, key=lambda insert: -insert[0]):
+            data[at:at] = part
+            for parent in parents:
+                head = meta.start[parent] - 8
+                data[head : head + 4] = struct.pack(">I", struct.unpack(">I", data[head : head + 4])[0] + len(part))
+        head = meta.at - 8
+        file.seek(head)
+        size = struct.unpack(">I", file.read(4))[0] + delta
+        insert_bytes(file, meta.at, bytes(delta))
+        file.seek(head)
+        file.write(struct.pack(">I", size))
+        file.seek(meta.at)
+        file.write(data)
+
+
+class _Meta:
+    """The `meta` box. data: its content. start, end: where the content of the boxes in it starts and ends, by name."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.at = self._find(file)
+        file.seek(self.at - 8)
+        size = struct.unpack(">I", file.read(4))[0]
+        file.seek(self.at)
+        self.data = file.read(min(size - 8, _MOST))
+        self.start: dict[str, int] = {}
+        self.end: dict[str, int] = {}
+        self._index(4, len(self.data))
+
+    @staticmethod
+    def _find(file: IO[bytes]) -> int:
+        place = 0
+        while True:
+            file.seek(place)
+            size, kind = struct.unpack(">I4s", file.read(8))
+            if kind == b"meta":
+                return place + 8
+            place += size if size >= 8 else struct.unpack(">Q", file.read(8))[0]
+
+    def _index(self, start: int, end: int) -> None:
+        for kind, begin, stop in self.boxes(start, end):
+            name = kind.decode("latin-1")
+            self.start.setdefault(name, begin)
+            self.end.setdefault(name, stop)
+            if name == "iprp":
+                self._index(begin, stop)
+
+    def boxes(self, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+        """Name, start and end of the content of each box."""
+        while start + 8 <= end:
+            size, kind = struct.unpack(">I4s", self.data[start : start + 8])
+            if size < 8:
+                return
+            yield kind, start + 8, start + size
+            start += size
+
+    def main_item(self) -> int:
+        start = self.start["pitm"]
+        return int(self._number(start + 4, 2 if self.data[start] == 0 else 4))
+
+    def main_properties(self) -> list[tuple[bytes, int, int]]:
+        properties = list(self.boxes(self.start["ipco"], self.end["ipco"]))
+        place, wide, count = self.associations()[self.main_item()]
+        step = 2 if wide else 1
+        indices = [self._number(place + 1 + step * number, step) & (0x7FFF if wide else 0x7F) for number in range(count)]
+        return [properties[index - 1] for index in indices if 0 < index <= len(properties)]
+
+    def associations(self) -> dict[int, tuple[int, bool, int]]:
+        """By item: the place of its number of properties, whether their indices have 15 bits, and that number."""
+        start = self.start["ipma"]
+        version, wide = self.data[start], bool(self.data[start + 3] & 1)
+        place = start + 8
+        found = {}
+        for _ in range(self._number(start + 4, 4)):
+            size = 2 if version == 0 else 4
+            item = self._number(place, size)
+            count = self.data[place + size]
+            found[item] = place + size, wide, count
+            place += size + 1 + count * (2 if wide else 1)
+        return found
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Place and size of each number that is an offset in the file."""
+        start = self.start["iloc"]
+        version = self.data[start]
+        offset, length = self.data[start + 4] >> 4, self.data[start + 4] & 15
+        base, index = self.data[start + 5] >> 4, self.data[start + 5] & 15 if version else 0
+        wide = 4 if version == 2 else 2
+        place = start + 6 + wide
+        for _ in range(self._number(start + 6, wide)):
+            place += wide
+            method = self._number(place, 2) & 15 if version else 0
+            place += (2 if version else 0) + 2
+            if base and method == 0:
+                yield place, base
+            place += base
+            count = self._number(place, 2)
+            place += 2
+            for _ in range(count):
+                place += index
+                if not base and method == 0:
+                    yield place, offset
+                place += offset + length
+
+    def _number(self, place: int, size: int) -> int:
+        return int.from_bytes(self.data[place : place + size], "big")

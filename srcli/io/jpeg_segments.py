@@ -1,0 +1,101 @@
+"""Segments of JPEG files that libvips does not handle."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import IO
+
+from srcli.io.png_chunks import insert_bytes
+
+APP1, _APP2 = 0xE1, 0xE2
+SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+_SOS = 0xDA
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_MOST = 2**26  # bytes of all segments, more than any real file
+
+
+def read_segments(file: IO[bytes]) -> tuple[list[tuple[int, bytes]], int]:
+    """Marker and content of the segments before the pixels, and where the pixels start. Empty for other and damaged files."""
+    file.seek(0)
+    segments: list[tuple[int, bytes]] = []
+    if file.read(2) != SOI:
+        return [], 0
+    while file.tell() < _MOST and (byte := file.read(1)):
+        if byte != b"\xff":
+            return segments, 0
+        while byte == b"\xff":
+            byte = file.read(1)
+        marker = byte[0] if byte else 0
+        if marker in _WITHOUT_LENGTH:
+            continue
+        length = int.from_bytes(file.read(2), "big")
+        if length < 2:
+            return segments, 0
+        content = file.read(length - 2)
+        if marker == _SOS:
+            return segments, file.tell()
+        segments.append((marker, content))
+    return segments, 0
+
+
+def has_end(file: IO[bytes]) -> bool:
+    """Whether the end marker follows the pixels of a JPEG. True for other files."""
+    _, pixels = read_segments(file)
+    if not pixels:
+        return True
+    file.seek(pixels)
+    before = b""
+    while block := file.read(2**20):
+        if EOI in before + block:
+            return True
+        before = block[-1:]
+    return False
+
+
+def other_images(file: IO[bytes], segments: list[tuple[int, bytes]]) -> set[str]:
+    """What a JPEG has besides its main image, in words, as far as its segments and what follows it say so. No thumbnails."""
+    found: set[str] = set()
+    for marker, content in segments:
+        if marker == _APP2 and content.startswith(b"urn:iso:std:iso:ts:21496:-1\0"):
+            found.add("gain map")
+    more = sum(_further_images(content) for marker, content in segments if marker == _APP2 and content.startswith(b"MPF\0"))
+    if more and not found:
+        found.add(f"{more} further image{'' if more == 1 else 's'}")
+    _, pixels = read_segments(file)
+    if pixels:
+        file.seek(pixels)
+        rest = file.read()
+        if any(rest.find(video, rest.find(EOI)) > 0 for video in (b"ftypmp4", b"ftypisom", b"ftypqt  ", b"MotionPhoto_Data")):
+            found.add("video of a motion photo")
+    return found
+
+
+def add_segments(path: Path, contents: list[bytes]) -> None:
+    """Insert APP1 segments into a JPEG that libvips wrote, after its EXIF."""
+    with path.open("r+b") as file:
+        place = 2
+        file.seek(place)
+        while (head := file.read(4))[:2] in (b"\xff\xe0", b"\xff\xe1"):
+            place += 2 + struct.unpack(">H", head[2:])[0]
+            file.seek(place)
+        insert_bytes(file, place, b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in contents))
+
+
+def _further_images(content: bytes) -> int:
+    """How many images besides the first one, and other than thumbnails, a multi-picture segment names (CIPA DC-007)."""
+    body = content[4:]
+    order = "<" if body.startswith(b"II") else ">"
+    try:
+        start = struct.unpack(order + "L", body[4:8])[0]
+        count = struct.unpack(order + "H", body[start : start + 2])[0]
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, size, offset = struct.unpack(order + "HHLL", body[place : place + 12])
+            if tag == 0xB002:
+                kinds = [
+                    struct.unpack(order + "L", body[at : at + 4])[0] & 0xFFFFFF for at in range(offset + 16, offset + size, 16)
+                ]
+                return sum(kind >> 16 != 1 for kind in kinds)  # 1 is a large thumbnail
+    except struct.error:
+        pass
+    return 0

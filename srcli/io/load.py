@@ -1,0 +1,143 @@
+"""Opening image files lazily, after checks that take no decoding."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyvips
+
+import srcli.io.vips  # noqa: F401, sets up libvips
+from srcli.errors import SrcliError
+from srcli.io.decoders import open_decoded
+from srcli.io.files import open_binary
+from srcli.io.formats import EXTENSIONS, FORMATS
+
+_REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
+_MAX_PIXELS = 1_000_000_000
+_LARGE = 50_000_000
+_MAX_PIXELS_PER_BYTE = 200
+"""Photographs of best compression reach 20 to 50. Files with more are usually made to fill memory or disk."""
+_IMAGE_NAME = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
+
+
+def load_image(
+    source: Path | bytes, name: str, frame: int | None, max_pixels: int | None, fail_on: str
+) -> tuple[pyvips.Image, int]:
+    """The file as a lazy image in its stored orientation, and its number of frames. frame: the one to open.
+
+    fail_on: what libvips treats as a failure. Raises SrcliError for a frame that does not exist and for too many pixels, and
+    pyvips.Error for damage.
+    """
+    decoded = open_decoded(source, name)
+    if decoded:
+        try:
+            _check_frame(name, decoded.frames, frame)
+            _check_pixels(name, decoded.width, decoded.height, max_pixels, _file_size(source))
+            if frame is None and decoded.frames > 1:
+                return pyvips.Image.black(decoded.width, decoded.height), decoded.frames
+            image = decoded.read(frame or 1)
+        finally:
+            decoded.close()
+        image.set_type(pyvips.GValue.gstr_type, "vips-loader", decoded.loader)
+        return image, decoded.frames
+    image = load(source, fail_on=fail_on)
+    frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    _check_frame(name, frames, frame)
+    _check_pixels(name, image.width, image.height, max_pixels, _file_size(source))
+    page = {} if frame is None or frames == 1 else {"page": frame - 1}
+    # sequential access keeps little of the image in memory; rotated images are decoded first, to a file if they are large
+    access = "random" if orientation(image) in _REVERSED else "sequential"
+    return load(source, fail_on=fail_on, access=access, **page), frames
+
+
+def load(source: Path | bytes, **options: Any) -> pyvips.Image:
+    if options.get("fail_on") == "none" and _starts_with(source, b"\x89PNG"):
+        # libpng reads in blocks, and would lose the last one of a file that ends early
+        source = (source if isinstance(source, bytes) else source.read_bytes()) + bytes(2**16)
+    # Ultra HDR, too, is a JPEG; libvips' loader for it holds the image in memory and tolerates damage
+    vips, jpeg = pyvips.Image, is_jpeg(source)
+    if isinstance(source, bytes):
+        return vips.jpegload_buffer(source, **options) if jpeg else vips.new_from_buffer(source, "", **options)
+    try:
+        str(source).encode()
+    except UnicodeEncodeError:  # pyvips supports only names in UTF-8
+        with source.open("rb") as file:
+            opened = pyvips.Source.new_from_descriptor(file.fileno())
+            return vips.jpegload_source(opened, **options) if jpeg else vips.new_from_source(opened, "", **options)
+    load_file = vips.jpegload if jpeg else vips.new_from_file
+    return load_file(str(source), revalidate=True, **options)
+
+
+def check_readable(source: Path | bytes) -> None:
+    if isinstance(source, bytes):
+        if not source:
+            raise SrcliError("stdin is empty (0 bytes). Pipe an image into srcli.")
+        return
+    try:
+        if source.is_dir():
+            raise SrcliError(f"{source} is a folder, not an image.")
+        if source.exists() and not source.is_file():  # opening a pipe would block until someone writes to it
+            raise SrcliError(f"{source} is not a regular file. Pipe it into srcli, with - as the input.")
+        with source.open("rb") as file:
+            if not file.read(1):
+                raise SrcliError(f"{source} is empty (0 bytes). Get the image again from its source.")
+    except OSError as error:
+        raise SrcliError(f"Cannot read {source}: {error.strerror}.") from None
+
+
+def is_jpeg(source: Path | bytes) -> bool:
+    return _starts_with(source, b"\xff\xd8\xff")
+
+
+def _starts_with(source: Path | bytes, start: bytes) -> bool:
+    with open_binary(source) as file:
+        return file.read(len(start)) == start
+
+
+def _file_size(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _check_pixels(name: str, width: int, height: int, most: int | None, size: int) -> None:
+    """Reject files that are made to fill memory or disk. most: the limit, or None for one that depends on the file's size."""
+    pixels = width * height
+    if pixels > (most or _MAX_PIXELS):
+        raise SrcliError(
+            f"{name} has {width}x{height} = {pixels} pixels, more than the limit of {most or _MAX_PIXELS}. "
+            "If that is right, raise `max_pixels`."
+        )
+    if most is None and pixels > _LARGE and pixels > _MAX_PIXELS_PER_BYTE * size:
+        raise SrcliError(
+            f"{name} has {width}x{height} = {pixels} pixels in only {size} bytes, so it is probably not a real image. "
+            f"If it is, use `max_pixels={pixels}`."
+        )
+
+
+def _check_frame(name: str, frames: int, frame: int | None) -> None:
+    if frame is not None and not 1 <= frame <= frames:
+        raise SrcliError(f"{name} has {frames} frame{'s' if frames > 1 else ''}, so there is no frame {frame}.")
+
+
+def orientation(image: pyvips.Image) -> int:
+    return int(image.get("orientation")) if image.get_typeof("orientation") else 1
+
+
+def unreadable(name: str, error: pyvips.Error) -> SrcliError:
+    if "known file format" in str(error.detail) or "known format" in str(error.detail):
+        known = ", ".join(format_.name for format_ in FORMATS)
+        return SrcliError(f"{name} is not an image, or in a format that srcli does not read. It reads {known}.")
+    return SrcliError(
+        f"{name} cannot be read as an image ({reason(error, name)}). Get it again, or save it again in another program."
+    )
+
+
+def reason(error: pyvips.Error, name: str) -> str:
+    """The last line of libvips' error message about the file of that name.
+
+    libvips collects the messages of all threads in one place, so lines that name another image are left out.
+    """
+    lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
+    own = [line for line in lines if name in line or not _IMAGE_NAME.search(line)]
+    return own[-1] if own else "unknown format"
