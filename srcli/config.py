@@ -102,8 +102,8 @@ MAX_SIZE = 1024
 
 def _check_sizes(generator: GeneratorConfig, *, scales: tuple[int, ...]) -> None:
     if generator.scale not in scales:
-        names = ", ".join(str(scale) for scale in scales)
-        raise ConfigError(f"{generator.architecture} does not support scale {generator.scale}; choose one of {names}.")
+        known = ", ".join(map(str, scales))
+        raise ConfigError(f"{generator.architecture} does not support scale {generator.scale}; choose one of {known}.")
     for name in ("channels", "blocks"):
         _check_between(1, MAX_SIZE, name, getattr(generator, name))
 
@@ -170,8 +170,7 @@ VGG_CROP_OFFSETS = 8
 
 
 def _setting(default: Any, help: str) -> Any:
-    """A field with a default and a help text, which `srcli train --help` prints."""
-    return field(default=default, metadata={"help": help})
+    return field(default=default, metadata={"help": help})  # printed by `srcli train --help`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,8 +389,7 @@ def read_yaml(path: Path) -> TrainConfig:
     except OSError as error:
         raise SrcliError(f"Cannot read {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not YAML: {reason}.") from None
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
     return from_mapping(TrainConfig, {} if mapping is None else mapping, str(path))
 
 

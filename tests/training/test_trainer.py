@@ -274,7 +274,7 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ("patch: 50", "not a multiple of the scale 4; use 48 or 52"),
         ("batch: 16\naccumulate: 3", "into 3 equal parts"),
         ("schedule: multistep", "needs milestones"),
-        ("milestones: [100]", "apply to the multistep schedule"),
+        ("milestones: [100]", "Milestones need `schedule=multistep`"),
         ("milestones: 100", "should be a list of integers"),
         ("max_time: soon", "as in 45s, 90m, 8h or 2d"),
         ("compile: 1", "should be true or false"),
