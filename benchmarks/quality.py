@@ -39,7 +39,7 @@ from srcli.io.discover import find_images
 from srcli.io.image import Image
 from srcli.io.read import read_srgb
 from srcli.io.write import write_image
-from srcli.models.checkpoint import load_feature_loss
+from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import INT8, SELF_ENSEMBLE, SPEED, describe_model, shipped_models
 
 SETS = ("Set5", "Set14", "BSD100")
@@ -85,7 +85,7 @@ def score(pairs: Pairs, scale: int, metrics: list[Metric]) -> dict[str, float]:
 
 
 def feature_metric() -> Metric:
-    loss = load_feature_loss(dict.fromkeys(LAYERS, 1.0))
+    loss = FeatureLoss(dict.fromkeys(LAYERS, 1.0))
 
     def metric(sr: Tensor, hr: Tensor) -> dict[str, float]:
         ours, theirs = loss.features(sr, hr)

@@ -38,14 +38,14 @@ from srcli.core.losses import WeightedLoss
 from srcli.core.networks import build_generator
 from srcli.core.vgg import VGG16Features
 from srcli.io.discover import find_images
-from srcli.models.checkpoint import load_feature_loss
+from srcli.models.perceptual import FeatureLoss
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
 from srcli.training.trainer import Trainer, crop_size
 
 
 def make_loss(config: TrainConfig) -> WeightedLoss:
     loss = config.loss
-    feature = load_feature_loss(loss.layers, config.vgg, loss.distance) if loss.feature else None
+    feature = FeatureLoss(loss.layers, loss.distance, config.vgg) if loss.feature else None
     return WeightedLoss(loss, feature, config.generator.scale)
 
 
@@ -187,9 +187,16 @@ def shares(trainer: Trainer, photos: PhotoDataset, rounds: int) -> None:
     print(f"  {'optimizer, average and the rest':<32} {rest:6.1%}")
 
 
+def _conv(vgg: VGG16Features, name: str) -> nn.Conv2d:
+    weight, bias = getattr(vgg, f"{name}_weight"), getattr(vgg, f"{name}_bias")
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
+    conv.weight, conv.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
+    return conv
+
+
 def usual_feature_loss(vgg: VGG16Features, sr: Tensor, hr: Tensor) -> Tensor:
     kinds: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "pool": lambda: nn.MaxPool2d(2)}
-    layers = nn.Sequential(*(kinds[name[:4]]() if name[:4] in kinds else vgg.convs[name] for name in vgg.plan))
+    layers = nn.Sequential(*(kinds[name[:4]]() if name[:4] in kinds else _conv(vgg, name) for name in vgg.plan))
 
     def features(image: Tensor) -> Tensor:
         activations: Tensor = layers((image - vgg.mean) / vgg.std)
@@ -213,7 +220,7 @@ def kept(work: Callable[[], object]) -> int:
 
 
 def feature_loss(config: TrainConfig, device: torch.device, rounds: int) -> None:
-    ours, usual = (load_feature_loss({"relu4_3": 1.0}).to(device) for _ in range(2))
+    ours, usual = (FeatureLoss({"relu4_3": 1.0}).to(device) for _ in range(2))
     ours.to(memory_format=torch.channels_last)
     hr = torch.rand(config.batch, 3, config.patch, config.patch, device=device)
     sr, true = torch.rand_like(hr).requires_grad_(), hr.clone().requires_grad_()

@@ -2,7 +2,7 @@
 
     python examples/bicubic.py INPUT OUTPUT [SCALE]
 
-Any callable that maps lr to sr can be a backend: srcli.upscale takes care of tiles, bit depth, alpha and metadata.
+Any callable that maps lr to sr can be a backend: srcli.Upscaler takes care of tiles, bit depth, alpha and metadata.
 """
 
 import sys
@@ -35,4 +35,5 @@ class Bicubic:
 if __name__ == "__main__":
     source, target, scale = (*sys.argv[1:], "4")[:3]
     image = srcli.read_image(source)
-    srcli.write_image(srcli.upscale(Bicubic(int(scale)), image), target, overwrite=True)
+    upscaler = srcli.Upscaler(Bicubic(int(scale)), "bicubic")
+    srcli.write_image(upscaler(image), target, overwrite=True)

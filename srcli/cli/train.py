@@ -139,13 +139,8 @@ def train(
     from srcli.training.run_dir import RunDirectory
 
     command = shlex.join(["srcli", *sys.argv[1:]])
-    directory, progress = RunDirectory(Path(config.output)), TerminalProgress()
-    state = None if overwrite else directory.unfinished(config)
-    if state:
-        progress.message(f"{directory.folder} contains this run up to step {state['steps']}; continuing it.")
-        _train(TrainingRun.resume(directory, config, state, progress=progress))
-    else:
-        _train(TrainingRun.begin(directory, config, command, overwrite=overwrite, progress=progress))
+    directory = RunDirectory(Path(config.output))
+    _train(TrainingRun.begin_or_continue(directory, config, command, overwrite=overwrite, progress=TerminalProgress()))
 
 
 def config_from(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:

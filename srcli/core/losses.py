@@ -99,6 +99,10 @@ class VGGLoss(nn.Module):
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         return self.of_features(*self.features(sr, hr))
 
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{layer}={weight:g}" for layer, weight in self.layers.items())
+        return f"{type(self).__name__}({layers})"
+
 
 class FeatureLoss(VGGLoss):
     """Mean squared distance of VGG16 features, summed over layers with weights (Johnson et al. 2016, sec. 3.2).

@@ -45,32 +45,29 @@ class VGG16Features(nn.Module):
     """The activations of VGG16 after given layers.
 
     Input: N x 3 x H x W, RGB in [0, 1]. Output: {layer: N x C x H/2^p x W/2^p} from input to output, where p is the number of
-    poolings before the layer. Layers after the deepest one are not computed. The network is frozen. `relu4_3` is the end of
-    torchvision's `features[:23]`.
+    poolings before the layer. Layers after the deepest one are not computed. The network is frozen, and its weights are not
+    part of the `state_dict`. `relu4_3` is the end of torchvision's `features[:23]`.
     """
 
     def __init__(self, layers: Iterable[str], weights: VGGWeights) -> None:
         super().__init__()
         self.layers = tuple(layer for layer in VGG_LAYERS if layer in set(layers))
         self.plan = tuple(LAYERS)[: LAYERS[self.layers[-1]].index + 1]
-        self.convs = nn.ModuleDict()
         inside = 3
         for name in self.plan:
             if name.startswith("conv"):
                 outside = LAYERS[name].channels
-                conv = nn.Conv2d(inside, outside, 3, padding=1, device="meta")  # draws no random numbers
-                for part in ("weight", "bias"):
+                for part, shape in (("weight", (outside, inside, 3, 3)), ("bias", (outside,))):
                     key = f"features.{LAYERS[name].index}.{part}"
                     tensor = weights.tensors.get(key)
-                    if tensor is None or tensor.shape != getattr(conv, part).shape:
+                    if tensor is None or tensor.shape != shape:
                         raise SrcliError(f"{weights.name} is not a VGG16: {key} is missing or has another shape.")
-                    setattr(conv, part, nn.Parameter(tensor.float().clone(), requires_grad=False))
-                self.convs[name] = conv
+                    # a buffer, as it is never trained, and not persistent, so that checkpoints do not contain it
+                    self.register_buffer(f"{name}_{part}", tensor.float().clone(), persistent=False)
                 inside = outside
         self.feature_scales = {layer: weights.feature_scales.get(layer, 1.0) for layer in self.layers}
         self.register_buffer("mean", torch.tensor(weights.normalization.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(weights.normalization.std).view(3, 1, 1), persistent=False)
-        self.requires_grad_(False)
 
     mean: Tensor
     std: Tensor
@@ -79,6 +76,9 @@ class VGG16Features(nn.Module):
     def smallest_side(self) -> int:
         """The shortest side of an image in pixels: each pooling before the deepest layer halves it."""
         return LAYERS[self.layers[-1]].stride
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.layers)})"
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         if min(image.shape[-2:]) < self.smallest_side:
@@ -90,7 +90,7 @@ class VGG16Features(nn.Module):
         x = (image - self.mean) / self.std
         for name in self.plan:
             if name.startswith("conv"):
-                x = self.convs[name](x)
+                x = F.conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1)
             elif name.startswith("relu"):
                 # in place, unless the output of the convolution was requested, too
                 x = F.relu(x, inplace="conv" + name[4:] not in features)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +22,12 @@ from srcli.core.metrics import WINDOW, luma, ssim_map
 from srcli.core.vgg import VGG16Features
 from srcli.core.vgg_layers import LAYERS
 from srcli.errors import SrcliError
-from srcli.evaluation.images import WHITE, ComparisonImage, cropped, read_comparison_image, row_strips, size_of
+from srcli.evaluation.images import WHITE, ComparisonImage, comparison_image, cropped, row_strips, size_of
 from srcli.io.tiles import Tile, tiles
 from srcli.models.checkpoint import load_vgg_weights
+
+if TYPE_CHECKING:
+    from srcli.inference.arrays import ImageLike
 
 DEFAULT_LOSS = LossConfig(pixel=1, feature=1)
 """The pixel loss and the feature loss at the end of VGG16's first 23 layers, summed."""
@@ -64,10 +67,14 @@ class Comparison:
     terms: dict[str, float] = field(default_factory=dict)
     maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        metrics = f"total {self.total:.5g}, PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}"
+        return f"<Comparison of {self.candidate} with {self.reference}: {metrics}>"
+
 
 def compare(
-    reference: str | Path,
-    candidate: str | Path,
+    reference: ImageLike,
+    candidate: ImageLike,
     *,
     loss: LossConfig = DEFAULT_LOSS,
     vgg: str = "oxford",
@@ -76,11 +83,12 @@ def compare(
     crop_border: int = 0,
     device: str = "auto",
 ) -> Comparison:
-    """Compare two image files in sRGB. Transparent areas are blended with `background`, RGB in [0, 1].
+    """Compare two images in sRGB: paths, PIL images, arrays or tensors (see `srcli.inference.arrays`).
 
-    Raises SrcliError if an image cannot be read, or if their sizes differ.
+    Transparent areas are blended with `background`, RGB in [0, 1].
+    Raises SrcliError if an image cannot be read, or if their sizes differ, and TypeError for anything that is not an image.
     """
-    truth, other = (read_comparison_image(Path(path)) for path in (reference, candidate))
+    truth, other = comparison_image(reference, "reference"), comparison_image(candidate, "candidate")
     return Comparer(loss, vgg, device).compare(truth, [other], background=background, maps=maps, crop_border=crop_border)[0]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +15,11 @@ from torch import Tensor
 
 from srcli.core.metrics import WINDOW
 from srcli.errors import SrcliError
-from srcli.io.read import read_exact_srgb
+from srcli.inference.arrays import as_images
+from srcli.io.read import as_srgb, read_exact_srgb
+
+if TYPE_CHECKING:
+    from srcli.inference.arrays import ImageLike
 
 STRIP_ROWS = 128
 """Rows that are processed at a time for pixel errors and SSIM."""
@@ -54,6 +60,19 @@ class ComparisonImage:
         if part.shape[2] == 3:
             return torch.ones(part.shape[:2])
         return torch.from_numpy(part[..., 3].astype(np.float32)) / np.iinfo(part.dtype).max
+
+
+def comparison_image(image: ImageLike, name: str) -> ComparisonImage:
+    """An image of any kind (see `srcli.inference.arrays`), converted to sRGB. name: of an image that is not a file.
+
+    Raises TypeError for a batch of images, and for anything else that is not an image.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_comparison_image(Path(image))
+    images, _ = as_images(image)
+    if len(images) > 1:
+        raise TypeError(f"{len(images)} images were given where one was expected. Compare them one by one.")
+    return ComparisonImage(name, as_srgb(images[0]))
 
 
 def read_comparison_image(path: Path, max_pixels: int | None = None) -> ComparisonImage:

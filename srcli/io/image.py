@@ -46,6 +46,9 @@ class Image:
     def height(self) -> int:
         return int(self.pixels.shape[0])
 
+    def __repr__(self) -> str:
+        return f"<Image {self.width}x{self.height}, {self.pixels.shape[2]} channels, {self.pixels.dtype}>"
+
     def with_pixels(self, pixels: np.ndarray) -> Image:
         """The same metadata with other pixels."""
         return replace(self, pixels=pixels)

@@ -231,6 +231,25 @@ def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = N
     pixels = file.read(file.height)
     if not deep and pixels.dtype == np.uint16:
         pixels = np.rint(pixels / 257).astype(np.uint8)
-    if file.channels < 3:
-        pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)
-    return pixels
+    return _as_rgb(pixels)
+
+
+def as_srgb(image: Image) -> np.ndarray:
+    """Like `read_exact_srgb`, for an image in memory."""
+    pixels = image.pixels
+    profile = next((value for name, _, value in image.metadata if name == PROFILE), None)
+    if profile:
+        deep, gray = pixels.dtype == np.uint16, pixels.shape[2] < 3
+        kind = ("grey16" if deep else "b-w") if gray else ("rgb16" if deep else "srgb")
+        described = pyvips.Image.new_from_array(pixels).copy(interpretation=kind)
+        described.set_type(pyvips.GValue.blob_type, PROFILE, profile)
+        if has_usable_profile(described):
+            pixels = to_srgb(described).numpy()
+            pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    return _as_rgb(pixels)
+
+
+def _as_rgb(pixels: np.ndarray) -> np.ndarray:
+    if pixels.shape[2] >= 3:
+        return pixels
+    return np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)

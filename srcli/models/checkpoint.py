@@ -14,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from srcli.config import Distance, GeneratorConfig, to_mapping
-from srcli.core.losses import FeatureLoss
+from srcli.config import GeneratorConfig, to_mapping
 from srcli.core.networks import Generator, build_generator
-from srcli.core.vgg import OXFORD_INPUT, TORCHVISION_INPUT, VGG16Features, VGGWeights
+from srcli.core.vgg import OXFORD_INPUT, TORCHVISION_INPUT, VGGWeights
 from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write
 from srcli.models.quantization import calibrate
@@ -91,11 +90,6 @@ def load_vgg_weights(source: str = "oxford") -> VGGWeights:
     first = tensors.get("features.0.bias")
     same = isinstance(first, Tensor) and first.shape == oxford.shape and torch.allclose(first.float(), oxford, atol=1e-3)
     return VGGWeights(str(path), tensors, OXFORD_INPUT if same else TORCHVISION_INPUT)
-
-
-def load_feature_loss(layers: Mapping[str, float], vgg: str = "oxford", distance: Distance = "squared") -> FeatureLoss:
-    """The feature loss at `layers`, by name with weights. vgg: see `load_vgg_weights`."""
-    return FeatureLoss(VGG16Features(layers, load_vgg_weights(vgg)), layers, distance)
 
 
 def read_torch(path: Path) -> dict[str, Any]:

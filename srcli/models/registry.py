@@ -49,6 +49,9 @@ TINY, BASE, LARGE = "tiny-x{}", "base-x{}", "large-x{}"
 PERCEPTUAL, PHOTO = BASE + "-perceptual", BASE + "-photo"
 """Names of the other kinds. The perceptual model was fine-tuned from the faithful one, so their weights can be interpolated."""
 
+RUN_MODELS = ("best.safetensors", "model.safetensors")
+"""What the folder of a training run stands for: the model with the lowest validation loss, else the last one."""
+
 RENAMED = {
     "compact-x2": "base-x2",
     "compact-x2-photo": "base-x2-photo",
@@ -279,6 +282,11 @@ def _find(model: str | Path) -> Path:
     path = Path(model)
     if path.is_file():
         return path
+    for name in RUN_MODELS:
+        if (path / name).is_file():
+            return path / name
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder without a model. Give the folder of a training run, or a model file.")
     if path.suffix or len(path.parts) > 1:
         raise ConfigError(
             f"There is no model file {path}. Check the path, or name a shipped model: {', '.join(shipped_models())}."

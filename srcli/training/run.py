@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srcli.config import TrainConfig, seconds, to_mapping
+from srcli.config import TrainConfig, from_mapping, read_yaml, seconds, to_mapping
 from srcli.core.device import pick_device
 from srcli.core.losses import WeightedLoss
 from srcli.errors import ConfigError, SrcliError, counted
-from srcli.models.checkpoint import load_feature_loss, load_generator, save_model
+from srcli.models.checkpoint import load_generator, save_model
+from srcli.models.perceptual import FeatureLoss
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
 from srcli.training.history import LOG_INTERVAL, History
 from srcli.training.plots import draw_curves, draw_sample_grid
 from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.run_dir import RunDirectory
-from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size, train
+from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size
+from srcli.training.trainer import train as train_steps
 from srcli.training.validation import Scores, Validation, smallest_side
 
 _LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
@@ -87,6 +89,23 @@ class TrainingRun:
         return run
 
     @classmethod
+    def begin_or_continue(
+        cls,
+        directory: RunDirectory,
+        config: TrainConfig,
+        command: str,
+        *,
+        overwrite: bool,
+        progress: TrainingProgress = NoProgress(),  # noqa: B008, has no state
+    ) -> TrainingRun:
+        """Continue an unfinished run with the same config, or else begin a new one."""
+        state = None if overwrite else directory.unfinished(config)
+        if state is None:
+            return cls.begin(directory, config, command, overwrite=overwrite, progress=progress)
+        progress.message(f"{directory.folder} contains this run up to step {state['steps']}; continuing it.")
+        return cls.resume(directory, config, state, progress=progress)
+
+    @classmethod
     def resume(
         cls,
         directory: RunDirectory,
@@ -112,7 +131,7 @@ class TrainingRun:
         self.progress.start(steps=self.config.steps, done=self.trainer.steps, images_per_step=images)
         try:
             with self._errors_explained():
-                ending = train(
+                ending = train_steps(
                     self.trainer,
                     prefetched(self._batch, self.trainer.steps),
                     on_step=self._on_step,
@@ -130,7 +149,7 @@ class TrainingRun:
 
     def _make_trainer(self, device: torch.device, state: dict[str, Any] | None) -> Trainer:
         config, loss = self.config, self.config.loss
-        feature = load_feature_loss(loss.layers, config.vgg, loss.distance) if loss.needs_vgg else None
+        feature = FeatureLoss(loss.layers, loss.distance, config.vgg) if loss.needs_vgg else None
         trainer = Trainer(config, WeightedLoss(loss, feature, config.generator.scale), device, self.world)
         if state is not None:
             trainer.restore(state)
@@ -254,6 +273,31 @@ class TrainingRun:
                 raise
             reason = str(error).splitlines()[0]
             raise SrcliError(f"torch.compile failed ({reason}). Install a C++ compiler, or leave out `compile`.") from None
+
+
+def train(
+    settings: TrainConfig | Mapping[str, Any] | str | Path,
+    *,
+    overwrite: bool = False,
+    progress: TrainingProgress = NoProgress(),  # noqa: B008, has no state
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train a generator, as `srcli train` does, and return its model file.
+
+    settings: a `TrainConfig`, a mapping with its keys, or a YAML file; `photos` and `output` must be set. An unfinished run
+    with the same settings is continued. overwrite: replace another run in the folder. progress: receives what happens.
+    interrupted: called after each step; if it returns true, training saves and stops.
+    Raises ConfigError for invalid settings, and SrcliError if anything else is wrong.
+    """
+    if isinstance(settings, str | Path):
+        settings = read_yaml(Path(settings))
+    config = settings if isinstance(settings, TrainConfig) else from_mapping(TrainConfig, settings, "settings")
+    if config.photos is None or config.output is None:
+        raise ConfigError("Give a folder of photographs and one for the run: set `photos` and `output`.")
+    directory = RunDirectory(Path(config.output))
+    run = TrainingRun.begin_or_continue(directory, config, "srcli.train", overwrite=overwrite, progress=progress)
+    run.train(interrupted=interrupted)
+    return directory.model
 
 
 def read_photos(config: TrainConfig, on_image: Callable[[], None] = lambda: None) -> tuple[PhotoDataset, PhotoDataset | None]:

@@ -26,7 +26,7 @@ from srcli.training.dataset import TrainBatch
 from srcli.training.trainer import Trainer
 from srcli.version import __version__
 
-_MADE_BY = re.compile(r"# srcli .*\n# srcli \d")
+_MADE_BY = re.compile(r"# srcli.*\n# srcli \d")
 """How the settings of a run begin, which `RunDirectory.create` wrote."""
 
 NOT_DECISIVE = ("cache", "device", "save_every", "keep", "max_time", "log")

@@ -7,7 +7,6 @@ import torch
 from srcli.config import LOSS_TERMS, LossConfig, parse_layers, parse_loss
 from srcli.core.losses import (
     CharbonnierLoss,
-    FeatureLoss,
     FrequencyLoss,
     GridLoss,
     L1Loss,
@@ -18,12 +17,13 @@ from srcli.core.losses import (
 )
 from srcli.core.vgg import VGG16Features
 from srcli.errors import ConfigError
-from srcli.models.checkpoint import load_feature_loss, load_vgg_weights
+from srcli.models.checkpoint import load_vgg_weights
+from srcli.models.perceptual import FeatureLoss
 
 
 @pytest.fixture(scope="module")
 def feature() -> FeatureLoss:
-    return load_feature_loss({"relu1_2": 0.5, "relu2_2": 2.0})
+    return FeatureLoss({"relu1_2": 0.5, "relu2_2": 2.0})
 
 
 def test_equal_images_have_no_loss(feature: FeatureLoss) -> None:
@@ -65,7 +65,7 @@ def test_the_absolute_distance_of_features() -> None:
     weights = load_vgg_weights()
     vgg = VGG16Features(["relu2_2"], weights)
     expected = (vgg(sr)["relu2_2"] - vgg(hr)["relu2_2"]).abs().mean() / weights.feature_scales["relu2_2"]
-    torch.testing.assert_close(FeatureLoss(vgg, {"relu2_2": 1.0}, "absolute")(sr, hr), expected)
+    torch.testing.assert_close(FeatureLoss("relu2_2", "absolute")(sr, hr), expected)
 
 
 @torch.inference_mode()

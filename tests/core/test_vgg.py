@@ -69,7 +69,7 @@ def test_a_layer_does_not_depend_on_the_other_layers_requested(weights: VGGWeigh
 def test_nothing_is_computed_after_the_deepest_layer(weights: VGGWeights) -> None:
     vgg = VGG16Features(["relu2_2", "relu1_2"], weights)
     assert vgg.layers == ("relu1_2", "relu2_2")
-    assert list(vgg.convs) == ["conv1_1", "conv1_2", "conv2_1", "conv2_2"]
+    assert [name for name in vgg.plan if name.startswith("conv")] == ["conv1_1", "conv1_2", "conv2_1", "conv2_2"]
 
 
 def test_the_network_is_frozen_and_lets_the_gradient_through(weights: VGGWeights) -> None:

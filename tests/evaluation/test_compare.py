@@ -28,7 +28,8 @@ from srcli.io.image import Image
 from srcli.io.read import read_image
 from srcli.io.tiles import tiles
 from srcli.io.write import write_image
-from srcli.models.checkpoint import load_feature_loss, load_vgg_weights
+from srcli.models.checkpoint import load_vgg_weights
+from srcli.models.perceptual import FeatureLoss
 from tests.conftest import EXAMPLES, CommandResult, dom_of, needs_browser
 
 Command = Callable[..., CommandResult]
@@ -96,7 +97,7 @@ def test_the_total_is_what_training_minimizes(pair: tuple[Path, Path], distance:
         pixel=2, l1=0.5, charbonnier=0.3, feature=0.1, tv=0.2, layers={"relu1_2": 3, "relu2_2": 1}, distance=distance
     )
     hr, sr = (torch.from_numpy(floats(path)).permute(2, 0, 1)[None].float() for path in pair)
-    trained = WeightedLoss(config, load_feature_loss(config.layers, distance=distance), scale=4)(sr, hr)
+    trained = WeightedLoss(config, FeatureLoss(config.layers, distance=distance), scale=4)(sr, hr)
     result = compare(*pair, loss=config)
     assert result.total == pytest.approx(trained.total.item(), rel=1e-5)
     assert result.terms == pytest.approx({name: trained.terms[name].item() for name in ("l1", "charbonnier", "tv")}, rel=1e-5)
@@ -326,7 +327,7 @@ def test_a_bad_image_in_a_folder_is_reported_and_the_others_are_compared(
     outcome = srcli("compare-loss", tmp_path / "true", tmp_path / "other", "--csv")
     assert outcome.exit_code == 1
     assert len(outcome.stdout.splitlines()) == 2
-    assert f"{tmp_path / 'other' / 'bad.png'} cannot be read" in outcome.stderr
+    assert f"{tmp_path / 'other' / 'bad.png'} is not an image" in outcome.stderr
 
 
 def test_a_pair_of_different_sizes_in_folders_is_named_and_the_others_are_compared(

@@ -13,7 +13,8 @@ from srcli.core.degradation import bicubic
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator
 from srcli.errors import ConfigError, SrcliError
-from srcli.models.checkpoint import load_feature_loss, load_generator, save_model
+from srcli.models.checkpoint import load_generator, save_model
+from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model, read_weights
 from srcli.training.dataset import PhotoDataset, TrainBatch
 from srcli.training.run_dir import RunDirectory
@@ -31,7 +32,7 @@ def tiny(**changes: object) -> TrainConfig:
 
 
 def start(config: TrainConfig) -> Trainer:
-    feature = load_feature_loss(config.loss.layers) if config.loss.feature else None
+    feature = FeatureLoss(config.loss.layers) if config.loss.feature else None
     return Trainer(config, WeightedLoss(config.loss, feature, config.generator.scale), CPU)
 
 
