@@ -117,8 +117,8 @@ def plan(
                 kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(MAX_KINDS))
                 more = ", ..." if len(counts) > MAX_KINDS else ""
                 on_note(
-                    f"Left out {counted(len(others), 'file')} in {given} without the name of an image ({kinds}{more}). "
-                    "An image among them is upscaled if it is given by its name."
+                    f"Left out {counted(len(others), 'file')} in {given} by extension: {kinds}{more}. "
+                    "An image among them is upscaled if it is named itself."
                 )
         except SrcliError as error:
             jobs.append(_failed(Path(given), str(error)))

@@ -75,7 +75,7 @@ def test_a_folder_counts_what_it_leaves_out(srcli: Command, model: Path, photo: 
     photo.rename(folder / "photo.png")
     outcome = srcli("upscale", folder, "-m", model)
     assert outcome.exit_code == 0
-    assert f"Left out 4 files in {folder} without the name of an image (2 .cr2, 1 " in outcome.stderr
+    assert f"Left out 4 files in {folder} by extension: 2 .cr2, 1 " in outcome.stderr
 
 
 def test_a_file_that_is_not_an_image_is_called_that(srcli: Command, model: Path, tmp_path: Path) -> None:
