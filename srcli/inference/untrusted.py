@@ -14,7 +14,7 @@ from pathlib import Path
 
 from srcli.errors import SrcliError
 
-SECONDS = 30
+SECONDS = 10
 MEMORY = 2 * 2**30
 """Bytes, plus eight times the size of the file, that loading may take."""
 
