@@ -118,7 +118,7 @@ def plan(
                 more = ", ..." if len(counts) > MAX_KINDS else ""
                 on_note(
                     f"Left out {counted(len(others), 'file')} in {given} by extension: {kinds}{more}. "
-                    "An image among them is upscaled if it is named itself."
+                    "Give the name of a file to upscale it anyway."
                 )
         except SrcliError as error:
             jobs.append(_failed(Path(given), str(error)))

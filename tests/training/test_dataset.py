@@ -59,7 +59,7 @@ def test_crops_are_augmented_in_every_way() -> None:
 
 def test_problems_with_photographs_are_found_first_and_reported_by_file(photos: Path) -> None:
     (photos / "broken.png").write_text("no image")
-    with pytest.raises(SrcliError, match=r"broken\.png cannot be read") as error:
+    with pytest.raises(SrcliError, match=r"broken\.png is not an image") as error:
         PhotoDataset.read(photos, smallest=90, strict=True)
     assert "one.png is 96x80 pixels; training needs at least 90x90" in str(error.value)
 

@@ -273,7 +273,7 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ("ema: 1", "below 1"),
         ("precision: fp8", "should be one of auto, fp32, bf16, fp16"),
         ("patch: 50", "not a multiple of the scale 4; use 48 or 52"),
-        ("batch: 16\naccumulate: 3", "into 3 equal parts"),
+        ("batch: 16\naccumulate: 3", "has no 3 equal parts"),
         ("schedule: multistep", "needs milestones"),
         ("milestones: [100]", "Milestones need `schedule=multistep`"),
         ("milestones: 100", "should be a list of integers"),
