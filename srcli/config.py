@@ -89,11 +89,7 @@ class JohnsonConfig:
 
 
 GeneratorConfig = CompactConfig | ResidualConfig | JohnsonConfig
-GENERATORS: dict[str, type[CompactConfig] | type[ResidualConfig] | type[JohnsonConfig]] = {
-    "compact": CompactConfig,
-    "residual": ResidualConfig,
-    "johnson": JohnsonConfig,
-}
+GENERATORS: dict[str, type[GeneratorConfig]] = {"compact": CompactConfig, "residual": ResidualConfig, "johnson": JohnsonConfig}
 
 
 MAX_SIZE = 1024
@@ -133,14 +129,17 @@ class LossConfig:
     tv: float = 0.0
     grid: float = 0.0
     frequency: float = 0.0
+    consistency: float = 0.0
+    peak: float = 0.0
+    adversarial: float = 0.0
     layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_3": 1.0})
     distance: Distance = "squared"
 
     def __post_init__(self) -> None:
         for name in LOSS_TERMS:
             _check_at_least(0, f"The weight of the {name} loss", getattr(self, name))
-        if not any(getattr(self, name) for name in LOSS_TERMS):
-            raise ConfigError("All weights of the loss are 0, so there is nothing to train; set one, as in pixel=1.")
+        if not any(getattr(self, name) for name in LOSS_TERMS if name != "adversarial"):
+            raise ConfigError("All weights of the loss are 0; set one, as in pixel=1. An adversarial loss needs another term.")
         if not self.layers:
             raise ConfigError("The feature loss has no layers; give at least one, as in relu4_3.")
         if self.distance not in get_args(Distance):
@@ -156,14 +155,12 @@ class LossConfig:
         return bool(self.feature or self.texture)
 
 
-LOSS_TERMS = ("pixel", "l1", "charbonnier", "feature", "texture", "tv", "grid", "frequency")
+LOSS_TERMS = tuple(part.name for part in fields(LossConfig) if part.type == "float")
 """The terms of a loss; `srcli.core.losses` defines them."""
 
-GRID_WINDOW = 8
-"""Side of the windows of the grid loss, in squares of scale x scale pixels."""
-
-TEXTURE_WINDOW = 32
-"""Side of the windows of the texture loss, in pixels."""
+GRID_WINDOW = 8  # side of the windows of the grid loss, in squares of scale x scale pixels
+PEAK_PERIODS = 16  # of a pixel shuffle that the peak loss needs to see, at least
+TEXTURE_WINDOW = 32  # side of the windows of the texture loss, in pixels
 
 VGG_CROP_OFFSETS = 8
 """Training crops images at random offsets below this many pixels before VGG16: its stride after three poolings, at relu4_3."""
@@ -203,6 +200,7 @@ class TrainConfig:
     patch: int = _setting(192, "Side of an HR crop in pixels; a multiple of the scale.")
     optimizer: Optimizer = _setting("muon", "muon (with Adam for biases), adam or adamw.")
     weight_decay: float = _setting(0.0, "Weight decay; 0.1 prevents dead channels in long runs with Muon.")
+    adversarial_lr: float = _setting(1e-4, "Peak learning rate of the discriminator of the adversarial loss.")
     lr: float = _setting(5e-3, "Peak learning rate; Adam needs a fifth of Muon's or less.")
     warmup: int = _setting(100, "Steps of linear warm-up to the peak learning rate.")
     schedule: Schedule = _setting(
@@ -239,12 +237,13 @@ class TrainConfig:
             raise ConfigError(f"Milestones need `schedule=multistep`, but the schedule is {self.schedule}.")
         if self.max_time is not None:
             seconds(self.max_time)
-        smallest = {"grid": (GRID_WINDOW + 4) * self.generator.scale, "texture": TEXTURE_WINDOW + VGG_CROP_OFFSETS}
+        scale = self.generator.scale
+        smallest = {"grid": (GRID_WINDOW + 4) * scale, "texture": TEXTURE_WINDOW + VGG_CROP_OFFSETS}
+        smallest |= {"peak": PEAK_PERIODS * scale, "adversarial": 32}
         for term, least in smallest.items():
             if getattr(self.loss, term) and self.patch < least:
                 raise ConfigError(f"A patch of {self.patch} pixels is too small for the {term} loss; use at least {least}.")
-        if self.patch % self.generator.scale:
-            scale = self.generator.scale
+        if self.patch % scale:
             near = f"{self.patch // scale * scale} or {(self.patch // scale + 1) * scale}"
             raise ConfigError(f"A patch of {self.patch} pixels is not a multiple of the scale {scale}; use {near}.")
 

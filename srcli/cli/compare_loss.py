@@ -31,6 +31,9 @@ TRAINING_ONLY = {
     "texture": "compares windows of a crop",
     "grid": "depends on the scale of a generator",
     "frequency": "covers a whole crop",
+    "consistency": "depends on the scale of a generator",
+    "peak": "depends on the scale of a generator",
+    "adversarial": "needs the discriminator of a training run",
 }
 """Loss terms that are not defined for whole images, and why."""
 

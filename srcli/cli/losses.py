@@ -14,6 +14,9 @@ _TERMS = """Terms of --loss, as in pixel=1,feature=0.1:
   tv           mean absolute difference of neighboring pixels of the result
   grid         mean squared local error of each position in a scale x scale square (training only)
   frequency    mean absolute difference of the Fourier transforms (training only)
+  consistency  mean absolute difference after downscaling by the scale (training only)
+  peak         spectral peaks at multiples of 1/scale cycles per pixel, where a pixel shuffle leaves a weave (training only)
+  adversarial  how a discriminator that is trained along rates the result (training only)
 
 Presets of --layers:"""
 

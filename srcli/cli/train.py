@@ -94,6 +94,7 @@ def train(
     optimizer: Annotated[str | None, _option("optimizer")] = None,
     weight_decay: Annotated[float | None, _option("weight_decay")] = None,
     lr: Annotated[float | None, _option("lr")] = None,
+    adversarial_lr: Annotated[float | None, _option("adversarial_lr")] = None,
     warmup: Annotated[int | None, _option("warmup")] = None,
     schedule: Annotated[str | None, _option("schedule")] = None,
     milestones: Annotated[str | None, _option("milestones", metavar="STEPS")] = None,

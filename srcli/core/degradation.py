@@ -65,13 +65,18 @@ def degraded_pair(
 
 
 def bicubic(hr: Tensor, scale: int) -> Tensor:
-    """Downscale with the antialiased bicubic kernel, a = -0.5, round to 256 levels and clamp to [0, 1].
+    """`downscale`, rounded to 256 levels and clamped to [0, 1]."""
+    return rounded(downscale(hr, scale))
+
+
+def downscale(hr: Tensor, scale: int) -> Tensor:
+    """Downscale with the antialiased bicubic kernel, a = -0.5. Differentiable.
 
     The kernel is the same as in Pillow's BICUBIC and MATLAB's imresize, which the standard benchmarks use.
     """
     height, width = hr.shape[-2:]
     lower = torch.cat([part @ hr[..., rows, :] for part, rows in _bands(height, scale, hr.device)], dim=-2)
-    return rounded(lower @ _downscaling(width, scale, hr.device).T)
+    return lower @ _downscaling(width, scale, hr.device).T
 
 
 @lru_cache(maxsize=64)

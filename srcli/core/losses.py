@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srcli.config import GRID_WINDOW, TEXTURE_WINDOW, Distance, LossConfig
+from srcli.core.degradation import downscale
+from srcli.core.metrics import luma
 from srcli.core.vgg import VGG16Features
 from srcli.core.vgg_layers import LAYERS
 
@@ -23,6 +25,10 @@ class Loss:
 
     total: Tensor
     terms: dict[str, Tensor]
+
+    def plus(self, name: str, weight: float, term: Tensor) -> Loss:
+        """With another term."""
+        return Loss(self.total + weight * term, self.terms | {name: term})
 
 
 class PixelLoss(nn.Module):
@@ -172,11 +178,65 @@ class FrequencyLoss(nn.Module):
         return torch.view_as_real(torch.fft.rfft2(sr - hr, norm="ortho")).abs().mean()
 
 
+class ConsistencyLoss(nn.Module):
+    """Mean absolute difference of sr and hr after both are downscaled by `scale`, so that sr agrees with the LR image."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        height, width = (side - side % self.scale for side in hr.shape[-2:])
+        return downscale((sr - hr)[..., :height, :width], self.scale).abs().mean()
+
+
+PEAK_BANDS = 4
+"""Parts of an image in which the peak loss looks for peaks separately."""
+
+PEAK_NEIGHBORS = (2, 3, 4, 5, 6)
+"""Distances, in steps of the discrete spectrum, of the frequencies that a peak is compared with."""
+
+PEAK_FLOOR = 1e-4
+"""Power that is added to both, so that flat areas have no peaks."""
+
+
+class PeakLoss(nn.Module):
+    """Penalizes spectral peaks at multiples of 1/scale cycles per pixel, where a pixel shuffle leaves a weave.
+
+    A deterministic network can only invent texture from the phase of its pixel shuffle, and a discriminator does not prevent
+    that. In luma, along rows and along columns, this compares the power at such a frequency with the power next to it, as the
+    difference of their logarithms, which is about 0 in photographs. Its mean over the batch is squared; in addition, the square
+    of every excess counts a tenth.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, sr: Tensor, _hr: Tensor) -> Tensor:
+        step = 2 * PEAK_BANDS * self.scale
+        height, width = (side - side % step for side in sr.shape[-2:])
+        lines = luma(sr.float())[:, 0, :height, :width]
+        parts: list[Tensor] = []
+        for image in (lines, lines.transpose(1, 2)):
+            length = image.shape[2]
+            differences = image - image.roll(1, dims=2)  # flattens the spectrum of photographs
+            power = torch.fft.rfft(differences, dim=2).abs().square().unflatten(1, (PEAK_BANDS, -1)).mean(dim=2)
+            for multiple in range(1, self.scale // 2 + 1):
+                peak = length * multiple // self.scale
+                places = [
+                    peak + sign * away for away in PEAK_NEIGHBORS for sign in (-1, 1) if peak + sign * away < power.shape[2]
+                ]
+                excess = (power[..., peak] + PEAK_FLOOR).log() - (power[..., places].mean(dim=2) + PEAK_FLOOR).log()
+                parts.append(excess.mean().square() + 0.1 * F.relu(excess).square().mean())
+        return torch.stack(parts).sum()
+
+
 class WeightedLoss(nn.Module):
-    """The weighted sum of the terms with a nonzero weight."""
+    """The weighted sum of the terms with a nonzero weight, except for the adversarial one, whose discriminator is trained."""
 
     def __init__(self, config: LossConfig, feature: FeatureLoss | None, scale: int) -> None:
-        """feature: required for the feature and the texture loss. scale: of the generator, for the grid loss."""
+        """feature: required for the feature and the texture loss. scale: of the generator, for terms that depend on it."""
         super().__init__()
         terms: dict[str, nn.Module | None] = {
             "pixel": PixelLoss(),
@@ -187,6 +247,8 @@ class WeightedLoss(nn.Module):
             "tv": TotalVariation(),
             "grid": GridLoss(scale),
             "frequency": FrequencyLoss(),
+            "consistency": ConsistencyLoss(scale),
+            "peak": PeakLoss(scale),
         }
         self.weights = {name: getattr(config, name) for name in terms if getattr(config, name)}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})  # type: ignore[misc]

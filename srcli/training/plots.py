@@ -16,7 +16,19 @@ from srcli.training.validation import Sample
 COLORS = dict(
     zip(
         LOSS_TERMS,
-        ("#1f5fa8", "#c2571a", "#2e8540", "#7b3fa0", "#8a6d00", "#b0305c", "#4a4a4a", "#1a8f8f"),
+        (
+            "#1f5fa8",
+            "#c2571a",
+            "#2e8540",
+            "#7b3fa0",
+            "#8a6d00",
+            "#b0305c",
+            "#4a4a4a",
+            "#1a8f8f",
+            "#d08bd0",
+            "#9acd32",
+            "#e0a030",
+        ),
         strict=True,
     )
 )

@@ -26,6 +26,7 @@ from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator, build_generator
 from srcli.errors import SrcliError, counted
+from srcli.training.adversary import Adversary
 from srcli.training.dataset import TrainBatch
 from srcli.training.distributed import DistributedContext, shutdown_distributed
 from srcli.training.optim import Muon
@@ -91,6 +92,10 @@ class Trainer:
         self.loss = loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.autocast = autocast_dtype(config.precision, device)
         self.optimizer = _optimizer(config, self.generator)
+        self.weights = self.loss.weights | ({"adversarial": config.loss.adversarial} if config.loss.adversarial else {})
+        self.adversary = (
+            Adversary(device, seed=config.seed, dtype=self.autocast, world=world) if config.loss.adversarial else None
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast == torch.float16)
         self.buffers: dict[tuple[int, ...], Tensor] = {}
         self.maker = ThreadPoolExecutor(1)
@@ -139,6 +144,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            **({"adversary": self.adversary.state()} if self.adversary else {}),
             **{key: getattr(self, name) for name, key in _COUNTERS.items()},
         }
 
@@ -147,6 +153,8 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.adversary:
+            self.adversary.restore(state["adversary"])
         for name, key in _COUNTERS.items():
             setattr(self, name, state[key])
 
@@ -166,7 +174,7 @@ class Trainer:
             group["lr"] = lr_now
         self.optimizer.zero_grad(set_to_none=True)
         lr, hr = self._pair_of(batch)
-        values = torch.zeros(1 + len(self.loss.weights), device=self.device)
+        values = torch.zeros(1 + len(self.weights), device=self.device)
         for number in range(config.accumulate):
             part = slice(number, None, config.accumulate)
             last = number == config.accumulate - 1
@@ -174,8 +182,12 @@ class Trainer:
                 with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
                     sr = self.model(lr[part])
                     loss = self.loss(*self._random_vgg_crop(sr.float(), hr[part]))
+                    if self.adversary:
+                        loss = loss.plus("adversarial", config.loss.adversarial, self.adversary.loss(sr.float(), hr[part]))
                 self.scaler.scale(loss.total / config.accumulate).backward()
             values += torch.stack([loss.total, *loss.terms.values()]).detach() / config.accumulate
+            if self.adversary:
+                self.adversary.learn(sr.float(), hr[part], share=1 / config.accumulate)
         if following is not None:  # not earlier, as the next images overwrite these
             self.ahead = self._begin_pair(following, self.steps + 1)
         self.scaler.unscale_(self.optimizer)
@@ -188,14 +200,18 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self._average()
+            if self.adversary:
+                self.adversary.update(config.adversarial_lr * lr_now / config.lr)
             self.consecutive_skips = 0
         else:
             self.skipped += 1
             self.consecutive_skips += 1
+            if self.adversary:
+                self.adversary.discard()
             if self.scaler.is_enabled():
                 self.scaler.update(self.scaler.get_scale() / 2)
-        raw = dict(zip(self.loss.weights, terms, strict=True))
-        weighted = {name: self.loss.weights[name] * term for name, term in raw.items()}
+        raw = dict(zip(self.weights, terms, strict=True))
+        weighted = {name: self.weights[name] * term for name, term in raw.items()}
         return Step(self.steps, total, raw, weighted, lr_now, skipped=not finite)
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
