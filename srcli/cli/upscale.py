@@ -92,7 +92,7 @@ def upscale(
     ] = False,
     image_format: Annotated[
         str | None,
-        typer.Option("--format", metavar="EXT", help="png, jpg, webp, tif, avif or jxl. [default: the input's]"),
+        typer.Option("--format", metavar="EXT", help="png, jpg, webp, tif, avif, jxl or gif. [default: the input's]"),
     ] = None,
     output_quality: Annotated[
         int | None,
@@ -154,7 +154,8 @@ def upscale(
         ),
     ] = None,
     frame: Annotated[
-        int | None, typer.Option("--frame", metavar="K", help="Frame of an animation or page of a file, from 1.")
+        int | None,
+        typer.Option("--frame", metavar="K", help="One frame of an animation or page of a file, from 1. [default: all]"),
     ] = None,
     background: Annotated[
         str, typer.Option("--background", metavar="COLOR", help="Replaces transparency in JPEG: white, black, gray or #rrggbb.")
@@ -175,8 +176,8 @@ def upscale(
 ) -> None:
     """Upscale images. Prints the path of each result.
 
-    Writes PNG, JPEG, WebP, TIFF, AVIF and JPEG XL, and also reads GIF, BMP, PNM and HEIC. Preserves 16 bits, gray,
-    transparency, color profile and metadata, and says what a format cannot hold.
+    Writes PNG, JPEG, WebP, TIFF, AVIF, JPEG XL and GIF, and also reads BMP, PNM and HEIC. Preserves animations, 16 bits,
+    gray, transparency, color profile and metadata, and says what a format cannot hold.
     """
     if naturalness is not None:
         report("--naturalness is now called --perceptual; the old name will be removed in the next version.")

@@ -23,11 +23,13 @@ from srcli.inference.plan import STDIO, Job, Size, model_chain
 from srcli.inference.previews import Preview, PreviewPair
 from srcli.inference.tiling import TilePlanner
 from srcli.inference.upscale import upscale_rows
+from srcli.io.animation import FrameRows, TallRows
 from srcli.io.atomic import exists, remove_stale_temp_files
 from srcli.io.files import copy_dates
 from srcli.io.formats import SaveOptions, extension_of_loader
+from srcli.io.image import RowReader
 from srcli.io.read import ImageReader, is_complete, open_image
-from srcli.io.write import check_target, write_rows
+from srcli.io.write import check_target, resampled_rows, write_rows
 
 if TYPE_CHECKING:
     from srcli.inference.backend import Model
@@ -181,12 +183,14 @@ class BatchUpscaler:
             srgb=options.strip_metadata,
             find_damage=True,
             allow_truncated=options.allow_truncated,
+            all_frames=True,
         )
-        lr = image.width, image.height
+        lr = image.width, image.frame_height
+        frames = image.animation.frames if image.animation else 1
         sr = options.size.of(*lr)
         chain = self._chain(job, lr, sr)
         result = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
-        check_target(_named(job, image, options.extension), *sr, options.save)
+        check_target(_named(job, image, options.extension), *sr, options.save, image.animation)
         notes: list[str] = []
         overwrite = options.overwrite or (options.in_place and _same_file(job.source, job.target))
         if job.target != STDIO and exists(job.target) and not overwrite:
@@ -194,9 +198,9 @@ class BatchUpscaler:
                 raise SrcliError(
                     f"{job.target} already exists, so {job.source} was not upscaled. Use `overwrite` to replace it."
                 )
-            complete = is_complete(job.target, *sr)
+            complete = is_complete(job.target, *sr, frames=frames)
             if complete:
-                preview = self._preview(job, source, sr)
+                preview = self._preview(job, source, sr, image)
                 return replace(result, skipped=True, previews=preview.with_result(job.target) if preview else ())
             what = "with another size" if complete is None else "but is not a complete image"
             raise SrcliError(
@@ -207,28 +211,35 @@ class BatchUpscaler:
             return replace(result, notes=tuple(notes))
         backends = [self._backend(model) for model in chain]
         pixels = [lr[0] * lr[1] * prod(model.scale for model in chain[:number]) ** 2 for number in range(len(chain))]
-        preview = self._preview(job, source, sr)
+        preview = self._preview(job, source, sr, image)
         previews: list[PreviewPair] = []
-        self.callbacks.on_start(job, sum(pixels))
+        self.callbacks.on_start(job, sum(pixels) * frames)
         large = pixels[-1] * chain[-1].scale ** 2 * image.channels * image.dtype.itemsize > LARGE
         if large:
             release_freed_memory()
         with self._large if large else nullcontext():
-            rows = upscale_rows(
-                backends,
-                image,
-                profile=image.profile,
-                tiling=options.tiling,
-                dtype=options.save.dtype(image.dtype),
-                on_pixels=lambda count: self._on_pixels(job, count),
-            )
+
+            def upscaled() -> RowReader:
+                """The rows of the image, or of its next frame."""
+                return upscale_rows(
+                    backends,
+                    FrameRows(image, image.frame_height) if image.animation else image,
+                    profile=image.profile,
+                    tiling=options.tiling,
+                    dtype=options.save.dtype(image.dtype),
+                    on_pixels=lambda count: self._on_pixels(job, count),
+                )
+
+            # each frame is resampled for itself
+            rows = TallRows(lambda: resampled_rows(upscaled(), *sr), frames) if image.animation else upscaled()
 
             def write(target: Path) -> list[str]:
                 lost = write_rows(
                     rows,
                     target,
                     metadata=image.metadata,
-                    size=sr,
+                    size=None if image.animation else sr,
+                    animation=image.animation,
                     overwrite=overwrite,
                     background=options.background,
                     options=options.save,
@@ -252,8 +263,11 @@ class BatchUpscaler:
             raise _Cancelled
         self.callbacks.on_pixels(job, count)
 
-    def _preview(self, job: Job, source: Path | bytes, sr: tuple[int, int]) -> Preview | None:
-        return Preview(source, sr, frame=self.options.frame) if job in self._with_previews else None
+    def _preview(self, job: Job, source: Path | bytes, sr: tuple[int, int], image: ImageReader) -> Preview | None:
+        """Of the image, or of the first frame of an animation."""
+        if job not in self._with_previews:
+            return None
+        return Preview(source, sr, frame=1 if image.animation else self.options.frame, animated=image.animation is not None)
 
     def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Model]:
         factor = max(sr[0] / lr[0], sr[1] / lr[1])

@@ -49,18 +49,21 @@ class PreviewPair:
 class Preview:
     """Previews of an image, made before it is upscaled, as the result may replace it.
 
-    size: width and height of the result. The image is decoded once per region, so that it need not fit into memory.
+    size: width and height of the result. animated: whether the result is an animation, of which the first frame is shown. The
+    image is decoded once per region, so that it need not fit into memory.
     Raises SrcliError as `open_image` does.
     """
 
-    def __init__(self, source: Path | bytes, size: tuple[int, int], *, frame: int | None = None) -> None:
-        self._size = size
+    def __init__(
+        self, source: Path | bytes, size: tuple[int, int], *, frame: int | None = None, animated: bool = False
+    ) -> None:
+        self._size, self._result_frame = size, 1 if animated else None
         self._regions = _regions(source, size, frame)
         self._bicubic = [_encoded(_rendered(source, size, region, frame)) for region in self._regions]
 
     def with_result(self, result: Path) -> tuple[PreviewPair, ...]:
         """Pairs with the regions of the result: the whole, then details if the whole is shown downscaled."""
-        seen = [_encoded(_rendered(result, self._size, region, None)) for region in self._regions]
+        seen = [_encoded(_rendered(result, self._size, region, self._result_frame)) for region in self._regions]
         return tuple(PreviewPair(*view) for view in zip(self._regions, self._bicubic, seen, strict=True))
 
 

@@ -38,7 +38,7 @@ def with_end(source: Path | bytes, name: str, max_pixels: int | None) -> bytes |
         file.seek(0)
         whole = file.read() + EOI
     try:
-        load_image(whole, name, None, max_pixels, "warning")[0].avg()
+        load_image(whole, name, None, max_pixels, "warning").image.avg()
     except pyvips.Error:
         return None
     return whole

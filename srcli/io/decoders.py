@@ -25,6 +25,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srcli.errors import SrcliError
+from srcli.io.animation import DEFAULT_DELAY, Animation, animation_of_png
 from srcli.io.exif import fields_of_exif, read_directories
 from srcli.io.files import open_binary
 from srcli.io.jxl import size_of_jxl
@@ -46,13 +47,17 @@ _JPEG_IN_TIFF = 7  # libvips converts its YCbCr correctly
 
 @dataclass(frozen=True)
 class DecodedFile:
-    """A file that another library decodes. read: a frame, counted from 1, with its color profile, EXIF and XMP."""
+    """A file that another library decodes. read: a frame, counted from 1, with its color profile, EXIF and XMP.
+
+    animation: its timing, for files with several frames.
+    """
 
     loader: str
     width: int
     height: int
     frames: int
     read: Callable[[int], pyvips.Image]
+    animation: Callable[[], Animation] | None = None
     close: Callable[[], None] = lambda: None
 
 
@@ -85,7 +90,29 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
     loader = {PngImageFile: "pngload", AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(
         kind, "ppmload"
     )
-    return DecodedFile(loader, file_.width, file_.height, frames, lambda frame: _read_frame(name, file_, frame), file_.close)
+    extra = 1 if file_.info.get("default_image") else 0  # the first image is not part of the animation
+
+    def animation() -> Animation:
+        if kind is PngImageFile:
+            with open_binary(source) as file:
+                return animation_of_png(file)
+        return Animation(frames, tuple(_delay(file_, frame) for frame in range(frames)))
+
+    return DecodedFile(
+        loader,
+        file_.width,
+        file_.height,
+        frames - extra,
+        lambda frame: _read_frame(name, file_, frame + extra),
+        animation,
+        file_.close,
+    )
+
+
+def _delay(file: ImageFile, frame: int) -> int:
+    file.seek(frame)
+    file.load()
+    return round(float(file.info.get("duration", DEFAULT_DELAY)))
 
 
 def _is_misread_tiff(source: Path | bytes, name: str) -> bool:

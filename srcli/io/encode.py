@@ -10,9 +10,10 @@ import numpy as np
 import pyvips
 
 from srcli.io import xmp
+from srcli.io.animation import Animation, fields_of_animation, frames_of, write_apng, write_avif_sequence
 from srcli.io.cicp import CICP, is_hdr
 from srcli.io.exif import add_exif_to_tiff, resized_exif
-from srcli.io.formats import AVIF, JPEG, JXL, PNG, TIFF, WEBP, Format, SaveOptions
+from srcli.io.formats import AVIF, AVIF_SEQUENCE, GIF, JPEG, JXL, PNG, TIFF, WEBP, Format, SaveOptions
 from srcli.io.heif_boxes import add_nclx
 from srcli.io.image import Metadata
 from srcli.io.jpeg_segments import add_segments
@@ -24,6 +25,7 @@ _SAVE: dict[Format, dict[str, Any]] = {
     JPEG: {"Q": 95, "subsample_mode": "off"},
     WEBP: {"Q": 95, "smart_subsample": True},
     TIFF: {"compression": "deflate", "predictor": "horizontal"},
+    GIF: {"keep_duplicate_frames": True},
     AVIF: {"Q": 90, "effort": 3, "compression": "av1", "subsample_mode": "off"},
 }
 _JXL_QUALITY = 95
@@ -35,33 +37,67 @@ _DOTS = ("xres", "yres")
 _EXIF, _XMP, _GAIN_MAP = "exif-data", "xmp-data", "gainmap-data"
 
 
-def encode(image: pyvips.Image, path: Path, format_: Format, metadata: Metadata, options: SaveOptions) -> list[str]:
-    """Write an image in colors that the format holds, with metadata that it holds. Returns what is lost nevertheless."""
+def encode(
+    image: pyvips.Image,
+    path: Path,
+    format_: Format,
+    metadata: Metadata,
+    options: SaveOptions,
+    animation: Animation | None = None,
+) -> list[str]:
+    """Write an image in colors that the format holds, with metadata that it holds. Returns what is lost nevertheless.
+
+    animation: of an image with its frames one below the other.
+    """
     fields: dict[str, Any] = {name: value for name, _, value in metadata}
+    height = image.height // animation.frames if animation else image.height
     if _XMP in fields:
-        fields[_XMP] = xmp.resized(fields[_XMP], image.width, image.height)
+        fields[_XMP] = xmp.resized(fields[_XMP], image.width, height)
     if format_ is JXL:
         return _encode_jxl(image, path, fields, options)
-    lost = []
+    lost = ["colors (reduced to 256)"] if format_ is GIF else []
     large_exif = len(fields.get(_EXIF, b"")) > _LARGE_EXIF
     own_exif = large_exif and format_ in (PNG, TIFF)
     own_xmp = format_ is PNG or (format_ is JPEG and (_GAIN_MAP in fields or len(fields.get(_XMP, b"")) > _LARGE_EXIF))
     if large_exif and not own_exif:
         lost.append("the largest entries of EXIF (more than 64 KB)")
 
-    image = image.copy(**{axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in _DOTS})  # dots per mm
-    for name, kind, _ in metadata:
-        own = name in (TEXTS, CICP, *_DOTS) or (own_xmp and name == _XMP) or (own_exif and name.startswith("exif-"))
-        if not own:
-            image.set_type(kind, name, fields[name])
-    if _EXIF in fields and not own_exif:
-        image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
-    _save(image, path, format_, options, keep_exif=_EXIF in fields and not own_exif, gain_map=_GAIN_MAP in fields)
+    def dress(image: pyvips.Image) -> pyvips.Image:
+        """The image with the metadata that libvips writes."""
+        image = image.copy(**{axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in _DOTS})  # dots per mm
+        for name, kind, _ in metadata:
+            own = name in (TEXTS, CICP, *_DOTS) or (own_xmp and name == _XMP) or (own_exif and name.startswith("exif-"))
+            if not own:
+                image.set_type(kind, name, fields[name])
+        if _EXIF in fields and not own_exif:
+            image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
+        return image
+
+    keep_exif = _EXIF in fields and not own_exif
+    if animation and format_ is AVIF_SEQUENCE:
+        quality = 100 if options.lossless else options.output_quality or _SAVE[AVIF]["Q"]
+        write_avif_sequence(path, image, height, animation, fields, quality)
+    elif animation and format_ is PNG:
+        save = _options(image, format_, options, keep_exif=keep_exif)
+        gray = image.bands < 3
+
+        def to_png(pixels: np.ndarray, first: bool) -> bytes:
+            frame = pyvips.Image.new_from_array(pixels)
+            deep = pixels.dtype == np.uint16
+            frame = frame.copy(interpretation=("grey16" if deep else "b-w") if gray else "rgb16" if deep else "srgb")
+            return bytes((dress(frame) if first else frame).pngsave_buffer(**save))
+
+        write_apng(path, frames_of(image, height), animation, to_png)
+    else:
+        image = dress(image)
+        for kind, name, value in fields_of_animation(animation, height) if animation else ():
+            image.set_type(kind, name, value)
+        _save(image, path, _options(image, format_, options, keep_exif=keep_exif), gain_map=_GAIN_MAP in fields)
 
     if format_ is PNG:
         before = png_chunk(b"cICP", fields[CICP]) if CICP in fields else b""
         if own_exif:
-            before += png_chunk(b"eXIf", resized_exif(fields[_EXIF], image.width, image.height))
+            before += png_chunk(b"eXIf", resized_exif(fields[_EXIF], image.width, height))
         before += xmp_chunk(fields[_XMP]) if _XMP in fields else b""
         add_to_png(path, before=before, after=fields.get(TEXTS, b""))
     elif format_ is JPEG and own_xmp and _XMP in fields:
@@ -73,7 +109,8 @@ def encode(image: pyvips.Image, path: Path, format_: Format, metadata: Metadata,
     return lost
 
 
-def _save(image: pyvips.Image, path: Path, format_: Format, options: SaveOptions, *, keep_exif: bool, gain_map: bool) -> None:
+def _options(image: pyvips.Image, format_: Format, options: SaveOptions, *, keep_exif: bool) -> dict[str, Any]:
+    """Options of libvips' encoder."""
     save = dict(_SAVE[format_])
     if "Q" in save and options.output_quality is not None:
         save["Q"] = options.output_quality
@@ -90,8 +127,12 @@ def _save(image: pyvips.Image, path: Path, format_: Format, options: SaveOptions
         save["bigtiff"] = image.width * image.height * image.bands * (2 if deep else 1) > _CLASSIC_TIFF
     if not keep_exif:
         save["keep"] = "icc|xmp|iptc|other"  # otherwise libvips adds an EXIF block to JPEG
+    return save
+
+
+def _save(image: pyvips.Image, path: Path, save: dict[str, Any], *, gain_map: bool) -> None:
     if gain_map:
-        image.uhdrsave(str(path), Q=save["Q"], **({} if keep_exif else {"keep": "icc|gainmap"}))
+        image.uhdrsave(str(path), Q=save["Q"], **({"keep": "icc|gainmap"} if "keep" in save else {}))
         return
     try:
         str(path).encode()

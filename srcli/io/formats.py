@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ class Format:
 
     extensions: of file names, the usual one first. loader: how the name of its loader starts. written: whether srcli writes it,
     not only reads it. longest: pixels per side. depth: most bits per channel. alpha: transparency. hdr: whether it can describe
-    PQ and HLG. keeps: the kinds of metadata that it holds, by their names in `srcli.io.metadata`.
+    PQ and HLG. frames: `animation` or `pages` if it holds several. keeps: the kinds of metadata that it holds, named as in
+    `srcli.io.metadata`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Format:
     depth: int = 8
     alpha: bool = True
     hdr: bool = False
+    frames: str = ""
     keeps: frozenset[str] = frozenset()
 
 
@@ -37,6 +39,7 @@ PNG = Format(
     "png",
     depth=16,
     hdr=True,
+    frames="animation",
     keeps=frozenset({"color profile", "EXIF", "XMP", "resolution", "texts"}),
 )
 JPEG = Format(
@@ -47,17 +50,29 @@ JPEG = Format(
     alpha=False,
     keeps=frozenset({"color profile", "EXIF", "XMP", "IPTC", "resolution", "gain map"}),
 )
-WEBP = Format("WebP", (".webp",), "webp", longest=16_383, keeps=frozenset({"color profile", "EXIF", "XMP"}))
+WEBP = Format("WebP", (".webp",), "webp", longest=16_383, frames="animation", keeps=frozenset({"color profile", "EXIF", "XMP"}))
 TIFF = Format(
     "TIFF",
     (".tif", ".tiff"),
     "tiff",
     depth=16,
+    frames="pages",
     keeps=frozenset({"color profile", "EXIF", "XMP", "IPTC", "resolution", "description"}),
 )
-AVIF = Format("AVIF", (".avif",), "heif", longest=16_384, depth=12, hdr=True, keeps=frozenset({"color profile", "EXIF", "XMP"}))
+AVIF = Format(
+    "AVIF",
+    (".avif",),
+    "heif",
+    longest=16_384,
+    depth=12,
+    hdr=True,
+    frames="animation",
+    keeps=frozenset({"color profile", "EXIF", "XMP"}),
+)
+AVIF_SEQUENCE = replace(AVIF, depth=8, hdr=False)
+"""What Pillow writes; libvips writes single images only."""
 JXL = Format("JPEG XL", (".jxl",), "jxl", depth=16, keeps=frozenset({"EXIF", "XMP"}))
-GIF = Format("GIF", (".gif",), "gif", written=False, longest=65_535)
+GIF = Format("GIF", (".gif",), "gif", longest=65_535, frames="animation")
 BMP = Format("BMP", (".bmp", ".dib"), "bmp", written=False)
 PNM = Format("PNM", (".ppm", ".pgm", ".pbm", ".pnm"), "ppm", written=False)
 HEIC = Format("HEIC", (".heic", ".heif", ".hif"), "heic", written=False)
@@ -94,9 +109,9 @@ class SaveOptions:
         if self.lossless and self.output_quality is not None:
             raise ConfigError("`lossless` and `output_quality` exclude each other. Choose one.")
 
-    def check(self, path: Path) -> None:
+    def check(self, path: Path, *, animated: bool = False) -> None:
         """Raise SrcliError if the format of this file cannot be encoded this way."""
-        format_ = format_of(path)
+        format_ = format_of(path, animated=animated)
         if self.lossless and format_ is JPEG:
             raise SrcliError(f"{path} cannot be lossless, as it is a JPEG. Use another `format`, or no `lossless`.")
         possible = {PNG: (8, 16), TIFF: (8, 16), JXL: (8, 10, 12, 16), AVIF: (8, 10, 12)}.get(format_, (8,))
@@ -109,12 +124,15 @@ class SaveOptions:
         return dtype if self.bit_depth is None else np.dtype(np.uint8 if self.bit_depth == 8 else np.uint16)
 
 
-def format_of(path: Path) -> Format:
-    """The format of a file that is to be written, by its name. Raises ConfigError if it cannot be written."""
+def format_of(path: Path, *, animated: bool = False) -> Format:
+    """The format of a file that is to be written, by its name. Raises ConfigError if it cannot be written.
+
+    animated: with the limits of its animations.
+    """
     found = _by_extension(path.suffix)
     if found is None or not found.written:
         raise ConfigError(f"Cannot write {path}: supported extensions are {', '.join(WRITTEN_EXTENSIONS)}.")
-    return found
+    return AVIF_SEQUENCE if animated and found is AVIF else found
 
 
 def result_extension(extension: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import pyvips
 
 import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
+from srcli.io.animation import Animation, TallRows, animation_of
 from srcli.io.decoders import open_decoded
 from srcli.io.files import open_binary
 from srcli.io.formats import EXTENSIONS, FORMATS
+from srcli.io.image import ArrayRows
+from srcli.io.stream import RowStream
 
 _REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
 _MAX_PIXELS = 1_000_000_000
@@ -22,34 +27,76 @@ _MAX_PIXELS_PER_BYTE = 200
 _IMAGE_NAME = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})\b", re.IGNORECASE)
 
 
-def load_image(
-    source: Path | bytes, name: str, frame: int | None, max_pixels: int | None, fail_on: str
-) -> tuple[pyvips.Image, int]:
-    """The file as a lazy image in its stored orientation, and its number of frames. frame: the one to open.
+@dataclass(frozen=True)
+class LoadedImage:
+    """A lazy image in its stored orientation.
 
-    fail_on: what libvips treats as a failure. Raises SrcliError for a frame that does not exist and for too many pixels, and
-    pyvips.Error for damage.
+    frames: of its file. animation: the timing of the frames if all of them are loaded. stream: what libvips reads it from, if
+    that is not the file, but keeps no reference to.
+    """
+
+    image: pyvips.Image
+    frames: int = 1
+    animation: Animation | None = None
+    stream: RowStream | None = None
+
+
+def load_image(
+    source: Path | bytes, name: str, frame: int | None, max_pixels: int | None, fail_on: str, *, all_frames: bool = False
+) -> LoadedImage:
+    """Open a file after checks of its size.
+
+    frame: the one to open. all_frames: load all, one below the other, if there are several and `frame` is None. fail_on: what
+    libvips treats as a failure. Raises SrcliError for a frame that does not exist and for too many pixels, and pyvips.Error for
+    damage.
     """
     decoded = open_decoded(source, name)
     if decoded:
         try:
             _check_frame(name, decoded.frames, frame)
-            _check_pixels(name, decoded.width, decoded.height, max_pixels, _file_size(source))
+            whole = all_frames and frame is None and decoded.frames > 1
+            height = decoded.height * (decoded.frames if whole else 1)
+            _check_pixels(name, decoded.width, height, max_pixels, _file_size(source))
+            if whole and decoded.animation:
+                return _all_frames(source, name, decoded.animation())
             if frame is None and decoded.frames > 1:
-                return pyvips.Image.black(decoded.width, decoded.height), decoded.frames
+                return LoadedImage(pyvips.Image.black(decoded.width, decoded.height), decoded.frames)
             image = decoded.read(frame or 1)
         finally:
             decoded.close()
         image.set_type(pyvips.GValue.gstr_type, "vips-loader", decoded.loader)
-        return image, decoded.frames
+        return LoadedImage(image, decoded.frames)
     image = load(source, fail_on=fail_on)
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     _check_frame(name, frames, frame)
-    _check_pixels(name, image.width, image.height, max_pixels, _file_size(source))
+    whole = all_frames and frame is None and frames > 1
+    _check_pixels(name, image.width, image.height * (frames if whole else 1), max_pixels, _file_size(source))
+    if whole:
+        try:
+            image = load(source, fail_on=fail_on, access="sequential", n=-1)
+        except pyvips.Error:
+            raise SrcliError(
+                f"{name} has {frames} pages of different sizes or types; choose one with `frame`, as in `frame=1`."
+            ) from None
+        return LoadedImage(image, frames, animation_of(image, frames))
     page = {} if frame is None or frames == 1 else {"page": frame - 1}
     # sequential access keeps little of the image in memory; rotated images are decoded first, to a file if they are large
     access = "random" if orientation(image) in _REVERSED else "sequential"
-    return load(source, fail_on=fail_on, access=access, **page), frames
+    return LoadedImage(load(source, fail_on=fail_on, access=access, **page), frames)
+
+
+def _all_frames(source: Path | bytes, name: str, animation: Animation) -> LoadedImage:
+    """The frames one below the other, decoded as they are read, for which the file is held in memory."""
+    decoded = open_decoded(source if isinstance(source, bytes) else source.read_bytes(), name)
+    assert decoded is not None  # it was read before
+    first = decoded.read(1)
+    images = chain([first], map(decoded.read, range(2, decoded.frames + 1)))
+    stream = RowStream(TallRows(lambda: ArrayRows(next(images).numpy()), decoded.frames))
+    image = stream.image()
+    for field in set(first.get_fields()) - set(image.get_fields()):
+        image.set_type(first.get_typeof(field), field, first.get(field))
+    image.set_type(pyvips.GValue.gstr_type, "vips-loader", decoded.loader)
+    return LoadedImage(image, decoded.frames, animation, stream)
 
 
 def load(source: Path | bytes, **options: Any) -> pyvips.Image:

@@ -91,9 +91,9 @@ def insert_bytes(file: IO[bytes], place: int, data: bytes) -> None:
 
 
 def chunks(
-    file: IO[bytes], kinds: tuple[bytes, ...], *, until: bytes = b"IEND", intact: bool = True
+    file: IO[bytes], kinds: tuple[bytes, ...] = (), *, until: bytes = b"IEND", intact: bool = True
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of the chunks of these kinds, damaged ones only if `intact` is false. None for other files."""
+    """Name and content of the chunks of these kinds or of all, damaged ones only if `intact` is false. None for other files."""
     file.seek(0)
     if file.read(len(SIGNATURE)) != SIGNATURE:
         return
@@ -101,7 +101,7 @@ def chunks(
         length, kind = struct.unpack(">L4s", head)
         if kind == until:
             return
-        if kind not in kinds or (length > _MOST and intact):
+        if (kinds and kind not in kinds) or (length > _MOST and intact):
             file.seek(length + 4, 1)
             continue
         body, checksum = file.read(length), file.read(4)

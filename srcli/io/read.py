@@ -14,7 +14,7 @@ from srcli.io.cicp import read_description
 from srcli.io.color import PROFILE, has_usable_profile, to_rgb_or_gray, to_srgb
 from srcli.io.damage import is_harmless, missing_rows, truncated, with_end
 from srcli.io.image import Image, Metadata
-from srcli.io.load import check_readable, is_jpeg, load_image, orientation, reason, unreadable
+from srcli.io.load import LoadedImage, check_readable, is_jpeg, load_image, orientation, reason, unreadable
 from srcli.io.metadata import profile_for_networks, read_metadata, with_color
 
 
@@ -25,6 +25,7 @@ class ImageReader:
     of libvips' loader (pngload, jpegload, ...). image: the libvips image, for use in `srcli.io`; like the rows, it may be read
     once. lost: what of the file is not read, in words. damage: what is wrong with the rows read so far, if they could be read
     nevertheless. on_damage: opens the file again in a way that ignores the damage, or raises SrcliError.
+    animation: if the image is several frames of `frame_height` rows one below the other. loaded: what `image` is computed from.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ImageReader:
         loader: str,
         lost: Sequence[str] = (),
         on_damage: Callable[[pyvips.Error], ImageReader] | None = None,
+        loaded: LoadedImage | None = None,
     ) -> None:
         self.name = name
         self.width, self.height, self.channels = int(image.width), int(image.height), int(image.bands)
@@ -44,7 +46,9 @@ class ImageReader:
         self.image = image  # keeps the bytes alive that it may have been made from
         self.lost = tuple(lost)
         self.damage: str | None = None
-        self._on_damage = on_damage
+        self.animation = loaded.animation if loaded else None
+        self.frame_height = self.height // (self.animation.frames if self.animation else 1)
+        self._on_damage, self._loaded = on_damage, loaded
         self._region = pyvips.Region.new(image)
         self._done = 0
 
@@ -79,17 +83,19 @@ def open_image(
     srgb: bool = False,
     find_damage: bool = False,
     allow_truncated: bool = False,
+    all_frames: bool = False,
 ) -> ImageReader:
     """Open an image file, or the bytes of one, with its own bit depth, channels and color profile.
 
     CMYK and Lab are converted to sRGB. frame: of an animation or a file with several pages, from 1. srgb: convert every image
     to sRGB and drop the metadata. find_damage: report damage in `ImageReader.damage` that a JPEG decoder would conceal.
-    allow_truncated: read a file that ends early; `ImageReader.damage` says which rows are missing.
+    allow_truncated: read a file that ends early; `ImageReader.damage` says which rows are missing. all_frames: if there are
+    several, read them one below the other.
     Rows are decoded as they are read, except for rotated images, interlaced PNG, WebP and AVIF.
     max_pixels: the limit; None for a limit that depends on the size of the file (see `srcli.io.load`).
 
     Raises SrcliError if the file is missing, empty, damaged or not supported, if it has more than `max_pixels` pixels, or
-    several frames and `frame` is None.
+    several frames that are not asked for.
     """
     name = "stdin" if isinstance(source, bytes) else str(source)
     check_readable(source)
@@ -112,7 +118,7 @@ def open_image(
             return opened(number + 1, found)
 
         try:
-            file = _opened(source, name, frame, max_pixels, srgb=srgb, fail_on=levels[number], on_damage=on_damage)
+            file = _opened(source, name, frame, max_pixels, srgb, levels[number], all_frames, on_damage)
         except pyvips.Error as error:
             return on_damage(error)
         file.damage = damage
@@ -126,16 +132,19 @@ def _opened(
     name: str,
     frame: int | None,
     max_pixels: int | None,
-    *,
     srgb: bool,
     fail_on: str,
+    all_frames: bool,
     on_damage: Callable[[pyvips.Error], ImageReader],
 ) -> ImageReader:
     """fail_on: what libvips treats as a failure, `none`, `error` or `warning`. Raises pyvips.Error for damage found by now."""
-    image, frames = load_image(source, name, frame, max_pixels, fail_on)
+    loaded = load_image(source, name, frame, max_pixels, fail_on, all_frames=all_frames)
+    image, frames, animation = loaded.image, loaded.frames, loaded.animation
     loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
-    if frames > 1 and frame is None:
+    if frames > 1 and frame is None and animation is None:
         raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
+    if animation and orientation(image) != 1:
+        raise SrcliError(f"{name} has {frames} frames or pages that are turned; choose one with `frame`, as in `frame=1`.")
     image, lost = _as_integers(image, name)
     metadata, unread = read_metadata(source, image)
     lost += [] if srgb else unread
@@ -156,7 +165,7 @@ def _opened(
     if srgb:
         image, metadata, code_points = to_srgb(image, code_points), (), None
     metadata = with_color(metadata, image, code_points)
-    return ImageReader(image, name, metadata, loader, lost, on_damage)
+    return ImageReader(image, name, metadata, loader, lost, on_damage, loaded)
 
 
 def _as_integers(image: pyvips.Image, name: str) -> tuple[pyvips.Image, list[str]]:
@@ -187,19 +196,19 @@ def read_image(path: str | Path, *, frame: int | None = None) -> Image:
     return Image(file.read(file.height), file.metadata)
 
 
-def is_complete(path: Path, width: int, height: int) -> bool | None:
-    """Whether all pixels of an image can be read. None if they can, but its size is not width x height."""
+def is_complete(path: Path, width: int, height: int, *, frames: int = 1) -> bool | None:
+    """Whether all pixels of an image with so many frames can be read. None if they can, but its size is not width x height."""
     try:
-        file = open_image(path, find_damage=True)
+        file = open_image(path, find_damage=True, all_frames=True)
         while len(file.read(256)):
             pass
-        if file.damage:
+        if file.damage or (file.animation.frames if file.animation else 1) != frames:
             return False
         if file.loader.startswith("png") and not _has_png_end(path):
             return False  # all pixels are there, but the end of the file is not
     except SrcliError:
         return False
-    return True if (file.width, file.height) == (width, height) else None
+    return True if (file.width, file.frame_height) == (width, height) else None
 
 
 def _has_png_end(path: Path) -> bool:

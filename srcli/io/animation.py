@@ -1,0 +1,165 @@
+"""Frames of animations and pages of files, as one tall image of one frame below the other, as libvips has them."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyvips
+from PIL import Image as PillowImage
+
+from srcli.io.exif import resized_exif
+from srcli.io.image import RowReader
+from srcli.io.png_chunks import SIGNATURE, chunks, png_chunk
+
+DEFAULT_DELAY = 100
+"""Milliseconds, of pages that become an animation."""
+
+
+@dataclass(frozen=True)
+class Animation:
+    """frames: how many. delays: in milliseconds, one per frame; empty for pages. loop: how often it plays; 0 is forever."""
+
+    frames: int
+    delays: tuple[int, ...] = ()
+    loop: int = 0
+
+    @property
+    def kind(self) -> str:
+        return "animation" if self.delays else "pages"
+
+
+class FrameRows:
+    """The rows of the next frame of a tall image. Frames are read one after another."""
+
+    def __init__(self, tall: RowReader, height: int) -> None:
+        self.width, self.height, self.channels, self.dtype = tall.width, height, tall.channels, tall.dtype
+        self._tall, self._remaining = tall, height
+
+    def read(self, count: int) -> np.ndarray:
+        count = min(count, self._remaining)
+        self._remaining -= count
+        return self._tall.read(count)
+
+
+class TallRows:
+    """The rows of frames one below the other. make_frame: the rows of the next frame, called when the one before is read."""
+
+    def __init__(self, make_frame: Callable[[], RowReader], frames: int) -> None:
+        self._make_frame, self._frames = make_frame, frames - 1
+        self._frame = make_frame()
+        self.width, self.channels, self.dtype = self._frame.width, self._frame.channels, self._frame.dtype
+        self.height = self._frame.height * frames
+        self._left = self._frame.height
+
+    def read(self, count: int) -> np.ndarray:
+        if not self._left and self._frames:
+            self._frame, self._frames = self._make_frame(), self._frames - 1
+            self._left = self._frame.height
+        rows = self._frame.read(min(count, self._left))
+        self._left -= len(rows)
+        if len(rows) < count and self._frames and len(rows):
+            return np.concatenate([rows, self.read(count - len(rows))])
+        return rows
+
+
+def frames_of(image: pyvips.Image, height: int) -> Iterator[np.ndarray]:
+    """The frames of a tall image, H x W x C, computed one after another."""
+    region = pyvips.Region.new(image)
+    dtype = np.uint16 if image.format == "ushort" else np.uint8
+    for top in range(0, image.height, height):
+        yield np.frombuffer(region.fetch(0, top, image.width, height), dtype).reshape(height, image.width, image.bands)
+
+
+def fields_of_animation(animation: Animation, height: int) -> list[tuple[int, str, Any]]:
+    """The type, name and value of libvips' fields of an animation."""
+    number, numbers = pyvips.GValue.gint_type, pyvips.GValue.array_int_type
+    pages: list[tuple[int, str, Any]] = [(number, "page-height", height), (number, "n-pages", animation.frames)]
+    if not animation.delays:
+        return pages
+    return [*pages, (numbers, "delay", list(animation.delays)), (number, "loop", animation.loop)]
+
+
+def animation_of(image: pyvips.Image, frames: int) -> Animation:
+    """From libvips' fields of a file with frames."""
+    delays = tuple(image.get("delay")) if image.get_typeof("delay") else ()
+    if len(delays) not in (0, frames):
+        delays = (*delays, *[DEFAULT_DELAY] * frames)[:frames]
+    return Animation(frames, delays, int(image.get("loop")) if image.get_typeof("loop") else 0)
+
+
+def animation_of_png(file: IO[bytes]) -> Animation:
+    """From the chunks of an animated PNG (PNG specification, third edition, section 11.3.6)."""
+    delays, loop = [], 0
+    for kind, body in chunks(file, (b"acTL", b"fcTL")):
+        if kind == b"acTL":
+            loop = int.from_bytes(body[4:8], "big")
+        else:
+            numerator, denominator = struct.unpack(">HH", body[20:24])
+            delays.append(round(1000 * numerator / (denominator or 100)))
+    return Animation(len(delays), tuple(delays), loop)
+
+
+def write_apng(
+    path: Path, frames: Iterator[np.ndarray], animation: Animation, to_png: Callable[[np.ndarray, bool], bytes]
+) -> None:
+    """Write frames as an animated PNG. Every frame replaces the one before. to_png: a frame, and whether it is the first."""
+    number = 0
+    with path.open("wb") as file:
+        for index, pixels in enumerate(frames):
+            parts = list(chunks(io.BytesIO(to_png(pixels, index == 0))))
+            if index == 0:
+                control = struct.pack(">LL", animation.frames, animation.loop)
+                others = [png_chunk(kind, body) for kind, body in parts[1:] if kind != b"IDAT"]
+                file.write(SIGNATURE + png_chunk(*parts[0]) + png_chunk(b"acTL", control) + b"".join(others))
+            delay = animation.delays[index] if animation.delays else DEFAULT_DELAY
+            sides = pixels.shape[1], pixels.shape[0], 0, 0
+            file.write(png_chunk(b"fcTL", struct.pack(">LLLLLHHBB", number, *sides, min(delay, 65_535), 1000, 0, 0)))
+            number += 1
+            for _, body in (part for part in parts if part[0] == b"IDAT"):
+                file.write(png_chunk(b"fdAT", struct.pack(">L", number) + body) if index else png_chunk(b"IDAT", body))
+                number += 1 if index else 0
+        file.write(png_chunk(b"IEND", b""))
+
+
+def write_avif_sequence(
+    path: Path, image: pyvips.Image, height: int, animation: Animation, fields: dict[str, Any], quality: int
+) -> None:
+    """Write a tall 8-bit image as an AVIF sequence; libvips writes single images only."""
+    options: dict[str, Any] = {"icc_profile": fields.get("icc-profile-data", b""), "xmp": fields.get("xmp-data")}
+    if "exif-data" in fields:
+        options["exif"] = resized_exif(fields["exif-data"], image.width, height)
+    delays = list(animation.delays) or [DEFAULT_DELAY] * animation.frames
+    sequence = _LazySequence(frames_of(image, height))
+    sequence.save(path, "AVIF", save_all=True, duration=delays, quality=quality, subsampling="4:4:4", speed=8, **options)
+
+
+class _LazySequence(PillowImage.Image):
+    """Frames as Pillow's encoder iterates over them, of which one is in memory at a time."""
+
+    is_animated = True
+
+    def __init__(self, frames: Iterator[np.ndarray]) -> None:
+        super().__init__()
+        self._rest, self._place = frames, -1
+        self.seek(0)
+
+    def seek(self, frame: int) -> None:
+        if frame <= self._place:
+            return
+        pixels = next(self._rest, None)
+        if pixels is None:
+            raise EOFError
+        taken = PillowImage.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        if taken.mode == "LA":
+            taken = taken.convert("RGBA")
+        self.im, self._mode, self._size = taken.im, taken.mode, taken.size
+        self._place = frame
+
+    def tell(self) -> int:
+        return 0

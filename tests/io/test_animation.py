@@ -1,0 +1,142 @@
+"""Animations and pages: the same frames, delays and loops before and after, as Pillow plays them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import CommandResult
+
+Command = Callable[..., CommandResult]
+Pixels = Callable[..., np.ndarray]
+
+HEIGHT, WIDTH = 24, 36
+DELAYS = [100, 50, 200, 70, 1000]
+MOVING = (".gif", ".webp", ".png", ".avif")
+
+
+def frames_of(pixels: Pixels, *, transparent: bool) -> list[Image.Image]:
+    """A square that moves over a smooth background, or over nothing."""
+    frames = []
+    for number in range(len(DELAYS)):
+        frame = np.dstack([pixels(HEIGHT, WIDTH), np.full((HEIGHT, WIDTH), 0 if transparent else 255, np.uint8)])
+        frame[6:14, 5 * number : 5 * number + 8] = (220, 40, 60, 255)
+        frames.append(Image.fromarray(frame if transparent else frame[..., :3]))
+    return frames
+
+
+def save(path: Path, frames: list[Image.Image], loop: int) -> None:
+    exact = {".webp": {"lossless": True}, ".avif": {"quality": 100}, ".gif": {"disposal": 2}}.get(path.suffix, {})
+    timing = {} if path.suffix == ".avif" else {"loop": loop}
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=DELAYS, **timing, **exact)
+
+
+def played(path: Path) -> tuple[list[np.ndarray], list[int], int | None]:
+    """Frames as RGBA, delays and loop."""
+    frames, delays = [], []
+    with Image.open(path) as file:
+        for number in range(file.n_frames):
+            file.seek(number)
+            file.load()
+            frames.append(np.asarray(file.convert("RGBA")).astype(float))
+            delays.append(round(file.info["duration"]))
+        return frames, delays, file.info.get("loop")
+
+
+def visible(frame: np.ndarray) -> np.ndarray:
+    return frame[..., :3] * frame[..., 3:] / 255
+
+
+def plays(loop: int | None, suffix: str) -> int | None:
+    """How often an animation plays; 0 is forever. GIF counts repetitions, and AVIF's are unknown to Pillow."""
+    if suffix == ".gif" and loop != 0:
+        return 1 if loop is None else loop + 1
+    return loop
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("ending", MOVING)
+@pytest.mark.parametrize("source", MOVING)
+def test_an_animation_plays_the_same(
+    srcli: Command, model: Path, pixels: Pixels, tmp_path: Path, source: str, ending: str, transparent: bool
+) -> None:
+    path, target = tmp_path / f"lr{source}", tmp_path / f"sr{ending}"
+    save(path, frames_of(pixels, transparent=transparent), loop=3)
+    outcome = srcli("upscale", path, "-m", model, "-o", target)
+    assert outcome.exit_code == 0, outcome.stderr
+    (small, delays, loop), (large, new_delays, new_loop) = played(path), played(target)
+    assert new_delays == delays == DELAYS
+    if ".avif" not in (source, ending):
+        assert plays(new_loop, ending) == plays(loop, source) == (4 if source == ".gif" else 3)
+    still = tmp_path / "still.png"
+    for number, frame in enumerate(small):
+        Image.fromarray(frame.astype(np.uint8)).save(tmp_path / "frame.png")
+        assert srcli("upscale", tmp_path / "frame.png", "-m", model, "-o", still, "--overwrite").exit_code == 0
+        expected = np.asarray(Image.open(still).convert("RGBA")).astype(float)
+        lossy = (
+            2 if ending == ".png" else 20 if transparent else 14
+        )  # 256 colors and opacity 0 or 1 in GIF, quality in the others
+        assert np.abs(visible(large[number]) - visible(expected)).mean() < lossy
+
+
+def test_a_frame_can_still_be_chosen(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path) -> None:
+    save(tmp_path / "lr.gif", frames_of(pixels, transparent=False), loop=0)
+    assert srcli("upscale", tmp_path / "lr.gif", "-m", model, "-o", tmp_path / "sr.jpg", "--frame", 2).exit_code == 0
+    refused = srcli("upscale", tmp_path / "lr.gif", "-m", model, "-o", tmp_path / "all.jpg")
+    assert refused.exit_code == 1
+    assert "all.jpg cannot hold 5 frames. Write .png or .webp or .avif or .gif" in refused.stderr
+    assert "--frame" in refused.stderr
+
+
+def test_the_size_of_an_animation_can_be_chosen(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path) -> None:
+    """Each frame is resampled for itself, so that no row of one shows in another."""
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), color) for color in ("black", "white", "black")]
+    frames[0].save(tmp_path / "lr.png", save_all=True, append_images=frames[1:], duration=100)
+    outcome = srcli("upscale", tmp_path / "lr.png", "-m", model, "-o", tmp_path / "sr.png", "--size", "50x")
+    assert outcome.exit_code == 0, outcome.stderr
+    large, _, _ = played(tmp_path / "sr.png")
+    assert [frame.shape for frame in large] == [(33, 50, 4)] * 3
+    assert all(np.abs(frame[1:3] - frame[16:18]).max() < 40 for frame in large)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pages_of_a_tiff_stay_pages(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path, dtype: type) -> None:
+    import tifffile
+
+    stack = np.stack([pixels(HEIGHT, WIDTH, 3, dtype, seed=seed) for seed in range(3)])
+    tifffile.imwrite(tmp_path / "lr.tif", stack, photometric="rgb", metadata=None)
+    outcome = srcli("upscale", tmp_path / "lr.tif", "-m", model, "-o", tmp_path / "sr.tif")
+    assert outcome.exit_code == 0, outcome.stderr
+    with tifffile.TiffFile(tmp_path / "sr.tif") as file:
+        assert [page.shape for page in file.pages] == [(2 * HEIGHT, 2 * WIDTH, 3)] * 3
+        for page, small in zip(file.pages, stack, strict=True):
+            assert page.dtype == dtype
+            tifffile.imwrite(tmp_path / "one.tif", small, photometric="rgb", metadata=None)
+            srcli("upscale", tmp_path / "one.tif", "-m", model, "-o", tmp_path / "one_sr.tif", "--overwrite")
+            np.testing.assert_array_equal(page.asarray(), tifffile.imread(tmp_path / "one_sr.tif"))
+    refused = srcli("upscale", tmp_path / "lr.tif", "-m", model, "-o", tmp_path / "sr.png")
+    assert "cannot hold 3 pages. Write .tif, or choose one with --frame." in refused.stderr
+
+
+def test_pages_of_different_sizes_are_refused(srcli: Command, model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "lr.tif", save_all=True, append_images=[Image.new("RGB", (10, 20))])
+    outcome = srcli("upscale", tmp_path / "lr.tif", "-m", model)
+    assert outcome.exit_code == 1
+    assert "has 2 pages of different sizes or types; choose one with --frame" in outcome.stderr
+
+
+def test_existing_animations_are_skipped(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path) -> None:
+    save(tmp_path / "lr.gif", frames_of(pixels, transparent=False), loop=0)
+    assert srcli("upscale", tmp_path / "lr.gif", "-m", model).exit_code == 0
+    outcome = srcli("upscale", tmp_path / "lr.gif", "-m", model, "--skip-existing")
+    assert outcome.exit_code == 0
+    assert "skipped 1 existing result" in outcome.stderr
+
+
+def test_a_page_compares_the_first_frame(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path) -> None:
+    save(tmp_path / "lr.gif", frames_of(pixels, transparent=False), loop=0)
+    outcome = srcli("upscale", tmp_path / "lr.gif", "-m", model, "--compare", tmp_path / "page.html")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert (tmp_path / "page.html").is_file()
