@@ -13,9 +13,10 @@ from pathlib import Path
 
 from quantize import lr_images
 
-from srcli.config import TrainConfig, from_mapping, read_yaml, to_mapping
+from srcli.config import TrainConfig, from_mapping, to_mapping
 from srcli.models.checkpoint import load_generator, save_model
 from srcli.models.registry import WEIGHTS, describe_model
+from srcli.training.settings import read_yaml
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from srcli.config import CompactConfig, TrainConfig, read_yaml
+from srcli.config import CompactConfig, TrainConfig
 from srcli.core.device import autocast_dtype, pick_device
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import build_generator
@@ -40,6 +40,7 @@ from srcli.core.vgg import VGG16Features
 from srcli.io.discover import find_images
 from srcli.models.perceptual import FeatureLoss
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
+from srcli.training.settings import read_yaml
 from srcli.training.trainer import Trainer, crop_size
 
 

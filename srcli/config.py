@@ -1,4 +1,4 @@
-"""Configuration as frozen dataclasses of plain values, and conversion to and from YAML.
+"""Configuration as frozen dataclasses of plain values, and conversion to and from mappings.
 
 A config is validated when it is created, so code that receives one does not check it again. The generator's config is stored
 in the model file and rebuilds the generator. Nothing here imports torch, as the command line reads its defaults from here.
@@ -11,10 +11,9 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from srcli.errors import ConfigError, SrcliError, did_you_mean
+from srcli.errors import ConfigError, did_you_mean
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Distance = Literal["squared", "absolute"]
@@ -221,7 +220,7 @@ class TrainConfig:
     log: Log = _setting("csv", "csv, or tensorboard for CSV and TensorBoard.")
 
     def __post_init__(self) -> None:
-        for name, least in _MINIMUMS.items():
+        for name, least in MINIMUMS.items():
             _check_at_least(least, name, getattr(self, name))
         for name in ("lr", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
@@ -252,11 +251,12 @@ class TrainConfig:
         return replace(self, photos=None, output=None, lr_data=None, val=None, cache="auto")
 
 
-_MINIMUMS = {
+MINIMUMS = {
     **dict.fromkeys(("steps", "batch", "accumulate", "save_every", "val_every"), 1),
     **dict.fromkeys(("warmup", "weight_decay", "seed", "keep", "patience"), 0),
     "patch": 8,
 }
+"""The smallest value of each of these settings."""
 
 
 def seconds(words: str) -> float:
@@ -377,23 +377,3 @@ def _plain(value: Any, kind: Any, where: str) -> Any:
         kind, "a list of integers" if get_origin(kind) is tuple else f"one of {', '.join(map(str, choices))}"
     )
     raise ConfigError(f"{where} is {value!r}; it should be {wanted}.")
-
-
-def read_yaml(path: Path) -> TrainConfig:
-    """Read the config of a training run. Keys that are missing in the file keep their defaults."""
-    import yaml
-
-    try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SrcliError(f"Cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    return from_mapping(TrainConfig, {} if mapping is None else mapping, str(path))
-
-
-def write_yaml(config: TrainConfig) -> str:
-    """The complete config as YAML."""
-    import yaml
-
-    return yaml.safe_dump(to_mapping(config), sort_keys=False)

@@ -32,7 +32,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def unexpected(error: Exception) -> str:
     """The end of a message about an error that srcli should have foreseen."""
     text = " ".join(str(error).split())[:200]
-    return f"unexpected {type(error).__name__}{f' ({text})' if text else ''}. Please report it, with the output of `debug`."
+    return f"unexpected {type(error).__name__}{f' ({text})' if text else ''}. Please report it, with the output of `verbose`."
 
 
 def counted(number: int, noun: str) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from srcli.config import read_yaml
 from srcli.core.device import has_fast_int8, is_cpu
 from srcli.models.registry import WEIGHTS, describe_model, select_models, shipped_models
+from srcli.training.settings import read_yaml
 from tests.conftest import EXAMPLES, CommandResult
 
 ROOT = EXAMPLES.parent

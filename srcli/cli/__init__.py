@@ -7,34 +7,33 @@ compare-loss is missed, 130 interrupted. May import every other package.
 from __future__ import annotations
 
 import codecs
-import logging
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from srcli.cli import compare_loss, export, losses, models, train, upscale
-from srcli.cli.messages import report
+from srcli.cli.help import Group, add_command
+from srcli.cli.messages import Verbosity, logger, report, set_verbosity
+from srcli.cli.options import on_verbose
 from srcli.errors import ConfigError, SrcliError, unexpected
 from srcli.version import __version__
 
-logger = logging.getLogger("srcli")
-
-
 app = typer.Typer(
     name="srcli",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("upscale")(upscale.upscale)
-app.command("compare-loss")(compare_loss.compare_loss)
-app.command("models")(models.models)
-app.command("export")(export.export)
-app.command("losses")(losses.losses)
+add_command(app, "upscale", upscale.upscale, examples=upscale.EXAMPLES)
+add_command(app, "train", train.train, examples=train.EXAMPLES)
+add_command(app, "compare-loss", compare_loss.compare_loss, examples=compare_loss.EXAMPLES)
+add_command(app, "models", models.models, examples=models.EXAMPLES)
+add_command(app, "export", export.export, examples=export.EXAMPLES)
+add_command(app, "losses", losses.losses, examples=losses.EXAMPLES)
 
 
 def _version(requested: bool) -> None:
@@ -43,31 +42,24 @@ def _version(requested: bool) -> None:
         raise typer.Exit
 
 
-def _debug(requested: bool) -> None:
-    logger.setLevel(logging.DEBUG if requested else logging.NOTSET)
-    if requested and not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-
-
 @app.callback()
 def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
-    debug: bool = typer.Option(
-        False, "--debug", callback=_debug, help="Show the tracebacks of unexpected errors. Allowed after the command, too."
-    ),
+    verbose: Annotated[bool, typer.Option("--verbose", "--debug", hidden=True, callback=on_verbose)] = False,
 ) -> None:
     """Train and apply image super-resolution models, and measure the results."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program. Errors are printed as one sentence; --debug adds the traceback of those that the user cannot fix.
+    """Run the program. Errors are printed as one sentence; --verbose adds the traceback of those that the user cannot fix.
 
     arguments: of the command line; None for those of the process.
     """
     _make_names_printable()
+    set_verbosity(Verbosity.NORMAL)
     try:
         try:
-            app(sorted(sys.argv[1:] if arguments is None else arguments, key=lambda word: word != "--debug"))
+            app(sys.argv[1:] if arguments is None else arguments)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # fails here rather than when Python exits

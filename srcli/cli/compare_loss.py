@@ -11,8 +11,9 @@ from urllib.parse import quote
 import typer
 
 from srcli.cli.messages import report
+from srcli.cli.options import COMMON, MEMORY, Device, MaxPixels, Panel, Quiet, Verbose, one_of
 from srcli.cli.parsing import parse_color, parse_limits
-from srcli.config import LossConfig, Precision, parse_loss
+from srcli.config import LAYER_PRESETS, VGG_LAYERS, Distance, LossConfig, Precision, parse_loss
 from srcli.core.device import check_device
 from srcli.errors import ConfigError, SrcliError
 from srcli.io.atomic import atomic_write, check_writable, exists, write_text
@@ -38,93 +39,111 @@ TRAINING_ONLY = {
 """Loss terms that are not defined for whole images, and why."""
 
 
+IMAGES = Panel("Images")
+LOSS = Panel("Loss")
+
+EXAMPLES = """
+srcli compare-loss original.png upscaled.png
+srcli compare-loss originals results --html index.html
+srcli compare-loss original.png a.png b.png --crop-border 4 --json
+"""
+
+
 def compare_loss(
-    reference: Annotated[
-        Path, typer.Argument(metavar="REFERENCE", help="The reference image, or a folder of them.", show_default=False)
-    ],
-    candidates: Annotated[
-        list[Path], typer.Argument(metavar="CANDIDATE", help="Images to compare with it, or one folder.", show_default=False)
-    ],
-    layers: Annotated[
-        str,
-        typer.Option(
-            "--layers",
-            metavar="LAYERS",
-            help="VGG16 layers of the feature loss, such as relu2_2=0.5,relu4_3, or first23, johnson, gatys, all.",
-        ),
-    ] = "first23",
-    loss: Annotated[
-        str,
-        typer.Option("--loss", metavar="TERMS", help="Terms of the total with weights; see srcli losses."),
-    ] = "pixel=1,feature=1",
-    distance: Annotated[
-        str, typer.Option("--distance", metavar="WHICH", help="Distance of features: squared or absolute.")
-    ] = "squared",
-    vgg: Annotated[
-        str, typer.Option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
-    ] = "oxford",
-    baseline: Annotated[
-        str | None,
-        typer.Option("--baseline", metavar="bicubic", help="Compare bicubic interpolation of --small as well."),
-    ] = None,
-    small: Annotated[Path | None, typer.Option("--small", metavar="FILE", help="The small image that was upscaled.")] = None,
-    lr: Annotated[Path | None, typer.Option("--lr", hidden=True)] = None,
-    resize_to: Annotated[
-        str | None,
-        typer.Option("--resize-to", metavar="WHICH", help="Resize all images to the size of the reference or the candidate."),
-    ] = None,
-    crop_to_common: Annotated[
-        bool, typer.Option("--crop-to-common", help="Crop to the largest common size, at the right and at the bottom.")
-    ] = False,
-    crop_border: Annotated[
-        int, typer.Option("--crop-border", metavar="N", help="Crop N pixels from each side first, as published results do.")
-    ] = 0,
-    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="WHICH", help="Of VGG16: auto (float32), fp32, bf16 or fp16.")
-    ] = "auto",
-    background: Annotated[
-        str, typer.Option("--background", metavar="COLOR", help="Behind transparency: white, black, gray or #rrggbb.")
-    ] = "white",
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Skip images without a counterpart in the other folder.")
-    ] = False,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            "--max-pixels",
-            help="Reject images with more pixels. [default: 1000000000, and less for very small files]",
-            show_default=False,
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV at full precision.")] = False,
-    map_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--map",
-            metavar="FILE",
-            help="Write heat maps of the differences (PNG). For two folders: a folder for them.",
-            show_default=False,
-        ),
-    ] = None,
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="The reference image, or a folder of them.")],
+    candidates: Annotated[list[Path], typer.Argument(metavar="CANDIDATE", help="Images to compare with it, or one folder.")],
+    json: Annotated[bool, COMMON.flag("--json", help="Print one JSON document at full precision.")] = False,
+    csv: Annotated[bool, COMMON.flag("--csv", help="Print CSV at full precision.")] = False,
     html_file: Annotated[
         Path | None,
-        typer.Option(
+        COMMON.option(
             "--html",
             metavar="FILE",
             help="Write an HTML page with a slider and heat maps. For two folders: an index, worst pairs first.",
         ),
     ] = None,
+    map_file: Annotated[
+        Path | None,
+        COMMON.option(
+            "--map",
+            metavar="FILE",
+            help="Write heat maps of the differences (PNG). For two folders: a folder for them.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, COMMON.flag("--overwrite", help="Replace existing map and page files.")] = False,
+    crop_border: Annotated[
+        int, COMMON.option("--crop-border", metavar="N", help="Crop N pixels from each side first, as published results do.")
+    ] = 0,
     at_most: Annotated[
         list[str] | None,
-        typer.Option("--max", metavar="METRIC=LIMIT", help="Exit with code 3 if a metric is larger, as in total=0.02."),
+        COMMON.option("--max", metavar="METRIC=X", help="Exit with code 3 if a metric is larger, as in total=0.02."),
     ] = None,
     at_least: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="METRIC=LIMIT", help="Exit with code 3 if a metric is smaller, as in psnr=30."),
+        COMMON.option("--min", metavar="METRIC=X", help="Exit with code 3 if a metric is smaller, as in psnr=30."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing map and page files.")] = False,
+    device: Device = "auto",
+    resize_to: Annotated[
+        str | None,
+        IMAGES.option(
+            "--resize-to",
+            metavar="WHICH",
+            help="Resize all images to the size of the reference or the candidate.",
+            autocompletion=one_of("reference", "candidate"),
+        ),
+    ] = None,
+    crop_to_common: Annotated[
+        bool, IMAGES.flag("--crop-to-common", help="Crop to the largest common size, at the right and at the bottom.")
+    ] = False,
+    background: Annotated[
+        str, IMAGES.option("--background", metavar="COLOR", help="Behind transparency: white, black, gray or #rrggbb.")
+    ] = "white",
+    allow_missing: Annotated[
+        bool, IMAGES.flag("--allow-missing", help="Skip images without a counterpart in the other folder.")
+    ] = False,
+    baseline: Annotated[
+        str | None,
+        IMAGES.option("--baseline", metavar="bicubic", help="Compare bicubic interpolation of --small as well."),
+    ] = None,
+    small: Annotated[Path | None, IMAGES.option("--small", metavar="FILE", help="The small image that was upscaled.")] = None,
+    lr: Annotated[Path | None, typer.Option("--lr", hidden=True)] = None,
+    loss: Annotated[
+        str,
+        LOSS.option("--loss", metavar="TERMS", help="Terms of the total with weights; see srcli losses."),
+    ] = "pixel=1,feature=1",
+    layers: Annotated[
+        str,
+        LOSS.option(
+            "--layers",
+            metavar="LAYERS",
+            help="VGG16 layers of the feature loss, such as relu2_2=0.5,relu4_3, or first23, johnson, gatys, all.",
+            autocompletion=one_of(*LAYER_PRESETS, *VGG_LAYERS),
+        ),
+    ] = "first23",
+    distance: Annotated[
+        str,
+        LOSS.option(
+            "--distance",
+            metavar="WHICH",
+            help="Distance of features: squared or absolute.",
+            autocompletion=one_of(*get_args(Distance)),
+        ),
+    ] = "squared",
+    vgg: Annotated[
+        str, LOSS.option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
+    ] = "oxford",
+    precision: Annotated[
+        str,
+        MEMORY.option(
+            "--precision",
+            metavar="WHICH",
+            help="Of VGG16: auto (float32), fp32, bf16 or fp16.",
+            autocompletion=one_of(*get_args(Precision)),
+        ),
+    ] = "auto",
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure how much images differ from a reference.
 

@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
+from srcli.cli.options import COMMON, Quiet, Verbose, complete_models
 from srcli.errors import ConfigError
 from srcli.io.atomic import check_writable
 
+EXAMPLES = """
+srcli export base-x4
+srcli export runs/first/model.safetensors -o first.onnx
+"""
+
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model or a model file.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A shipped model or a model file.", autocompletion=complete_models)
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The ONNX file. [default: NAME.onnx]")
+        Path | None, COMMON.option("-o", "--output", metavar="FILE", help="The ONNX file. [default: NAME.onnx]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, COMMON.flag("--overwrite", help="Replace an existing file.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write a model as ONNX and verify it against torch. Prints the path of the file.
 

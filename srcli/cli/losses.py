@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated
+
+from srcli.cli.messages import as_options
+from srcli.cli.options import COMMON, Quiet, Verbose
 from srcli.config import LAYER_PRESETS, VGG_LAYERS
 from srcli.core.vgg_layers import LAYERS
+from srcli.training.settings import LOSS_MEANINGS
 
-_TERMS = """Terms of --loss, as in pixel=1,feature=0.1:
-  pixel        mean squared error of RGB in 0..1
-  l1           mean absolute error
-  charbonnier  mean absolute error, smooth at zero
-  feature      mean distance of VGG16 features at --layers, in units of each layer; --distance is squared or absolute
-  texture      mean squared difference of local feature strength, in windows of 32 pixels (training only)
-  tv           mean absolute difference of neighboring pixels of the result
-  grid         mean squared local error of each position in a scale x scale square (training only)
-  frequency    mean absolute difference of the Fourier transforms (training only)
-  consistency  mean absolute difference after downscaling by the scale (training only)
-  peak         spectral peaks at multiples of 1/scale cycles per pixel, where a pixel shuffle leaves a weave (training only)
-  adversarial  how a discriminator that is trained along rates the result (training only)
+EXAMPLES = """
+srcli losses
+srcli losses --json
+"""
 
-Presets of --layers:"""
+TERMS = {term: as_options(meaning) for term, meaning in LOSS_MEANINGS.items()}
 
 
-def losses() -> None:
+def losses(
+    as_json: Annotated[bool, COMMON.flag("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """List the terms of a loss and the layers of VGG16.
 
     Prints the receptive field and the cost of each layer.
     """
-    print(_TERMS)
-    for name, layers in LAYER_PRESETS.items():
-        print(f"  {name:<8} {'every layer below' if layers == VGG_LAYERS else ', '.join(layers)}")
+    if as_json:
+        layers = [
+            {
+                "name": name,
+                "index": LAYERS[name].index,
+                "channels": LAYERS[name].channels,
+                "stride": LAYERS[name].stride,
+                "receptive_field": LAYERS[name].receptive_field,
+                "cost": LAYERS[name].cost,
+            }
+            for name in VGG_LAYERS
+        ]
+        print(json.dumps({"terms": TERMS, "presets": LAYER_PRESETS, "layers": layers}, indent=1))
+        return
+    print("Terms of --loss, as in pixel=1,feature=0.1:")
+    for name, meaning in TERMS.items():
+        print(f"  {name:<12} {meaning}")
+    print("\nPresets of --layers:")
+    for name, preset in LAYER_PRESETS.items():
+        print(f"  {name:<8} {'every layer below' if preset == VGG_LAYERS else ', '.join(preset)}")
     print("")
     print("Layers, from input to output. field: side of the receptive field in pixels. cost: thousand multiply-adds per pixel")
     print("of the image, including all layers before:")

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-import typer
+from srcli.cli.options import COMMON, Quiet, Verbose
+
+EXAMPLES = """
+srcli models
+srcli models --json
+"""
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at full precision.")] = False,
+    as_json: Annotated[bool, COMMON.flag("--json", help="Print one JSON document at full precision.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """List the shipped models, for srcli upscale -m NAME.
 

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from srcli.cli.messages import report
+from srcli.cli.options import COMMON, MEMORY, Panel, Quiet, Verbose, one_of
 from srcli.cli.signals import stop_signals
-from srcli.config import TrainConfig, from_mapping, parse_loss, read_yaml, to_mapping, write_yaml
+from srcli.config import (
+    GENERATORS,
+    LAYER_PRESETS,
+    VGG_LAYERS,
+    Distance,
+    TrainConfig,
+    from_mapping,
+)
 from srcli.errors import ConfigError, counted
+from srcli.training.settings import HELP, json_schema, merge, read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from srcli.training.run import TrainingRun
 
 DEFAULT = TrainConfig()
 FIELDS = {field.name: field for field in fields(TrainConfig)}
+TYPES = get_type_hints(TrainConfig)
+
+COMMAND_LINE = "The command line"
+"""Where settings are, in messages."""
 
 ON_RESUME = ("photos", "lr_data", "val", "cache", "device", "save_every", "keep", "patience", "max_time", "log")
 """Options that may be changed when a run is resumed, as they do not influence the result."""
@@ -30,85 +44,137 @@ AGAINST_DIVERGENCE = ("lr", "clip", "precision")
 """Options that may be changed as well, for a run that has diverged."""
 
 
-def _option(name: str, *flags: str, metavar: str | None = None) -> Any:
+GENERATOR = Panel("Generator")
+LOSS = Panel("Loss")
+DATA = Panel("Training data")
+OPTIMIZER = Panel("Optimizer")
+RUN = Panel("Run folder")
+SETTINGS = Panel("Settings files")
+
+EXAMPLES = """
+srcli train photos -o runs/first
+srcli train photos -c examples/base-x4.yaml -o runs/second --max-time 2h
+srcli train --resume runs/first
+"""
+
+
+def _option(panel: Panel, name: str, *flags: str, metavar: str | None = None) -> Any:
     """The option of a field of `TrainConfig`. If it is not given, the YAML file or the default applies."""
-    default = FIELDS[name].default
+    field, kind = FIELDS[name], TYPES[name]
+    default = field.default
     shown = f" [default: {default}]" if default not in (None, ()) and default is not False else ""
-    text = FIELDS[name].metadata["help"] + shown
-    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=text, metavar=metavar, show_default=False)
-
-
-def _part(flag: str, help: str, default: str, metavar: str | None = None) -> Any:
-    """An option for a part of the generator or of the loss."""
-    return typer.Option(flag, help=f"{help} [default: {default}]", metavar=metavar, show_default=False)
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    return panel.option(
+        *(flags or (f"--{name.replace('_', '-')}",)),
+        metavar=metavar if metavar is not None else {int: "N", float: "X", bool: ""}.get(kind, "WHICH"),
+        help=field.metadata["help"] + shown,
+        show_default=False,
+        autocompletion=one_of(*choices) if choices else None,
+    )
 
 
 def train(
     ctx: typer.Context,
-    photos: Annotated[str | None, typer.Argument(help=FIELDS["photos"].metadata["help"], show_default=False)] = None,
-    output: Annotated[str | None, _option("output", "-o", "--output", metavar="RUN")] = None,
+    photos: Annotated[str | None, typer.Argument(metavar="PHOTOS", help=FIELDS["photos"].metadata["help"])] = None,
+    output: Annotated[str | None, _option(COMMON, "output", "-o", "--output", metavar="RUN")] = None,
     config_file: Annotated[
-        Path | None, typer.Option("-c", "--config", metavar="FILE", help="YAML file with settings; options override it.")
+        Path | None, COMMON.option("-c", "--config", metavar="FILE", help="YAML file with settings; options override it.")
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Resume the run in this folder, or from this checkpoint."),
+        COMMON.option("--resume", metavar="RUN", help="Resume the run in this folder, or from this checkpoint."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete YAML file and exit.")] = False,
-    check_data: Annotated[bool, typer.Option("--check-data", help="Read the photographs, report problems, and exit.")] = False,
-    init: Annotated[str | None, _option("init", metavar="MODEL")] = None,
-    architecture: Annotated[str | None, _part("--generator", "compact, residual or johnson.", "compact")] = None,
-    scale: Annotated[int | None, _part("--scale", "Upscaling factor.", str(DEFAULT.generator.scale))] = None,
-    channels: Annotated[int | None, _part("--channels", "Channels of the generator.", "by generator")] = None,
-    blocks: Annotated[int | None, _part("--blocks", "Blocks of the generator.", "by generator")] = None,
-    slope: Annotated[float | None, _part("--slope", "Slope of residual's leaky ReLU; 0 is ReLU.", "0")] = None,
+    scale: Annotated[
+        int | None,
+        COMMON.option("-s", "--scale", metavar="N", help=f"{HELP['scale']} [default: {DEFAULT.generator.scale}]"),
+    ] = None,
+    init: Annotated[str | None, _option(COMMON, "init", metavar="MODEL")] = None,
+    steps: Annotated[int | None, _option(COMMON, "steps")] = None,
+    batch: Annotated[int | None, _option(COMMON, "batch", "-b", "--batch")] = None,
     loss: Annotated[
         str | None,
-        _part("--loss", "Terms with weights, as in pixel=1,feature=0.1; see srcli losses.", "pixel=1", metavar="TERMS"),
+        COMMON.option(
+            "--loss",
+            metavar="TERMS",
+            help="Terms with weights, as in pixel=1,l1=0.1; see srcli losses. [default: pixel=1]",
+        ),
+    ] = None,
+    degradation: Annotated[str | None, _option(COMMON, "degradation")] = None,
+    max_time: Annotated[str | None, _option(COMMON, "max_time", metavar="TIME")] = None,
+    device: Annotated[str | None, _option(COMMON, "device", "-d", "--device", metavar="DEVICE")] = None,
+    architecture: Annotated[
+        str | None,
+        GENERATOR.option(
+            "--generator",
+            metavar="WHICH",
+            help=f"{HELP['architecture']} [default: compact]",
+            autocompletion=one_of(*GENERATORS),
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None, GENERATOR.option("--channels", metavar="N", help=f"{HELP['channels']} [default: by generator]")
+    ] = None,
+    blocks: Annotated[
+        int | None, GENERATOR.option("--blocks", metavar="N", help=f"{HELP['blocks']} [default: by generator]")
+    ] = None,
+    slope: Annotated[
+        float | None,
+        GENERATOR.option("--slope", metavar="X", help=f"{HELP['slope']} [default: 0]"),
     ] = None,
     layers: Annotated[
         str | None,
-        _part(
+        LOSS.option(
             "--layers",
-            "VGG16 layers of the feature loss, such as relu2_2=0.5,relu4_3, or johnson, gatys, first23.",
-            "first23",
             metavar="LAYERS",
+            help=f"{HELP['layers']} [default: first23]",
+            autocompletion=one_of(*LAYER_PRESETS, *VGG_LAYERS),
         ),
     ] = None,
     distance: Annotated[
-        str | None, _part("--distance", "Distance of features: squared or absolute.", "squared", metavar="WHICH")
+        str | None,
+        LOSS.option(
+            "--distance",
+            metavar="WHICH",
+            help=f"{HELP['distance']} [default: squared]",
+            autocompletion=one_of(*get_args(Distance)),
+        ),
     ] = None,
-    vgg: Annotated[str | None, _option("vgg", metavar="FILE")] = None,
-    degradation: Annotated[str | None, _option("degradation")] = None,
-    lr_data: Annotated[str | None, _option("lr_data", metavar="DIR")] = None,
-    strict: Annotated[bool | None, _option("strict", "--strict/--no-strict")] = None,
-    val: Annotated[str | None, _option("val", metavar="DIR")] = None,
-    val_split: Annotated[float | None, _option("val_split")] = None,
-    val_every: Annotated[int | None, _option("val_every")] = None,
-    cache: Annotated[str | None, _option("cache", metavar="DIR")] = None,
-    steps: Annotated[int | None, _option("steps")] = None,
-    batch: Annotated[int | None, _option("batch")] = None,
-    accumulate: Annotated[int | None, _option("accumulate")] = None,
-    patch: Annotated[int | None, _option("patch")] = None,
-    optimizer: Annotated[str | None, _option("optimizer")] = None,
-    weight_decay: Annotated[float | None, _option("weight_decay")] = None,
-    lr: Annotated[float | None, _option("lr")] = None,
-    adversarial_lr: Annotated[float | None, _option("adversarial_lr")] = None,
-    warmup: Annotated[int | None, _option("warmup")] = None,
-    schedule: Annotated[str | None, _option("schedule")] = None,
-    milestones: Annotated[str | None, _option("milestones", metavar="STEPS")] = None,
-    clip: Annotated[float | None, _option("clip")] = None,
-    ema: Annotated[float | None, _option("ema")] = None,
-    precision: Annotated[str | None, _option("precision")] = None,
-    device: Annotated[str | None, _option("device")] = None,
-    compile: Annotated[bool | None, _option("compile", "--compile/--no-compile")] = None,
-    seed: Annotated[int | None, _option("seed")] = None,
-    save_every: Annotated[int | None, _option("save_every")] = None,
-    keep: Annotated[int | None, _option("keep")] = None,
-    patience: Annotated[int | None, _option("patience")] = None,
-    max_time: Annotated[str | None, _option("max_time", metavar="TIME")] = None,
-    log: Annotated[str | None, _option("log")] = None,
+    vgg: Annotated[str | None, _option(LOSS, "vgg", metavar="FILE")] = None,
+    check_data: Annotated[bool, DATA.flag("--check-data", help="Read the photographs, report problems, and exit.")] = False,
+    lr_data: Annotated[str | None, _option(DATA, "lr_data", metavar="DIR")] = None,
+    strict: Annotated[bool | None, _option(DATA, "strict", "--strict/--no-strict")] = None,
+    val: Annotated[str | None, _option(DATA, "val", metavar="DIR")] = None,
+    val_split: Annotated[float | None, _option(DATA, "val_split")] = None,
+    val_every: Annotated[int | None, _option(DATA, "val_every")] = None,
+    cache: Annotated[str | None, _option(DATA, "cache", metavar="DIR")] = None,
+    patch: Annotated[int | None, _option(DATA, "patch")] = None,
+    seed: Annotated[int | None, _option(DATA, "seed")] = None,
+    lr: Annotated[float | None, _option(OPTIMIZER, "lr")] = None,
+    adversarial_lr: Annotated[float | None, _option(OPTIMIZER, "adversarial_lr")] = None,
+    optimizer: Annotated[str | None, _option(OPTIMIZER, "optimizer")] = None,
+    weight_decay: Annotated[float | None, _option(OPTIMIZER, "weight_decay")] = None,
+    warmup: Annotated[int | None, _option(OPTIMIZER, "warmup")] = None,
+    schedule: Annotated[str | None, _option(OPTIMIZER, "schedule")] = None,
+    milestones: Annotated[str | None, _option(OPTIMIZER, "milestones", metavar="STEPS")] = None,
+    clip: Annotated[float | None, _option(OPTIMIZER, "clip")] = None,
+    ema: Annotated[float | None, _option(OPTIMIZER, "ema")] = None,
+    precision: Annotated[str | None, _option(MEMORY, "precision")] = None,
+    compile: Annotated[bool | None, _option(MEMORY, "compile", "--compile/--no-compile")] = None,
+    accumulate: Annotated[int | None, _option(MEMORY, "accumulate")] = None,
+    overwrite: Annotated[bool, RUN.flag("--overwrite", help="Replace the run in the folder.")] = False,
+    print_settings: Annotated[
+        bool, SETTINGS.flag("--print-settings", help="Print all settings as a commented YAML file, and exit.")
+    ] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", hidden=True)] = False,
+    print_schema: Annotated[
+        bool, SETTINGS.flag("--print-schema", help="Print a JSON schema of settings files for editors, and exit.")
+    ] = False,
+    save_every: Annotated[int | None, _option(RUN, "save_every")] = None,
+    keep: Annotated[int | None, _option(RUN, "keep")] = None,
+    patience: Annotated[int | None, _option(RUN, "patience")] = None,
+    log: Annotated[str | None, _option(RUN, "log")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a generator on a folder of photographs.
 
@@ -116,16 +182,23 @@ def train(
     with the lowest validation loss. Under torchrun, each process takes a batch of its own.
     """
     given = {name: value for name, value in ctx.params.items() if value is not None}
-    for name in ("config_file", "resume", "overwrite", "print_config", "check_data"):
+    for name in ("config_file", "resume", "overwrite", "print_settings", "print_config", "print_schema", "check_data"):
         given.pop(name, None)
+    if print_config:
+        report("--print-config is now called --print-settings; the old name will be removed in the next version.")
+    if print_schema:
+        print(json.dumps(json_schema(), indent=2))
+        return
     if resume is not None:
-        if config_file is not None or overwrite or print_config or check_data:
-            raise ConfigError("--resume cannot be combined with --config, --overwrite, --print-config or --check-data.")
+        if config_file is not None or overwrite or print_settings or check_data:
+            raise ConfigError("--resume cannot be combined with --config, --overwrite, --print-settings or --check-data.")
         _resume(resume, given)
         return
-    config = config_from(read_yaml(config_file) if config_file else DEFAULT, given)
-    if print_config:
-        print(write_yaml(config), end="")
+    config = merge(read_yaml(config_file) if config_file else DEFAULT, given, COMMAND_LINE)
+    if print_settings or print_config:
+        print(
+            f"# Every key is optional. Usage: srcli train -c FILE; options override the file.\n\n{write_yaml(config)}", end=""
+        )
         return
     if config.photos is None:
         raise ConfigError("Give a folder of photographs, as in srcli train PHOTOS -o RUN.")
@@ -144,32 +217,6 @@ def train(
     _train(TrainingRun.begin_or_continue(directory, config, command, overwrite=overwrite, progress=TerminalProgress()))
 
 
-def config_from(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """The config with the options given on the command line."""
-    given = dict(given)
-    mapping = to_mapping(config)
-    sizes = {name: given.pop(name) for name in ("architecture", "scale", "channels", "blocks", "slope") if name in given}
-    features = {name: given.pop(name) for name in ("layers", "distance") if name in given}
-    loss = given.pop("loss", None)
-    if sizes.get("architecture", mapping["generator"]["architecture"]) != mapping["generator"]["architecture"]:
-        mapping["generator"] = {"scale": mapping["generator"]["scale"]}  # the sizes belong to another generator
-    mapping["generator"] |= sizes
-    if loss is not None:
-        kept = {name: mapping["loss"][name] for name in ("layers", "distance")}
-        mapping["loss"] = to_mapping(parse_loss(loss)) | kept
-    mapping["loss"] |= features
-    if "milestones" in given:
-        given["milestones"] = _whole_numbers(given["milestones"])
-    return from_mapping(TrainConfig, mapping | given, "The command line")
-
-
-def _whole_numbers(words: str) -> list[int]:
-    try:
-        return [int(word) for word in words.split(",")]
-    except ValueError:
-        raise ConfigError(f"--milestones is {words!r}; write integers, as in 5000,8000.") from None
-
-
 def _resume(path: Path, given: dict[str, Any]) -> None:
     refused = [name for name in given if name not in ON_RESUME + AGAINST_DIVERGENCE]
     if refused:
@@ -186,13 +233,13 @@ def _resume(path: Path, given: dict[str, Any]) -> None:
 
     directory = RunDirectory(path.parent if path.suffix == ".pt" else path)
     if path.suffix != ".pt" and directory.without_checkpoint:
-        config = config_from(read_yaml(directory.config_file), given | {"output": str(path)})
+        config = merge(read_yaml(directory.config_file), given | {"output": str(path)}, COMMAND_LINE)
         command = shlex.join(["srcli", *sys.argv[1:]])
         _train(TrainingRun.begin(directory, config, command, overwrite=False, progress=TerminalProgress()))
         return
     state = directory.load(path if path.suffix == ".pt" else None)
     config = from_mapping(TrainConfig, state["settings"], str(directory.checkpoint))
-    _train(TrainingRun.resume(directory, config_from(config, given), state, progress=TerminalProgress()))
+    _train(TrainingRun.resume(directory, merge(config, given, COMMAND_LINE), state, progress=TerminalProgress()))
 
 
 def _check_data(config: TrainConfig) -> None:

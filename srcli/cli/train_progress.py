@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-from srcli.cli.messages import as_options
+from srcli.cli.messages import as_options, is_quiet, is_verbose
 from srcli.training.trainer import Step
 from srcli.training.validation import Scores
 
-SECONDS_PER_LINE = 60.0
-"""Seconds between two lines if stderr is not a terminal."""
+SECONDS_PER_LINE, SECONDS_PER_LINE_VERBOSE = 60.0, 5.0
+"""Seconds between two lines if stderr is not a terminal, and with --verbose."""
 
 
 class _BarAboveMetrics(Progress):
@@ -33,7 +33,8 @@ class TerminalProgress:
     """Shows a training run on stderr. See `srcli.training.progress.TrainingProgress`."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=is_quiet())
+        self.seconds_per_line = SECONDS_PER_LINE_VERBOSE if is_verbose() else SECONDS_PER_LINE
         self.decoded = 0
         self.status: Status | None = None
         self.steps = 0
@@ -80,7 +81,7 @@ class TerminalProgress:
         if self.bar is not None:
             self.bar.metrics = self._metrics(epoch) + self.validated
             self.bar.update(self.bar.task_ids[0], completed=step.number)
-        elif self.seconds_since_line >= SECONDS_PER_LINE or step.number == self.steps:
+        elif self.seconds_since_line >= self.seconds_per_line or step.number == self.steps:
             self.seconds_since_line = 0.0
             seconds = sum(each.seconds for each in self.recent) / len(self.recent)
             left = seconds * (self.steps - step.number)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from srcli.cli.messages import report
+from srcli.cli.messages import detail, is_quiet, note
 
 if TYPE_CHECKING:
     from srcli.inference.plan import Job
@@ -20,7 +20,7 @@ class UpscaleProgress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        self._no_bars = not console.is_terminal
+        self._no_bars = is_quiet() or not console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -57,8 +57,12 @@ class UpscaleProgress:
             self._bars.remove_task(self._tasks.pop(job))
 
     def note(self, sentence: str) -> None:
-        """Print a sentence on stderr."""
-        self._print(lambda: report(sentence))
+        """Print a sentence on stderr, unless it should be quiet."""
+        self._print(lambda: note(sentence))
+
+    def detail(self, sentence: str) -> None:
+        """Print a sentence on stderr if the user wants details."""
+        self._print(lambda: detail(sentence))
 
     def result(self, line: str) -> None:
         """Print a line on stdout."""

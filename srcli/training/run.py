@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srcli.config import TrainConfig, from_mapping, read_yaml, seconds, to_mapping
+from srcli.config import TrainConfig, seconds, to_mapping
 from srcli.core.device import pick_device
 from srcli.core.losses import WeightedLoss
 from srcli.errors import ConfigError, SrcliError, counted
@@ -25,6 +25,7 @@ from srcli.training.history import LOG_INTERVAL, History
 from srcli.training.plots import draw_curves, draw_sample_grid
 from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.run_dir import RunDirectory
+from srcli.training.settings import merge, read_yaml
 from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size
 from srcli.training.trainer import train as train_steps
 from srcli.training.validation import Scores, Validation, smallest_side
@@ -291,7 +292,7 @@ def train(
     """
     if isinstance(settings, str | Path):
         settings = read_yaml(Path(settings))
-    config = settings if isinstance(settings, TrainConfig) else from_mapping(TrainConfig, settings, "settings")
+    config = settings if isinstance(settings, TrainConfig) else merge(TrainConfig(), settings, "settings")
     if config.photos is None or config.output is None:
         raise ConfigError("Give a folder of photographs and one for the run: set `photos` and `output`.")
     directory = RunDirectory(Path(config.output))

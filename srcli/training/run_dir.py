@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from srcli.config import TrainConfig, from_mapping, to_mapping, write_yaml
+from srcli.config import TrainConfig, from_mapping, to_mapping
 from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_files, write_text
 from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
+from srcli.training.settings import write_yaml
 from srcli.training.trainer import Trainer
 from srcli.version import __version__
 

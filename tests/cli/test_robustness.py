@@ -201,7 +201,7 @@ def test_an_unforeseen_error_is_one_line_and_the_others_are_done(
     result = srcli("upscale", photos, "-m", model)
     assert result.exit_code == 1
     message = f"srcli: Cannot upscale {photos / 'one.png'}: unexpected ZeroDivisionError (division by zero). Please report it, "
-    assert f"{message}with the output of --debug.\n" in result.stderr
+    assert f"{message}with the output of --verbose.\n" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == f"{photos / 'two_x2.png'}\n"
     result = srcli("upscale", photos, "-m", model, "--overwrite", "--debug")
@@ -218,7 +218,7 @@ def test_an_unforeseen_error_of_a_command_is_one_line(srcli: Command, monkeypatc
     assert result.exit_code == 1
     assert (
         result.stderr
-        == "srcli: Something went wrong: unexpected RuntimeError (odd). Please report it, with the output of --debug.\n"
+        == "srcli: Something went wrong: unexpected RuntimeError (odd). Please report it, with the output of --verbose.\n"
     )
 
 

@@ -17,13 +17,14 @@ import pytest
 import torch
 import yaml
 
-from srcli.config import TrainConfig, read_yaml
+from srcli.config import TrainConfig
 from srcli.io.image import Image
 from srcli.io.read import read_image
 from srcli.io.write import write_image
 from srcli.models.checkpoint import load_generator
 from srcli.models.registry import describe_model
 from srcli.training.run_dir import RunDirectory
+from srcli.training.settings import read_yaml
 from tests.conftest import CommandResult, make_model
 
 Command = Callable[..., CommandResult]
@@ -89,7 +90,7 @@ def test_files_of_a_run(srcli: Command, photos: Path, tmp_path: Path) -> None:
 
 def test_the_complete_yaml_contains_every_option_and_gives_the_same_run(srcli: Command, photos: Path, tmp_path: Path) -> None:
     options = [photos, *TINY, "--loss", "l1=1,grid=2", "--patch", 64, "--steps", 3, "-o", tmp_path / "one"]
-    printed = srcli("train", *options, "--schedule", "multistep", "--milestones", "1,2", "--print-config")
+    printed = srcli("train", *options, "--schedule", "multistep", "--milestones", "1,2", "--print-settings")
     assert printed.exit_code == 0
     assert set(yaml.safe_load(printed.stdout)) == set(TrainConfig.__dataclass_fields__)
     config_file = tmp_path / "all.yaml"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srcli.config import CompactConfig, JohnsonConfig, LossConfig, TrainConfig, from_mapping, read_yaml, to_mapping
+from srcli.config import CompactConfig, JohnsonConfig, LossConfig, TrainConfig, from_mapping, to_mapping
 from srcli.core.degradation import bicubic
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator
@@ -18,6 +18,7 @@ from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model, read_weights
 from srcli.training.dataset import PhotoDataset, TrainBatch
 from srcli.training.run_dir import RunDirectory
+from srcli.training.settings import read_yaml, write_yaml
 from srcli.training.trainer import DivergedError, Step, Trainer, crop_size, learning_rate, train
 from srcli.training.validation import Scores
 from tests.conftest import EXAMPLES
@@ -251,8 +252,6 @@ def test_a_crop_includes_the_margin_for_degradation() -> None:
 
 
 def test_settings_survive_yaml(tmp_path: Path) -> None:
-    from srcli.config import write_yaml
-
     config = tiny(loss=LossConfig(pixel=0.5, feature=2, layers={"relu2_2": 0.5, "conv5_1": 1.0}), lr=1e-4)
     (tmp_path / "settings.yaml").write_text(write_yaml(config))
     assert read_yaml(tmp_path / "settings.yaml") == config
@@ -276,7 +275,6 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ("batch: 16\naccumulate: 3", "has no 3 equal parts"),
         ("schedule: multistep", "needs milestones"),
         ("milestones: [100]", "Milestones need `schedule=multistep`"),
-        ("milestones: 100", "should be a list of integers"),
         ("max_time: soon", "as in 45s, 90m, 8h or 2d"),
         ("compile: 1", "should be true or false"),
         ("photos: 5", "should be a string"),
