@@ -135,7 +135,7 @@ def test_what_the_format_cannot_store_is_reported(srcli: Command, model: Path, t
         (["--max-pixels", "0"], 2, "must be at least 1"),
         (["--device", "gpu"], 2, "no device 'gpu'. Choose auto, cpu, cuda"),
         (["--tile", "3"], 2, "A tile of 3 pixels is too small"),
-        (["-o", "out.bmp"], 2, "Cannot write out.gif: supported extensions are .png"),
+        (["-o", "out.bmp"], 2, "Cannot write out.bmp: supported extensions are .png"),
         (["--nonsense"], 2, "No such option"),
     ],
 )
