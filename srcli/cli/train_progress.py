@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-from srcli.cli.messages import as_options, is_quiet, is_verbose
+from srcli.cli.messages import as_options, duration, is_quiet, is_verbose
 from srcli.training.trainer import Step
 from srcli.training.validation import Scores
 
@@ -85,7 +85,7 @@ class TerminalProgress:
             self.seconds_since_line = 0.0
             seconds = sum(each.seconds for each in self.recent) / len(self.recent)
             left = seconds * (self.steps - step.number)
-            self.message(f"step {step.number} of {self.steps}: {self._metrics(epoch)}, {_duration(left)} left")
+            self.message(f"step {step.number} of {self.steps}: {self._metrics(epoch)}, {duration(left)} left")
 
     def scores(self, scores: Scores, bicubic: Scores, *, step: int, improved: bool) -> None:
         self.validated = f", val {scores.psnr:.2f} dB ({scores.psnr - bicubic.psnr:+.2f} to bicubic)"
@@ -107,11 +107,6 @@ class TerminalProgress:
             f"epoch {epoch:.1f}, {terms}, {self.images_per_step * len(self.recent) / seconds:.0f} images/s, "
             f"waiting {waited / seconds:.0%}{_memory()}"
         )
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _memory() -> str:

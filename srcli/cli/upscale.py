@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -198,6 +199,10 @@ def upscale(
         raise ConfigError(f"--max-pixels is {max_pixels}; it must be at least 1.")
     if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--compare writes an HTML page, so its name must end in .html (got {compare}).")
+    if "-" in inputs and sys.stdin is not None and sys.stdin.isatty():
+        raise ConfigError("stdin is a terminal, so there is no image to read. Pipe one, as in srcli upscale - < photo.jpg.")
+    if (output == "-" or (output is None and inputs == ["-"])) and sys.stdout is not None and sys.stdout.isatty():
+        raise ConfigError("stdout is a terminal, which shows no images. Set `output` to a file, or pipe stdout to a program.")
     red, green, blue = (round(part * 255) for part in parse_color(background))
 
     from srcli.cli.upscale_run import run_jobs

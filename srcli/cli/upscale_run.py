@@ -25,12 +25,12 @@ def run_jobs(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast:
     with_previews: list[UpscaleResult] = []
     done = skipped = 0
     interrupted = False
-    with _stop_signals_as_interrupt(), UpscaleProgress(len(jobs)) as progress:
+    with _stop_signals_as_interrupt(), UpscaleProgress(jobs) as progress:
         callbacks = ProgressCallbacks(progress.start, progress.advance, progress.note)
         results = BatchUpscaler(options, callbacks).run(jobs)
         try:
             for result in results:
-                progress.finish(result.job)
+                progress.finish(result)
                 for sentence in result.notes:
                     progress.note(sentence)
                 if result.sr and not (result.error or result.skipped):
@@ -49,9 +49,10 @@ def run_jobs(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast:
                     break
         except KeyboardInterrupt:
             interrupted = True
-            progress.note("interrupted; images in progress were left unchanged. Continue with --skip-existing.")
         finally:
             results.close()  # type: ignore[attr-defined]
+    if interrupted:
+        report("interrupted; images in progress were left unchanged. Continue with --skip-existing.")
     if page and with_previews and not interrupted:
         _write_page(page, with_previews, left_out=done - len(with_previews), overwrite=options.overwrite)
     if skipped:

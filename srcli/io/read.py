@@ -14,7 +14,7 @@ from srcli.io.cicp import read_description
 from srcli.io.color import PROFILE, has_usable_profile, to_rgb_or_gray, to_srgb
 from srcli.io.damage import is_harmless, missing_rows, truncated, with_end
 from srcli.io.image import Image, Metadata
-from srcli.io.load import LoadedImage, check_readable, is_jpeg, load_image, orientation, reason, unreadable
+from srcli.io.load import LoadedImage, check_readable, is_jpeg, load, load_image, orientation, reason, unreadable
 from srcli.io.metadata import profile_for_networks, read_metadata, with_color
 
 
@@ -194,6 +194,16 @@ def read_image(path: str | Path, *, frame: int | None = None) -> Image:
     """
     file = open_image(Path(path), frame=frame)
     return Image(file.read(file.height), file.metadata)
+
+
+def count_pixels(path: Path) -> int:
+    """The number of pixels of an image, with all its frames, from its header. 0 if that does not say it."""
+    try:
+        image = load(path, fail_on="error")
+    except (pyvips.Error, OSError):
+        return 0
+    frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    return int(image.width) * int(image.height) * int(frames)
 
 
 def is_complete(path: Path, width: int, height: int, *, frames: int = 1) -> bool | None:
