@@ -7,6 +7,14 @@ from typing import Annotated, Any
 
 from srcli.cli.options import COMMON, Quiet, Verbose
 
+WHICH = """Which one do I want?
+  a good default                          srcli upscale photo.jpg
+  the fastest result                      srcli upscale photo.jpg --effort fast
+  the most accurate result                srcli upscale photo.jpg --effort best
+  a sharper look, with invented detail    srcli upscale photo.jpg --perceptual 1
+  noise and JPEG artifacts removed        srcli upscale photo.jpg --photo
+"""
+
 EXAMPLES = """
 srcli models
 srcli models --json
@@ -18,7 +26,7 @@ def models(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the shipped models, for srcli upscale -m NAME.
+    """List the shipped models, and which one to use for what.
 
     Prints what each model is for, its size, its speed, and its PSNR in dB.
     """
@@ -42,6 +50,7 @@ def models(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    print(WHICH)
     sets = list(dict.fromkeys(name for row in rows for name in row["figures"] if name != SPEED))
     name_width = max(len(row["name"]) for row in rows)
     kind_width = max(len(kind) for kind in PURPOSES)

@@ -52,7 +52,12 @@ def upscale(
     ] = None,
     scale: Annotated[
         float | None,
-        COMMON.option("-s", "--scale", metavar="X", help="Upscaling factor, such as 2 or 2.5. [default: the model's, or 4]"),
+        COMMON.option(
+            "-s",
+            "--scale",
+            metavar="X",
+            help="Upscaling factor, such as 2.5; 1 only with --photo. [default: the model's, or 4]",
+        ),
     ] = None,
     size: Annotated[
         str | None, COMMON.option("--size", metavar="WxH", help="Size of the result: 1920x1080, 1920x or x1080.")
@@ -153,6 +158,11 @@ def upscale(
     skip_existing: Annotated[
         bool, BATCH.flag("--skip-existing", help="Skip images with a complete result of the right size.")
     ] = False,
+    skip_large: Annotated[bool, BATCH.flag("--skip-large", help="Leave alone images that have the size of --size.")] = False,
+    min_side: Annotated[
+        int | None,
+        BATCH.option("--min-side", metavar="N", help="Leave alone images whose shorter side has at least N pixels."),
+    ] = None,
     fail_fast: Annotated[bool, BATCH.flag("--fail-fast", help="Stop at the first image that fails.")] = False,
     dry_run: Annotated[bool, BATCH.flag("--dry-run", help="Show what would be done without doing it.")] = False,
     json: Annotated[bool, BATCH.flag("--json", help="Print a line of JSON for each image.")] = False,
@@ -183,8 +193,8 @@ def upscale(
     if quality is not None:
         report("--quality is now called --effort; the old name will be removed in the next version.")
         effort = quality if effort is None else effort
-    if scale is not None and not 1 < scale <= MAX_SCALE:
-        raise ConfigError(f"The scale is {scale:g}; it must be above 1 and at most {MAX_SCALE}.")
+    if scale is not None and not 1 <= scale <= MAX_SCALE:
+        raise ConfigError(f"The scale is {scale:g}; it must be at least 1 and at most {MAX_SCALE}.")
     if scale is not None and size is not None:
         raise ConfigError("--scale and --size exclude each other. Choose one.")
     if model is not None and not (effort is None and perceptual is None and not photo):
@@ -195,8 +205,11 @@ def upscale(
         raise ConfigError(f"A tile of {tile} pixels is too small; use at least 16, or 0 for the whole image at once.")
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing exclude each other. Choose one.")
-    if max_pixels is not None and max_pixels < 1:
-        raise ConfigError(f"--max-pixels is {max_pixels}; it must be at least 1.")
+    for option, value in {"--max-pixels": max_pixels, "--min-side": min_side}.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{option} is {value}; it must be at least 1.")
+    if skip_large and size is None:
+        raise ConfigError("--skip-large needs --size. With --scale, use --min-side N.")
     if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--compare writes an HTML page, so its name must end in .html (got {compare}).")
     if "-" in inputs and sys.stdin is not None and sys.stdin.isatty():
@@ -217,6 +230,8 @@ def upscale(
         if model is not None
         else select_models(effort=effort or "balanced", perceptual=perceptual or 0, photo=photo)
     )
+    if scale == 1 and not all(each.restores for each in models):
+        raise ConfigError("A scale of 1 keeps the size; add --photo to remove noise and artifacts, or set a larger --scale.")
     # perceptual models are not trained on the output of other perceptual models
     first_models = select_models(effort=effort or "balanced") if perceptual else ()
     target_size = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
@@ -240,6 +255,8 @@ def upscale(
         background=(red, green, blue),
         save=SaveOptions(output_quality, lossless, png_compression, bit_depth),
         previews=MAX_PREVIEWS if compare else 0,
+        min_side=min_side,
+        skip_large=skip_large,
     )
     jobs = plan(
         inputs,

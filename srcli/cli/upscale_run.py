@@ -23,7 +23,7 @@ def run_jobs(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast:
     """Run the jobs and print their results; all failures are listed at the end. page: where to write the comparison."""
     failures: list[str] = []
     with_previews: list[UpscaleResult] = []
-    done = skipped = 0
+    done = skipped = large = 0
     interrupted = False
     with _stop_signals_as_interrupt(), UpscaleProgress(jobs) as progress:
         callbacks = ProgressCallbacks(progress.start, progress.advance, progress.note)
@@ -36,7 +36,8 @@ def run_jobs(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast:
                 if result.sr and not (result.error or result.skipped):
                     progress.detail(f"{result.job.source}: {_how(result)}.")
                 done += not result.error
-                skipped += result.skipped
+                skipped += result.skipped and not result.large
+                large += result.large
                 if result.previews:
                     with_previews.append(result)
                 if result.error:
@@ -55,6 +56,8 @@ def run_jobs(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast:
         report("interrupted; images in progress were left unchanged. Continue with --skip-existing.")
     if page and with_previews and not interrupted:
         _write_page(page, with_previews, left_out=done - len(with_previews), overwrite=options.overwrite)
+    if large:
+        note(f"left {counted(large, 'image')} alone, which {'is' if large == 1 else 'are'} large enough.")
     if skipped:
         note(f"skipped {counted(skipped, 'existing result')}.")
     for failure in failures:
@@ -98,6 +101,7 @@ def _record(result: UpscaleResult) -> dict[str, Any]:
         "device": result.device,
         "seconds": result.seconds,
         "skipped": result.skipped,
+        "large": result.large,
         "notes": [as_options(sentence) for sentence in result.notes],
         "error": result.error and as_options(result.error),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import sys
 import tempfile
@@ -49,7 +50,9 @@ class UpscaleOptions:
 
     models: those to choose from, of different scales. first_models: those for all passes but the last, if they differ.
     in_place: replace images by their results where both are the same file.
-    extension: of the format for stdout. previews: of how many images, from the first on, to keep previews for a page.
+    extension: of the format for stdout. min_side: leave images alone whose shorter side has at least this many pixels.
+    skip_large: leave images alone that already have the requested size. previews: of how many images, from the first on, to
+    keep previews for a page.
     """
 
     size: Size
@@ -70,14 +73,16 @@ class UpscaleOptions:
     background: tuple[int, int, int] = (255, 255, 255)
     save: SaveOptions = field(default_factory=SaveOptions)
     previews: int = 0
+    min_side: int | None = None
+    skip_large: bool = False
 
 
 @dataclass(frozen=True)
 class UpscaleResult:
     """The result of a job.
 
-    lr, sr: width and height of the image and of the result. error: why the job failed. notes: sentences for the user.
-    previews: the whole image first; empty if not asked for.
+    lr, sr: width and height of the image and of the result. skipped: the result existed, or the image is `large` enough.
+    error: why the job failed. notes: sentences for the user. previews: the whole image first; empty if not asked for.
     """
 
     job: Job
@@ -87,6 +92,7 @@ class UpscaleResult:
     device: str | None = None
     seconds: float = 0
     skipped: bool = False
+    large: bool = False
     error: str | None = None
     notes: tuple[str, ...] = ()
     previews: tuple[PreviewPair, ...] = ()
@@ -188,6 +194,8 @@ class BatchUpscaler:
         lr = image.width, image.frame_height
         frames = image.animation.frames if image.animation else 1
         sr = options.size.of(*lr)
+        if min(lr) >= (options.min_side or math.inf) or (options.skip_large and _factor(lr, sr) <= 1):
+            return UpscaleResult(job, lr, skipped=True, large=True)
         chain = self._chain(job, lr, sr)
         result = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
         check_target(_named(job, image, options.extension), *sr, options.save, image.animation)
@@ -270,9 +278,12 @@ class BatchUpscaler:
         return Preview(source, sr, frame=1 if image.animation else self.options.frame, animated=image.animation is not None)
 
     def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Model]:
-        factor = max(sr[0] / lr[0], sr[1] / lr[1])
-        if factor <= 1:
-            raise SrcliError(f"{job.source} is already {lr[0]}x{lr[1]} pixels, so {sr[0]}x{sr[1]} would not upscale it.")
+        factor = _factor(lr, sr)
+        if factor < 1 or (factor == 1 and not all(model.restores for model in self.options.models)):
+            raise SrcliError(
+                f"{job.source} is already {lr[0]}x{lr[1]} pixels, so {sr[0]}x{sr[1]} would not upscale it. "
+                "Use `skip_large` to leave such images alone."
+            )
         return model_chain(self.options.models, factor, self.options.first_models)
 
     def _announce(self, job: Job, lr: tuple[int, int], sr: tuple[int, int], chain: Sequence[Model]) -> None:
@@ -299,6 +310,10 @@ class BatchUpscaler:
                 if self.options.device == "auto":
                     self.callbacks.on_note(f"{model.name} on {backend.description}.")
             return self._backends[id(model)]
+
+
+def _factor(lr: tuple[int, int], sr: tuple[int, int]) -> float:
+    return max(sr[0] / lr[0], sr[1] / lr[1])
 
 
 def _read_stdin() -> bytes:

@@ -241,8 +241,11 @@ def model_chain(models: Sequence[Model], factor: float, first_models: Sequence[M
     """The models to apply one after another: the smallest product of scales that reaches `factor`, in the fewest passes.
 
     first_models: those for all passes but the last, if they differ. Smaller scales come first, as that costs less.
+    A factor of 1 takes the model with the smallest scale.
     Raises SrcliError if it takes more than MAX_PASSES.
     """
+    if factor == 1:
+        return [min(models, key=lambda model: model.scale)]
     last = {model.scale: model for model in models if model.scale > 1}
     first = {model.scale: model for model in first_models or models if model.scale > 1}
     chains = [
@@ -252,6 +255,8 @@ def model_chain(models: Sequence[Model], factor: float, first_models: Sequence[M
         for end in last
         if prod(start) * end >= factor
     ]
+    if not last:
+        raise SrcliError(f"{models[0].name} does not upscale images. Use another model, or `scale=1`.")
     if not chains:
         raise SrcliError(f"A factor of {factor:g} takes more than {MAX_PASSES} passes of the model. Use a smaller size.")
     *start, end = min(chains, key=lambda chain: (prod(chain), len(chain), chain))

@@ -43,6 +43,9 @@ class ThirdPartyModel:
     pools: bool
     """Whether it pools over the whole image, so that its output depends on the tiles."""
 
+    restores = True
+    """It may have been trained to remove noise or artifacts, which the file does not say."""
+
     @property
     def name(self) -> str:
         return self.path.stem
@@ -92,7 +95,7 @@ def load_third_party(path: Path) -> ThirdPartyModel:
         reason = " ".join(str(error).split())[:200]
         raise SrcliError(f"{path} is damaged or of an unknown type ({type(error).__name__}: {reason}). Get it again.") from None
     kind = found.architecture.name
-    if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose not in ("SR", "Restoration"):
         raise SrcliError(f"{path} is a network of type {kind}, which does not upscale images. Use another model.")
     channels = (found.input_channels, found.output_channels)
     if channels not in ((3, 3), (1, 1)):

@@ -104,6 +104,11 @@ class ModelSpec:
         return "perceptual" if any(others) else "faithful"
 
     @property
+    def restores(self) -> bool:
+        """Whether it improves an image at the same size, too: its result, downscaled, has less noise."""
+        return self.kind == "photo"
+
+    @property
     def parameters(self) -> int:
         """The number of weights of the fused generator."""
         with safe_open(self.path, "numpy") as file:

@@ -122,7 +122,10 @@ def test_what_the_format_cannot_store_is_reported(srcli: Command, model: Path, t
         (["--effort", "bset"], 2, "no effort 'bset'. Did you mean best"),
         (["--perceptual", "1.5"], 2, "--perceptual is 1.5; it must be at least 0 and at most 1"),
         (["--perceptual", "0.5", "--effort", "fast"], 2, "--effort fast supports only the values 0 and 1 of --perceptual"),
-        (["--scale", "1"], 2, "The scale is 1; it must be above 1 and at most 64"),
+        (["--scale", "1"], 2, "A scale of 1 keeps the size; add --photo"),
+        (["--scale", "0.9"], 2, "The scale is 0.9; it must be at least 1 and at most 64"),
+        (["--min-side", "0"], 2, "--min-side is 0; it must be at least 1"),
+        (["--skip-large"], 2, "--skip-large needs --size"),
         (["--scale", "65"], 2, "The scale is 65; it must be"),
         (["--size", "wide"], 2, "Invalid size 'wide'; write 1920x1080, 1920x or x1080"),
         (["--size", "0x10"], 2, "Invalid size '0x10'"),
@@ -191,6 +194,39 @@ def test_help_and_usage_errors_do_not_import_torch(words: list[str]) -> None:
     assert subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True).returncode == 0
 
 
+# images that keep their size
+
+
+def test_scale_1_with_photo_removes_noise_at_the_same_size(srcli: Command, tmp_path: Path) -> None:
+    clean = read_image(EXAMPLES / "small" / "astronaut.png").pixels
+    noise = np.random.default_rng(0).normal(0, 15, clean.shape)
+    noisy = np.clip(clean + noise, 0, 255).astype(np.uint8)
+    write_image(Image(noisy), tmp_path / "noisy.png")
+    outcome = srcli("upscale", tmp_path / "noisy.png", "--scale", "1", "--photo", "--device", "cpu")
+    assert outcome.exit_code == 0
+    result = read_image(tmp_path / "noisy_x1.png").pixels
+    assert result.shape == clean.shape
+    errors = [np.square(image.astype(float) - clean).mean() for image in (result, noisy)]
+    assert errors[0] < errors[1] / 1.2
+
+
+def test_images_that_are_large_enough_are_left_alone(
+    srcli: Command, model: Path, photo: Path, tmp_path: Path, pixels: Pixels
+) -> None:
+    large = tmp_path / "large.png"
+    write_image(Image(pixels(50, 60)), large)
+    for words in (["--min-side", 50], ["--size", "60x", "--skip-large"]):
+        outcome = srcli("upscale", photo, large, "-m", model, "-o", tmp_path / "out", "--json", "--overwrite", *words)
+        assert outcome.exit_code == 0
+        assert outcome.stderr.endswith("srcli: left 1 image alone, which is large enough.\n")
+        assert [json.loads(line)["large"] for line in outcome.stdout.splitlines()] == [False, True]
+        assert not list((tmp_path / "out").glob("large*"))
+    outcome = srcli("upscale", large, "-m", model, "--size", "60x")
+    assert outcome.exit_code == 1
+    assert "is already 60x50 pixels" in outcome.stderr
+    assert "Use --skip-large" in outcome.stderr
+
+
 # models
 
 
@@ -233,6 +269,7 @@ def test_the_shipped_models_are_listed(srcli: Command) -> None:
     from srcli.models.checkpoint import load_generator
     from srcli.models.registry import describe_model, read_benchmarks, shipped_models
 
+    assert srcli("models").stdout.startswith("Which one do I want?\n")
     rows = json.loads(srcli("models", "--json").stdout)
     assert {row["name"] for row in rows} >= set(shipped_models())
     for row in rows:

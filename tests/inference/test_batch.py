@@ -213,6 +213,7 @@ def test_a_line_of_json_for_each_image(srcli: Command, model: Path, photo: Path,
         "device": good["device"],
         "seconds": good["seconds"],
         "skipped": False,
+        "large": False,
         "notes": [],
         "error": None,
     }

@@ -136,7 +136,6 @@ def test_a_network_that_pools_over_the_image_prints_a_note_on_tiles(srcli: Comma
 
 
 def test_networks_that_do_not_upscale_single_images_are_rejected(srcli: Command, photo: Path, tmp_path: Path) -> None:
-    denoiser = save(tmp_path / "denoiser.pth", lambda: RRDBNet(num_filters=8, num_blocks=1, scale=1))
     layers = save(tmp_path / "layers.pth", lambda: SRVGGNetCompact(num_in_ch=4, num_out_ch=4, num_feat=8, num_conv=2))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
     save_file({"weight": torch.zeros(3)}, tmp_path / "unknown.safetensors")
@@ -144,7 +143,6 @@ def test_networks_that_do_not_upscale_single_images_are_rejected(srcli: Command,
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"weight": Path("code")}, tmp_path / "code.pth")
     for path, sentence in (
-        (denoiser, "does not upscale images"),
         (layers, "maps 4 channels to 4"),
         (tmp_path / "unknown.pth", "contains no network that srcli or spandrel supports"),
         (tmp_path / "unknown.safetensors", "contains no network that srcli or spandrel supports"),
@@ -157,6 +155,20 @@ def test_networks_that_do_not_upscale_single_images_are_rejected(srcli: Command,
         assert str(path) in result.stderr
         assert sentence in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_network_that_keeps_the_size_runs_at_scale_1_only(srcli: Command, photo: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "denoiser.pth", lambda: RRDBNet(num_filters=8, num_blocks=1, scale=1))
+    result = srcli("upscale", photo, "-m", path, "--device", "cpu")
+    assert result.exit_code == 0
+    sr = read_image(photo.with_name("photo_x1.png")).pixels
+    lr = read_image(photo).pixels
+    assert sr.shape == lr.shape
+    own = load_model(path, "cpu")(lr.transpose(2, 0, 1).astype(np.float32) / 255)
+    assert np.abs(sr - own.transpose(1, 2, 0).clip(0, 1) * 255).max() <= 1
+    result = srcli("upscale", photo, "-m", path, "--device", "cpu", "--scale", 2)
+    assert result.exit_code == 1
+    assert "denoiser does not upscale images. Use another model, or --scale 1." in result.stderr
 
 
 def weights_with_one_missing() -> dict[str, torch.Tensor]:
