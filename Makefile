@@ -4,7 +4,7 @@ PYTHON ?= python3
 BENCH ?= ../shared/data/bench
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types format docs bench clean
+.PHONY: demo test check lint types format docs bench package clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## upscale a photograph by 4
@@ -35,6 +35,9 @@ docs: .venv/installed-dev  ## build the documentation into site/
 
 bench: .venv/installed  ## measure all models; BENCH=folder with Set5, Set14, BSD100
 	.venv/bin/python benchmarks/quality.py $(BENCH) --features 4
+
+package: .venv/bin/python  ## install the built wheel in clean environments, with each extra, and run it
+	.venv/bin/python .ci/package.py
 
 clean:
 	rm -rf .venv demo build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

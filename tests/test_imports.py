@@ -67,6 +67,24 @@ def test_modules_that_load_without_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_everything_can_be_imported_next_to_a_torchvision_that_does_not_match_torch(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    code = """
+import importlib, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+import srcli
+from srcli.inference.third_party import import_spandrel
+for module in pkgutil.walk_packages(srcli.__path__, "srcli."):
+    if module.name != "srcli.__main__":
+        importlib.import_module(module.name)
+import_spandrel()
+for name in dir(srcli):
+    getattr(srcli, name)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
 def test_the_public_names_are_where_the_package_says() -> None:
     import srcli
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def export_onnx(generator: Generator, path: Path, *, overwrite: bool = False) ->
         raise SrcliError(
             f"ONNX export needs more packages ({error}). Install them: pip install onnx onnxruntime onnxscript"
         ) from None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
     generator = generator.fused().eval()
     random = torch.Generator().manual_seed(0)
     with atomic_write(path, overwrite=overwrite) as part:
