@@ -94,10 +94,9 @@ def write_rows(
             if deep and format_.depth == 8:
                 # maps 65535 to 255
                 image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if gray else "srgb")
-                lost.insert(0, "16 bits (reduced to 8)")
             bits = next((value for name, _, value in metadata if name == BITS), 16)
-            if deep and bits > format_.depth == 12 and not options.bit_depth:
-                lost.insert(0, f"{bits} bits (reduced to 12)")
+            if deep and bits > format_.depth and not options.bit_depth:
+                lost.insert(0, f"{bits} bits (reduced to {format_.depth})")
             lost = converted + [what for what in lost if what != "color profile"]
             lost += encode(image, part, format_, fields, options, animation)
         except pyvips.Error as error:

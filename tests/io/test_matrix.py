@@ -31,7 +31,7 @@ XMP = (
 )
 REPORTS = {
     "more than 256 colors": r"colors \(reduced to 256\)",
-    "16 bits": r"1[06] bits \(reduced to (8|12)\)",
+    "16 bits": r"1[0-6] bits \(reduced to (8|12)\)",
     "transparency": r"transparency \(replaced by white\)",
     "color profile": r"color profile \(converted to sRGB\)",
     "HDR (PQ, HLG)": r"HDR \(converted to sRGB, what is brighter than white clipped\)",
