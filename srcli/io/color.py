@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pyvips
 from PIL import ImageCms
@@ -51,11 +52,16 @@ def to_srgb(image: pyvips.Image, code_points: bytes | None = None) -> pyvips.Ima
         image = with_srgb_tone(image, code_points)
     if not image.get_typeof(PROFILE):
         return image
-    gray = image.bands < 3
-    converted = image.icc_transform("srgb", **_conversion(image))
-    # gray became three equal channels
-    converted = converted[1:] if gray and converted.bands == 4 else converted[1] if gray else converted
-    return _without_profile(converted)
+    if image.bands < 3:
+        encoded = _srgb_of_ramp(image.get(PROFILE), gray=True)
+        if encoded is not None:  # libvips' conversion is up to ten levels off where a 16-bit gray image is dark
+            image = _without_profile(image)
+            deep = image.format == "ushort"
+            table = np.rint(encoded * 65_535).astype(np.uint16) if deep else np.rint(encoded[::257] * 255).astype(np.uint8)
+            gray = image[0].maplut(pyvips.Image.new_from_array(table[None]))
+            gray = gray.bandjoin(image[1]) if image.bands == 2 else gray
+            return gray.copy(interpretation=image.interpretation)
+    return _without_profile(image.icc_transform("srgb", **_conversion(image)))
 
 
 def _conversion(image: pyvips.Image) -> dict[str, Any]:
@@ -76,20 +82,28 @@ def tone_curve(profile: bytes, *, gray: bool) -> np.ndarray | None:
     None if the curve is close to sRGB's (as in most wide-gamut profiles), or if the profile has no such curve. Only the tone is
     considered: the primaries of a profile hardly change what an edge looks like, so they are left alone.
     """
-    ramp = np.arange(65_536, dtype=np.uint16)
-    pixels = ramp[None, :, None] if gray else np.repeat(ramp[None, :, None], 3, axis=2)
-    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="grey16" if gray else "rgb16")
-    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
-    try:
-        light = image.icc_import(embedded=True, intent="relative", pcs="xyz").numpy()[0, :, 1].astype(np.float64)
-    except pyvips.Error:
+    encoded = _srgb_of_ramp(profile, gray=gray)
+    close = encoded is None or np.abs(encoded - np.linspace(0, 1, len(encoded))).max() <= TOLERANCE
+    return None if close else encoded
+
+
+def _srgb_of_ramp(profile: bytes, *, gray: bool) -> np.ndarray | None:
+    """The sRGB encoding of each gray value 0..65535. None if the profile has no curve for them."""
+    ramp = np.linspace(0, 1, 65_536, dtype=np.float32)
+    pixels = ramp[None] if gray else np.repeat(ramp[None, :, None], 3, axis=2)
+    kind = "gray" if gray else "rgb"
+    try:  # with floats, Little CMS is exact; with integers, it approximates curves
+        xyz = imagecodecs.cms_transform(
+            pixels, profile, imagecodecs.cms_profile("xyz"), colorspace=kind, outcolorspace="xyz", outdtype="f4"
+        )
+    except (imagecodecs.CmsError, ValueError):
         return None  # a damaged profile, which other programs ignore, too
+    light = xyz[0, :, 1].astype(np.float64)
     if not light[-1] > 0 or np.any(np.diff(light) < -1e-4):
         return None
     light = np.maximum.accumulate(np.clip(light / light[-1], 0, 1))
-    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    close = np.abs(encoded - ramp / 65_535).max() <= TOLERANCE
-    return None if close else encoded
+    encoded: np.ndarray = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return encoded
 
 
 def to_srgb_tone(curve: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -32,6 +32,8 @@ from srcli.io.jxl import size_of_jxl
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_SRGB_OF_LIBJXL = (b"cicp\0\0\0\0\x01\x0d", "_D65_Rel_SRG".encode("utf-16-be"))
+"""What the profiles contain that libjxl makes for sRGB: code points, and a description for gray."""
 _KINDS: dict[bytes, type[ImageFile]] = {
     b"\x89P": PngImageFile,
     b"BM": BmpImageFile,
@@ -209,6 +211,8 @@ def _open_jxl(source: Path | bytes, name: str) -> DecodedFile:
             pixels = imagecodecs.jpegxl_decode(data)  # pillow_jxl reduces 16 bits to 8
         except Exception as error:  # of types of their own
             raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
+        if any(sign in icc for sign in _SRGB_OF_LIBJXL):
+            icc = None
         found = {box.box_type: bytes(box.data) for box in boxes}
         exif = found.get(b"Exif", b"")[4:]  # after an offset, which is 0
         return with_fields(pixels, icc=icc, exif=b"Exif\0\0" + exif if exif else None, xmp=found.get(b"xml "))

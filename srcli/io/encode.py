@@ -18,6 +18,7 @@ from srcli.io.heif_boxes import add_nclx
 from srcli.io.image import Metadata
 from srcli.io.jpeg_segments import add_segments
 from srcli.io.jxl import with_metadata
+from srcli.io.metadata import BITS
 from srcli.io.png_chunks import TEXTS, add_to_png, png_chunk, xmp_chunk
 
 _SAVE: dict[Format, dict[str, Any]] = {
@@ -66,7 +67,7 @@ def encode(
         """The image with the metadata that libvips writes."""
         image = image.copy(**{axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in _DOTS})  # dots per mm
         for name, kind, _ in metadata:
-            own = name in (TEXTS, CICP, *_DOTS) or (own_xmp and name == _XMP) or (own_exif and name.startswith("exif-"))
+            own = name in (TEXTS, CICP, BITS, *_DOTS) or (own_xmp and name == _XMP) or (own_exif and name.startswith("exif-"))
             if not own:
                 image.set_type(kind, name, fields[name])
         if _EXIF in fields and not own_exif:
@@ -146,10 +147,14 @@ def _save(image: pyvips.Image, path: Path, save: dict[str, Any], *, gain_map: bo
 def _encode_jxl(image: pyvips.Image, path: Path, fields: dict[str, Any], options: SaveOptions) -> list[str]:
     pixels = image.numpy()
     how: dict[str, Any] = {"lossless": True} if options.lossless else {"level": options.output_quality or _JXL_QUALITY}
-    depth = options.bit_depth or pixels.dtype.itemsize * 8
-    if depth in (10, 12):
-        pixels = np.rint(pixels / 65_535 * (2**depth - 1)).astype(np.uint16)
-    data = bytes(imagecodecs.jpegxl_encode(pixels, usecontainer=True, bitspersample=depth, **how))
+    if pixels.dtype == np.uint16:  # imagecodecs declares 16 bits to be linear
+        steps = np.arange(65_536) / 65_535
+        light = np.where(steps <= 0.04045, steps / 12.92, ((steps + 0.055) / 1.055) ** 2.4)
+        color = slice(0, 1 if image.bands < 3 else 3)
+        pixels = pixels.reshape(*pixels.shape[:2], -1).copy()
+        pixels[..., color] = np.rint(light * 65_535).astype(np.uint16)[pixels[..., color]]
+        pixels = pixels.squeeze(axis=2) if image.bands == 1 else pixels
+    data = bytes(imagecodecs.jpegxl_encode(pixels, usecontainer=True, **how))
     exif = resized_exif(fields[_EXIF], image.width, image.height) if _EXIF in fields else None
     path.write_bytes(with_metadata(data, exif=exif, xmp=fields.get(_XMP)))
     return []

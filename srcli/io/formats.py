@@ -114,7 +114,7 @@ class SaveOptions:
         format_ = format_of(path, animated=animated)
         if self.lossless and format_ is JPEG:
             raise SrcliError(f"{path} cannot be lossless, as it is a JPEG. Use another `format`, or no `lossless`.")
-        possible = {PNG: (8, 16), TIFF: (8, 16), JXL: (8, 10, 12, 16), AVIF: (8, 10, 12)}.get(format_, (8,))
+        possible = {PNG: (8, 16), TIFF: (8, 16), JXL: (8, 16), AVIF: (8, 10, 12)}.get(format_, (8,))
         if self.bit_depth and self.bit_depth not in possible:
             depths = " or ".join(map(str, possible))
             raise SrcliError(f"{path} cannot have {self.bit_depth} bits per channel; {format_.name} has {depths}.")

@@ -41,6 +41,9 @@ _KINDS = {
 }
 """The kind of metadata by libvips' name of a field, or its start."""
 
+BITS = "source-bits"
+"""The name of the bits per channel of a file with more than 8, among an image's metadata."""
+
 _PLAIN_DPI = (72, 96)  # what programs write for no resolution in particular
 
 
@@ -51,6 +54,8 @@ def read_metadata(source: Path | bytes, image: pyvips.Image) -> tuple[Metadata, 
         fields.pop("xres", None)
         fields.pop("yres", None)
     lost: list[str] = []
+    if image.format == "ushort" and image.get_typeof("bits-per-sample"):
+        fields[BITS] = pyvips.GValue.gint_type, image.get("bits-per-sample")
     with open_binary(source) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if "exif-data" not in fields and image.get_typeof("vips-loader") and str(image.get("vips-loader")).startswith("tiff"):

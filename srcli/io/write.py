@@ -17,7 +17,7 @@ from srcli.io.encode import encode
 from srcli.io.formats import PNG, WRITTEN, Format, SaveOptions, format_of
 from srcli.io.image import Image, Metadata, RowReader
 from srcli.io.load import reason
-from srcli.io.metadata import kept_by
+from srcli.io.metadata import BITS, kept_by
 from srcli.io.stream import RowStream
 
 _BLOB = pyvips.GValue.blob_type
@@ -94,7 +94,9 @@ def write_rows(
             if deep and format_.depth == 8:
                 # maps 65535 to 255
                 image = (image / 257 + 0.5).cast("uchar").copy(interpretation="b-w" if gray else "srgb")
-                lost.insert(0, "16 bits (reduced to 8)")
+            bits = next((value for name, _, value in metadata if name == BITS), 16)
+            if deep and bits > format_.depth and not options.bit_depth:
+                lost.insert(0, f"{bits} bits (reduced to {format_.depth})")
             lost = converted + [what for what in lost if what != "color profile"]
             lost += encode(image, part, format_, fields, options, animation)
         except pyvips.Error as error:

@@ -176,6 +176,24 @@ def test_float_tiff_keeps_its_values_as_16_bits(tmp_path: Path, pixels: Pixels, 
         open_image(tmp_path / "bright.tif")
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_gray_profiles_are_converted_exactly(tmp_path: Path, channels: int, dtype: type) -> None:
+    """All values of a linear image, with and without alpha."""
+    top = np.iinfo(dtype).max
+    light = np.arange(top + 1).reshape(-1, 256)
+    alpha = np.full_like(light, top // 2)
+    pixels = np.dstack([light, alpha][:channels]).astype(dtype)
+    profile = imagecodecs.cms_profile("gray", whitepoint=D65, gamma=1.0)
+    write_image(images.Image(pixels, (("icc-profile-data", pyvips.GValue.blob_type, profile),)), tmp_path / "linear.png")
+    seen = read_exact_srgb(tmp_path / "linear.png")
+    unit = light / top
+    expected = np.where(unit <= 0.0031308, 12.92 * unit, 1.055 * unit ** (1 / 2.4) - 0.055) * top
+    assert_close(seen[..., 0], expected)
+    if channels == 2:
+        np.testing.assert_array_equal(seen[..., 3], alpha)
+
+
 P3 = pyvips.Image.profile_load("p3")
 UNUSABLE = {
     "truncated": P3[:300],
