@@ -9,9 +9,9 @@ lower ST-LPIPS is better; all are means over images. t is the time for 320x180 p
 upscale_speed.py), measured for all models in alternation.
 --json FILE adds the results to those in the file, and writes it after each test set.
 --only measures these parts: the speed of all models should be measured in one run on an idle machine, the rest may be split.
---features SCALE adds a table for that scale: the feature loss at relu2_2 and relu4_3, and the grid on flat and on textured
-areas (see natural.py), where 1 is the level of the originals; and tables of PSNR and ST-LPIPS for degraded LR images of Set5,
-Set14 and the example photographs.
+--features SCALE adds a table for that scale: the feature loss at relu2_2 and relu4_3, the grid on flat and on textured areas,
+and the spectral peak (see natural.py), where 1 is the level of the originals; and tables of PSNR and ST-LPIPS for degraded LR
+images of Set5, Set14 and the example photographs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from natural import grid, load_stlpips
+from natural import grid, load_stlpips, spectral_peak
 from PIL import Image as PILImage
 from torch import Tensor
 from upscale_speed import measure_t
@@ -44,7 +44,7 @@ from srcli.models.registry import INT8, SELF_ENSEMBLE, SPEED, describe_model, sh
 
 SETS = ("Set5", "Set14", "BSD100")
 LAYERS = ("relu2_2", "relu4_3")
-PERCEPTUAL = (*LAYERS, "grid_flat", "grid_textured")
+PERCEPTUAL = (*LAYERS, "grid_flat", "grid_textured", "peak", "peak_90")
 Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each image."""
 Table = dict[str, dict[str, dict[str, float]]]
@@ -54,7 +54,16 @@ DEGRADED_SETS = ("Set5", "photos", "Set14")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
 DIGITS = {"ssim": 4, "stlpips": 3}
-HEADINGS = {"psnr": "PSNR", "ssim": "SSIM", "stlpips": "ST-LPIPS", "grid_flat": "grid, flat", "grid_textured": "grid, textured"}
+HEADINGS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "stlpips": "ST-LPIPS",
+    "grid_flat": "grid, flat",
+    "grid_textured": "grid, textured",
+} | {
+    "peak": "peak",
+    "peak_90": "peak, 90 %",
+}
 
 
 def read(path: Path) -> Tensor:
@@ -82,6 +91,12 @@ def score(pairs: Pairs, scale: int, metrics: list[Metric]) -> dict[str, float]:
             row |= metric(sr, hr)
         rows.append(row)
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def peaks(pairs: Pairs, scale: int) -> dict[str, float]:
+    """The geometric mean and the 90th percentile of `spectral_peak` over images."""
+    values = [spectral_peak(sr, scale) for sr, _ in pairs]
+    return {"peak": float(np.exp(np.mean(np.log(values)))), "peak_90": float(np.percentile(values, 90))}
 
 
 def feature_metric() -> Metric:
@@ -181,7 +196,10 @@ def measure_accuracy(bench: Path, models: list[str], scale: int, metrics: list[M
         hrs = {path.stem: truth(path, scale) for path in find_images(bench / name)}
         lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
         pairs = upscale_files(hrs, lrs, {model: ["-m", model] for model in models}, scale)
-        yield {model: {name: score(its, scale, metrics) | (grid(its, scale) if grids else {})} for model, its in pairs.items()}
+        yield {
+            model: {name: score(its, scale, metrics) | (grid(its, scale) | peaks(its, scale) if grids else {})}
+            for model, its in pairs.items()
+        }
 
 
 def measure_degraded(bench: Path, models: list[str], scale: int, metrics: list[Metric]) -> dict[str, Table]:
