@@ -216,6 +216,7 @@ class TrainConfig:
     save_every: int = _setting(1000, "Steps between checkpoints.")
     keep: int = _setting(0, "Number of earlier checkpoints to keep.")
     patience: int = _setting(0, "Validations without improvement after which training stops; 0 turns it off.")
+    train_for: str | None = _setting(None, "Train for this time, with a schedule that follows the clock, such as 10m or 1h30m.")
     max_time: str | None = _setting(None, "Time after which training saves and stops, such as 90m or 8h.")
     log: Log = _setting("csv", "csv, or tensorboard for CSV and TensorBoard.")
 
@@ -234,8 +235,10 @@ class TrainConfig:
             raise ConfigError("The multistep schedule needs milestones, as in `milestones=5000,8000`.")
         if self.milestones and self.schedule != "multistep":
             raise ConfigError(f"Milestones need `schedule=multistep`, but the schedule is {self.schedule}.")
-        if self.max_time is not None:
-            seconds(self.max_time)
+        for limit in filter(None, (self.max_time, self.train_for)):
+            seconds(limit)
+        if self.train_for is not None and self.schedule == "multistep":
+            raise ConfigError("`train_for` has no steps for `schedule=multistep`; use cosine or constant.")
         scale = self.generator.scale
         smallest = {"grid": (GRID_WINDOW + 4) * scale, "texture": TEXTURE_WINDOW + VGG_CROP_OFFSETS}
         smallest |= {"peak": PEAK_PERIODS * scale, "adversarial": 32}
@@ -260,11 +263,11 @@ MINIMUMS = {
 
 
 def seconds(words: str) -> float:
-    """`45s`, `90m`, `8h` or `2d` in seconds. Raises ConfigError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", words)
-    if match is None:
-        raise ConfigError(f"Invalid duration {words!r}; write a number with its unit, as in 45s, 90m, 8h or 2d.")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+    """`45s`, `90m`, `1h30m` or `2d` in seconds. Raises ConfigError for anything else."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[smhd])+", words):
+        raise ConfigError(f"Invalid duration {words!r}; write numbers with units, as in 45s, 90m, 1h30m or 2d.")
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    return sum(float(number) * unit[kind] for number, kind in re.findall(r"([\d.]+)([smhd])", words))
 
 
 def parse_loss(words: str, layers: str | None = None, distance: str | None = None) -> LossConfig:

@@ -40,6 +40,9 @@ COMMAND_LINE = "The command line"
 ON_RESUME = ("photos", "lr_data", "val", "cache", "device", "save_every", "keep", "patience", "max_time", "log")
 """Options that may be changed when a run is resumed, as they do not influence the result."""
 
+EXTENDING = ("steps", "train_for")
+"""Options that let a finished run go on, with a new schedule."""
+
 AGAINST_DIVERGENCE = ("lr", "clip", "precision")
 """Options that may be changed as well, for a run that has diverged."""
 
@@ -100,6 +103,7 @@ def train(
         ),
     ] = None,
     degradation: Annotated[str | None, _option(COMMON, "degradation")] = None,
+    train_for: Annotated[str | None, _option(COMMON, "train_for", metavar="TIME")] = None,
     max_time: Annotated[str | None, _option(COMMON, "max_time", metavar="TIME")] = None,
     device: Annotated[str | None, _option(COMMON, "device", "-d", "--device", metavar="DEVICE")] = None,
     architecture: Annotated[
@@ -218,7 +222,7 @@ def train(
 
 
 def _resume(path: Path, given: dict[str, Any]) -> None:
-    refused = [name for name in given if name not in ON_RESUME + AGAINST_DIVERGENCE]
+    refused = [name for name in given if name not in ON_RESUME + AGAINST_DIVERGENCE + EXTENDING]
     if refused:
         raise ConfigError(
             f"--resume continues a run with its own settings; leave out --{refused[0].replace('_', '-')}, "
@@ -229,7 +233,7 @@ def _resume(path: Path, given: dict[str, Any]) -> None:
 
     from srcli.cli.train_progress import TerminalProgress
     from srcli.training.run import TrainingRun
-    from srcli.training.run_dir import RunDirectory
+    from srcli.training.run_dir import RunDirectory, is_finished
 
     directory = RunDirectory(path.parent if path.suffix == ".pt" else path)
     if path.suffix != ".pt" and directory.without_checkpoint:
@@ -238,8 +242,16 @@ def _resume(path: Path, given: dict[str, Any]) -> None:
         _train(TrainingRun.begin(directory, config, command, overwrite=False, progress=TerminalProgress()))
         return
     state = directory.load(path if path.suffix == ".pt" else None)
-    config = from_mapping(TrainConfig, state["settings"], str(directory.checkpoint))
-    _train(TrainingRun.resume(directory, merge(config, given, COMMAND_LINE), state, progress=TerminalProgress()))
+    before = from_mapping(TrainConfig, state["settings"], str(directory.checkpoint))
+    config = merge(before, given, COMMAND_LINE)
+    extend = is_finished(state, before)
+    if not extend and set(given) & set(EXTENDING):
+        raise ConfigError(f"{path} has not finished yet, so it cannot be extended. Resume it without --steps or --train-for.")
+    if extend and is_finished(state if config.train_for == before.train_for else {"steps": 0}, config):
+        report(f"{path} has finished after {state['steps']} steps. Set `steps` to a larger number to train on.")
+        print(directory.model)
+        return
+    _train(TrainingRun.resume(directory, config, state, extend=extend, progress=TerminalProgress()))
 
 
 def _check_data(config: TrainConfig) -> None:

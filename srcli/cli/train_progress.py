@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -37,7 +38,9 @@ class TerminalProgress:
         self.seconds_per_line = SECONDS_PER_LINE_VERBOSE if is_verbose() else SECONDS_PER_LINE
         self.decoded = 0
         self.status: Status | None = None
-        self.steps = 0
+        self.steps: int | None = None
+        self.total = 0.0  # steps or seconds
+        self.began = 0.0
         self.images_per_step = 0
         self.recent: deque[Step] = deque(maxlen=100)
         self.validated = ""
@@ -51,18 +54,20 @@ class TerminalProgress:
             self.status.start()
         self.status.update(f"Decoding photographs: {self.decoded}")
 
-    def start(self, *, steps: int, done: int, images_per_step: int) -> None:
+    def start(self, *, steps: int | None, seconds: float | None, done: int, elapsed: float, images_per_step: int) -> None:
         self.steps, self.images_per_step = steps, images_per_step
+        self.total = float(steps if steps is not None else seconds or 0)
+        self.began = time.monotonic() - elapsed
         if self.console.is_terminal:
             self.bar = _BarAboveMetrics(
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
+                *([MofNCompleteColumn()] if steps is not None else []),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=self.console,
             )
-            self.bar.add_task("", total=steps, completed=done)
+            self.bar.add_task("", total=self.total, completed=done if steps is not None else int(elapsed))
             self.bar.start()
 
     def stop(self) -> None:
@@ -80,12 +85,16 @@ class TerminalProgress:
         self.seconds_since_line += step.seconds
         if self.bar is not None:
             self.bar.metrics = self._metrics(epoch) + self.validated
-            self.bar.update(self.bar.task_ids[0], completed=step.number)
+            done = step.number if self.steps is not None else time.monotonic() - self.began
+            self.bar.update(self.bar.task_ids[0], completed=done)
         elif self.seconds_since_line >= self.seconds_per_line or step.number == self.steps:
             self.seconds_since_line = 0.0
-            seconds = sum(each.seconds for each in self.recent) / len(self.recent)
-            left = seconds * (self.steps - step.number)
-            self.message(f"step {step.number} of {self.steps}: {self._metrics(epoch)}, {duration(left)} left")
+            if self.steps is None:
+                of, left = "", max(0.0, self.total - (time.monotonic() - self.began))
+            else:
+                seconds = sum(each.seconds for each in self.recent) / len(self.recent)
+                of, left = f" of {self.steps}", seconds * (self.steps - step.number)
+            self.message(f"step {step.number}{of}: {self._metrics(epoch)}, {duration(left)} left")
 
     def scores(self, scores: Scores, bicubic: Scores, *, step: int, improved: bool) -> None:
         self.validated = f", val {scores.psnr:.2f} dB ({scores.psnr - bicubic.psnr:+.2f} to bicubic)"

@@ -13,8 +13,8 @@ class TrainingProgress(Protocol):
 
     def image_decoded(self) -> None: ...
 
-    def start(self, *, steps: int, done: int, images_per_step: int) -> None:
-        """Training starts after step `done`."""
+    def start(self, *, steps: int | None, seconds: float | None, done: int, elapsed: float, images_per_step: int) -> None:
+        """Training starts after step `done` and `elapsed` seconds. It takes so many steps, or so many seconds."""
 
     def message(self, sentence: str) -> None:
         """A sentence for the user, at any time."""
@@ -32,7 +32,7 @@ class NoProgress:
 
     def image_decoded(self) -> None: ...
 
-    def start(self, *, steps: int, done: int, images_per_step: int) -> None: ...
+    def start(self, *, steps: int | None, seconds: float | None, done: int, elapsed: float, images_per_step: int) -> None: ...
 
     def message(self, sentence: str) -> None: ...
 

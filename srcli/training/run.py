@@ -113,10 +113,16 @@ class TrainingRun:
         config: TrainConfig,
         state: dict[str, Any],
         *,
+        extend: bool = False,
         progress: TrainingProgress = NoProgress(),  # noqa: B008, has no state
     ) -> TrainingRun:
-        """Resume from the state in a checkpoint. config: may differ from the checkpoint's in what the user changed."""
+        """Resume from the state in a checkpoint. config: may differ from the checkpoint's in what the user changed.
+
+        extend: begin a new schedule, as the run had finished with fewer steps or less time.
+        """
         run = cls(directory, config, state["about"], state, progress)
+        if extend:
+            run.trainer.schedule_start, run.trainer.elapsed = run.trainer.steps, 0.0
         directory.check_space(run.trainer)
         if run.world.is_first:
             run.lock.enter_context(directory.locked())
@@ -129,7 +135,13 @@ class TrainingRun:
         began = time.monotonic()
         limit = seconds(self.config.max_time) if self.config.max_time is not None else float("inf")
         images = self.config.batch * self.world.size
-        self.progress.start(steps=self.config.steps, done=self.trainer.steps, images_per_step=images)
+        self.progress.start(
+            steps=None if self.config.train_for else self.config.steps,
+            seconds=seconds(self.config.train_for) if self.config.train_for else None,
+            done=self.trainer.steps,
+            elapsed=self.trainer.elapsed,
+            images_per_step=images,
+        )
         try:
             with self._errors_explained():
                 ending = train_steps(
@@ -223,7 +235,7 @@ class TrainingRun:
     def _on_save(self) -> None:
         if self.world.is_first:
             step = self.trainer.steps
-            if step % self.config.save_every == 0 or step == self.config.steps:  # not when the user stops training
+            if step % self.config.save_every == 0 or self.trainer.is_done:  # not when the user stops training
                 self.history.write(step, self.trainer.skipped)
             self.directory.save_checkpoint(self.trainer, self.about, self.history.pending())
             self._save_model(self.directory.model, self.about)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from srcli.config import TrainConfig, from_mapping, to_mapping
+from srcli.config import TrainConfig, from_mapping, seconds, to_mapping
 from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_files, write_text
 from srcli.models.checkpoint import read_torch
@@ -101,7 +101,7 @@ class RunDirectory:
         state = self.load()
         before = from_mapping(TrainConfig, state["settings"], str(self.checkpoint))
         irrelevant = {name: getattr(config, name) for name in NOT_DECISIVE}
-        return state if replace(before, **irrelevant) == config and state["steps"] < config.steps else None
+        return state if replace(before, **irrelevant) == config and not is_finished(state, before) else None
 
     def check(self, *, overwrite: bool) -> None:
         """Raise SrcliError if the folder contains files that may not be overwritten, or cannot be written."""
@@ -223,6 +223,13 @@ class RunDirectory:
             raise SrcliError(
                 f"Cannot write {self.history}: {error.strerror}. Then continue with `resume={self.folder}`."
             ) from None
+
+
+def is_finished(state: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether the run of a checkpoint has taken all its steps, or used all its time."""
+    if config.train_for is not None:
+        return bool(state.get("elapsed", 0.0) >= seconds(config.train_for))
+    return bool(state["steps"] >= config.steps)
 
 
 def _duplicate(path: Path, other: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig
+from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig, seconds
 from srcli.core.degradation import degraded_pair, margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
@@ -30,6 +30,7 @@ from srcli.training.adversary import Adversary
 from srcli.training.dataset import TrainBatch
 from srcli.training.distributed import DistributedContext, shutdown_distributed
 from srcli.training.optim import Muon
+from srcli.training.schedule import learning_rate
 from srcli.training.validation import Scores
 
 
@@ -101,6 +102,8 @@ class Trainer:
         self.maker = ThreadPoolExecutor(1)
         self.ahead: tuple[TrainBatch, Future[tuple[Tensor, Tensor]]] | None = None
         self.steps = 0
+        self.schedule_start = 0
+        self.elapsed = 0.0
         self.skipped = 0
         self.consecutive_skips = 0
         self.best = math.inf
@@ -156,7 +159,18 @@ class Trainer:
         if self.adversary:
             self.adversary.restore(state["adversary"])
         for name, key in _COUNTERS.items():
-            setattr(self, name, state[key])
+            setattr(self, name, state.get(key, getattr(self, name)))  # older checkpoints have fewer
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are taken, or the time for training is over."""
+        limit = self.config.train_for
+        return self.steps >= self.config.steps if limit is None else self.elapsed >= seconds(limit)
+
+    def tick(self, duration: float) -> None:
+        """Count the time of a step, in seconds, including validation and saving. All processes count alike."""
+        alone = self.world.size == 1
+        self.elapsed += duration if alone else self.world.mean(torch.tensor(duration, device=self.device)).item()
 
     @property
     def is_finite(self) -> bool:
@@ -169,7 +183,7 @@ class Trainer:
         following: the next batch, whose images are prepared while the optimizer, which leaves a core idle, is running.
         """
         config = self.config
-        lr_now = learning_rate(config, self.steps)
+        lr_now = learning_rate(config, self.steps, start=self.schedule_start, elapsed=self.elapsed)
         for group in self.optimizer.param_groups:
             group["lr"] = lr_now
         self.optimizer.zero_grad(set_to_none=True)
@@ -277,6 +291,8 @@ class Trainer:
 
 _COUNTERS = {
     "steps": "steps",
+    "schedule_start": "schedule_start",
+    "elapsed": "elapsed",
     "skipped": "skipped",
     "consecutive_skips": "in_a_row",
     "best": "best",
@@ -304,23 +320,6 @@ def _augmented(image: Tensor, transpose: bool, flip: bool, mirror: bool) -> Tens
     """C x P x P transposed, flipped vertically, and flipped horizontally: eight variants."""
     image = image.transpose(1, 2) if transpose else image
     return image.flip([axis for axis, wanted in ((1, flip), (2, mirror)) if wanted])
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up to `lr`, followed by the schedule.
-
-    cosine: to a hundredth of `lr` at the last step (Loshchilov and Hutter 2017). multistep: halved at each milestone.
-    """
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    match config.schedule:
-        case "cosine":
-            progress = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
-            return config.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
-        case "multistep":
-            return config.lr * 0.5 ** sum(step >= milestone for milestone in config.milestones)
-        case "constant":
-            return config.lr
 
 
 Ending = Literal["done", "stopped", "patience"]
@@ -353,10 +352,11 @@ def train(
             trainer.validations_without_improvement = 0 if improved else trainer.validations_without_improvement + 1
             on_scores(scores, improved)
 
+    mark = time.monotonic()
     if trainer.steps == 0:
         score()
     batch = next(batches)
-    while trainer.steps < config.steps:
+    while not trainer.is_done:
         started = time.perf_counter()
         following = next(batches)
         waited = time.perf_counter() - started
@@ -365,7 +365,10 @@ def train(
         if trainer.consecutive_skips >= MAX_CONSECUTIVE_NONFINITE:
             raise DivergedError(step.number, batch)
         batch = following
-        last = step.number == config.steps
+        now = time.monotonic()
+        trainer.tick(now - mark)
+        mark = now
+        last = trainer.is_done
         if last or step.number % config.val_every == 0:
             score()
         # one process validates and any may be stopped, but all end at the same step

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from srcli.config import TrainConfig
+from srcli.config import TrainConfig, seconds
 from srcli.io.image import Image
 from srcli.io.read import read_image
 from srcli.io.write import write_image
@@ -129,7 +129,9 @@ def test_a_used_run_folder_is_rejected_resumed_or_overwritten(srcli: Command, ph
         assert again.exit_code == 1
         assert "Use --resume" in again.stderr
     assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
-    assert srcli("train", "--resume", run, "--steps", 5).exit_code == 2
+    finished = srcli("train", "--resume", run, "--device", "cpu")
+    assert (finished.exit_code, finished.stdout) == (0, f"{run / 'model.safetensors'}\n")
+    assert f"{run} has finished after 2 steps. Set --steps to a larger number to train on." in words(finished)
     assert srcli("train", "--resume", tmp_path).exit_code == 1
     (run / "mine.txt").write_text("stays")
     assert srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0
@@ -155,7 +157,7 @@ def test_hidden_files_of_the_user_stay_when_a_run_is_resumed(srcli: Command, pho
     mine, stale = run / ".notes.part1.txt", run / ".model.srcli-0123abcd.part.safetensors"
     mine.write_text("mine")
     stale.write_text("half")
-    assert srcli("train", "--resume", run, "--device", "cpu").exit_code == 0
+    assert srcli("train", "--resume", run, "--steps", 2, "--device", "cpu").exit_code == 0
     assert mine.read_text() == "mine"
     assert not stale.exists()
 
@@ -183,7 +185,7 @@ def test_a_damaged_history_is_reported_on_resume(srcli: Command, photos: Path, t
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "--steps", 1, "-o", run).exit_code == 0
     (run / "history.csv").write_bytes(content)
-    result = srcli("train", "--resume", run, "--device", "cpu")
+    result = srcli("train", "--resume", run, "--steps", 2, "--device", "cpu")
     assert result.exit_code == 1
     assert f"{run / 'history.csv'} is damaged. Restore it, or move it away" in words(result)
     assert (run / "history.csv").read_bytes() == content
@@ -204,6 +206,45 @@ def test_a_full_disk_while_the_history_is_written(
     assert f"Cannot write {run / 'history.csv'}: No space left on device." in words(result)
 
 
+def test_a_finished_run_can_go_on_with_a_new_schedule(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--steps", 20, "--warmup", 2, "--save-every", 1, "--lr", 0.01]
+    assert srcli("train", photos, *TINY, *options, "-o", run, "--max-time", "0s").exit_code == 0
+    unfinished = srcli("train", "--resume", run, "--steps", 40)
+    assert unfinished.exit_code == 2
+    assert "has not finished yet, so it cannot be extended" in words(unfinished)
+    assert srcli("train", "--resume", run, "--max-time", "1h").exit_code == 0
+    assert srcli("train", "--resume", run, "--steps", 40, "--device", "cpu").exit_code == 0
+    rates = {int(row["step"]): float(row["lr"]) for row in rows(run) if row["lr"]}
+    assert list(rates)[-1] == 40
+    assert rates[20] < 0.0003  # annealed
+    assert rates[21] == pytest.approx(0.005)  # warms up again
+    assert rates[22] == pytest.approx(0.01)
+    assert rates[40] < 0.0003
+
+
+def test_training_for_a_time_ends_annealed(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--train-for", "2s", "--warmup", 1, "--lr", 0.01, "--val-split", 0, "--save-every", 1]
+    result = srcli("train", photos, *TINY, *options, "-o", run)
+    assert result.exit_code == 0
+    rates = [float(row["lr"]) for row in rows(run)]
+    assert len(rates) > 3
+    assert rates[0] > 0.008
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.003  # of the last step, which began before the end
+    state = torch.load(run / "checkpoint.pt")
+    assert state["elapsed"] >= 2
+    longer = srcli("train", "--resume", run, "--train-for", "3s", "--device", "cpu")
+    assert longer.exit_code == 0
+    assert torch.load(run / "checkpoint.pt")["steps"] > state["steps"]
+
+
+@pytest.mark.parametrize(("text", "number"), [("45s", 45), ("90m", 5400), ("1h30m", 5400), ("1.5h", 5400), ("2d1s", 172_801)])
+def test_durations(text: str, number: float) -> None:
+    assert seconds(text) == number
+
+
 def test_earlier_checkpoints_are_kept_and_can_be_resumed(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "--steps", 5, "--save-every", 1, "--keep", 2, "-o", run).exit_code == 0
@@ -221,7 +262,7 @@ def test_changed_photographs_are_reported_on_resume(srcli: Command, photos: Path
     run = tmp_path / "run"
     assert srcli("train", photos, *TINY, "--steps", 2, "-o", run).exit_code == 0
     write_image(Image(pixels(80, 96)), photos / "four.png")
-    assert "have changed since the run began" in srcli("train", "--resume", run).stderr
+    assert "have changed since the run began" in srcli("train", "--resume", run, "--steps", 3).stderr
 
 
 def test_a_model_of_another_scale_initializes_all_but_the_last_layer(srcli: Command, photos: Path, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ("batch: 16\naccumulate: 3", "has no 3 equal parts"),
         ("schedule: multistep", "needs milestones"),
         ("milestones: [100]", "Milestones need `schedule=multistep`"),
-        ("max_time: soon", "as in 45s, 90m, 8h or 2d"),
+        ("max_time: soon", "as in 45s, 90m, 1h30m or 2d"),
         ("compile: 1", "should be true or false"),
         ("photos: 5", "should be a string"),
         ("degradation: foto", "should be one of bicubic, johnson, photo"),
