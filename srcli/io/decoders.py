@@ -98,7 +98,10 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         if kind is PngImageFile:
             with open_binary(source) as file:
                 return animation_of_png(file)
-        return Animation(frames, tuple(_delay(file_, frame) for frame in range(frames)))
+        try:
+            return Animation(frames, tuple(_delay(file_, frame) for frame in range(frames)))
+        except Exception as error:  # as above
+            raise SrcliError(f"Cannot read all frames of {name} ({error}). Get the file again.") from None
 
     return DecodedFile(
         loader,
@@ -176,6 +179,7 @@ def _open_heic(source: Path | bytes, name: str) -> DecodedFile:
         file = pillow_heif.open_heif(
             io.BytesIO(source) if isinstance(source, bytes) else source, convert_hdr_to_8bit=False, bgr_mode=False
         )
+        width, height = file.size
     except Exception as error:
         raise SrcliError(f"{name} cannot be read as HEIC ({error}). Get the file again.") from None
 
@@ -190,7 +194,6 @@ def _open_heic(source: Path | bytes, name: str) -> DecodedFile:
         exif = b"Exif\0\0" + exif.removeprefix(b"Exif\0\0") if exif else None
         return with_fields(pixels, icc=info.get("icc_profile"), exif=exif, xmp=info.get("xmp"))
 
-    width, height = file.size
     return DecodedFile("heicload", width, height, 1, read)  # other images in the file are versions of the main one
 
 

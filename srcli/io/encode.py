@@ -20,6 +20,7 @@ from srcli.io.jpeg_segments import add_segments
 from srcli.io.jxl import with_metadata
 from srcli.io.metadata import BITS
 from srcli.io.png_chunks import TEXTS, add_to_png, png_chunk, xmp_chunk
+from srcli.io.webp_chunks import replace_exif
 
 _SAVE: dict[Format, dict[str, Any]] = {
     PNG: {"compression": 6},
@@ -60,7 +61,7 @@ def encode(
     large_exif = len(fields.get(_EXIF, b"")) > _LARGE_EXIF
     own_exif = large_exif and format_ in (PNG, TIFF)
     own_xmp = format_ is PNG or (format_ is JPEG and (_GAIN_MAP in fields or len(fields.get(_XMP, b"")) > _LARGE_EXIF))
-    if large_exif and not own_exif:
+    if large_exif and not own_exif and format_ is not WEBP:
         lost.append("the largest entries of EXIF (more than 64 KB)")
 
     def dress(image: pyvips.Image) -> pyvips.Image:
@@ -103,6 +104,8 @@ def encode(
         add_to_png(path, before=before, after=fields.get(TEXTS, b""))
     elif format_ is JPEG and own_xmp and _XMP in fields:
         add_segments(path, xmp.for_jpeg(fields[_XMP]))
+    elif format_ is WEBP and large_exif:
+        replace_exif(path, resized_exif(fields[_EXIF], image.width, height))
     elif format_ is TIFF and _EXIF in fields:
         add_exif_to_tiff(path, fields[_EXIF])
     elif format_ is AVIF and is_hdr(fields.get(CICP)):
@@ -133,7 +136,7 @@ def _options(image: pyvips.Image, format_: Format, options: SaveOptions, *, keep
 
 def _save(image: pyvips.Image, path: Path, save: dict[str, Any], *, gain_map: bool) -> None:
     if gain_map:
-        image.uhdrsave(str(path), Q=save["Q"], **({"keep": "icc|gainmap"} if "keep" in save else {}))
+        path.write_bytes(image.uhdrsave_buffer(Q=save["Q"], **({"keep": "icc|gainmap"} if "keep" in save else {})))
         return
     try:
         str(path).encode()

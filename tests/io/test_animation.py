@@ -1,12 +1,15 @@
 """Animations and pages: the same frames, delays and loops before and after, as Pillow plays them."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from srcli.errors import SrcliError
+from srcli.io.read import open_image
 from tests.conftest import CommandResult
 
 Command = Callable[..., CommandResult]
@@ -70,15 +73,14 @@ def test_an_animation_plays_the_same(
     assert new_delays == delays == DELAYS
     if ".avif" not in (source, ending):
         assert plays(new_loop, ending) == plays(loop, source) == (4 if source == ".gif" else 3)
-    still = tmp_path / "still.png"
-    for number, frame in enumerate(small):
-        Image.fromarray(frame.astype(np.uint8)).save(tmp_path / "frame.png")
-        assert srcli("upscale", tmp_path / "frame.png", "-m", model, "-o", still, "--overwrite").exit_code == 0
-        expected = np.asarray(Image.open(still).convert("RGBA")).astype(float)
-        lossy = (
-            2 if ending == ".png" else 20 if transparent else 14
-        )  # 256 colors and opacity 0 or 1 in GIF, quality in the others
-        assert np.abs(visible(large[number]) - visible(expected)).mean() < lossy
+    stills = [tmp_path / f"{number}.png" for number in range(len(small))]
+    for still, frame in zip(stills, small, strict=True):
+        Image.fromarray(frame.astype(np.uint8)).save(still)
+    assert srcli("upscale", *stills, "-m", model, "-o", tmp_path / "large").exit_code == 0
+    lossy = 2 if ending == ".png" else 20 if transparent else 14  # 256 colors in GIF, quality in the others
+    for still, frame in zip(stills, large, strict=True):
+        expected = np.asarray(Image.open(tmp_path / "large" / f"{still.stem}_x2.png").convert("RGBA")).astype(float)
+        assert np.abs(visible(frame) - visible(expected)).mean() < lossy
 
 
 def test_a_frame_can_still_be_chosen(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path) -> None:
@@ -125,6 +127,18 @@ def test_pages_of_different_sizes_are_refused(srcli: Command, model: Path, tmp_p
     outcome = srcli("upscale", tmp_path / "lr.tif", "-m", model)
     assert outcome.exit_code == 1
     assert "has 2 pages of different sizes or types; choose one with --frame" in outcome.stderr
+
+
+@pytest.mark.parametrize("ending", MOVING)
+def test_damaged_animations_are_errors_of_one_line(tmp_path: Path, pixels: Pixels, ending: str) -> None:
+    save(tmp_path / f"lr{ending}", frames_of(pixels, transparent=False), loop=0)
+    whole = (tmp_path / f"lr{ending}").read_bytes()
+    for place in range(len(whole) // 2, len(whole) - 40, max(1, len(whole) // 40)):
+        content = whole[:place] + bytes(40) + whole[place + 40 :]
+        with suppress(SrcliError):  # and no other error
+            file = open_image(content, all_frames=True)
+            while len(file.read(256)):
+                pass
 
 
 def test_existing_animations_are_skipped(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path) -> None:

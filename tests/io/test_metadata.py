@@ -69,7 +69,7 @@ def test_exif_above_64_kb_is_kept_or_reported(tmp_path: Path, pixels: Pixels, en
     Image.fromarray(pixels(16, 24)).save(path, exif=big_exif())
     lost = written(path, target)
     fields = {name: value for name, _, value in read_image(target).metadata}
-    if ending in (".png", ".tif", ".jxl"):
+    if ending in (".png", ".webp", ".tif", ".jxl"):
         assert lost == []
         assert b"x\0" * 90_000 in fields["exif-data"]
     else:
@@ -127,6 +127,12 @@ def test_the_gain_map_of_ultra_hdr_is_kept_in_jpeg(srcli: Command, tmp_path: Pat
     assert after.shape == (128, 192, 4)
     assert np.abs(before[..., :3].mean((0, 1)) - after[..., :3].mean((0, 1))).max() < 0.02  # linear light
     assert np.abs(read_srgb(CASES / "uhdr.jpg").mean((0, 1)) - read_srgb(target).mean((0, 1))).max() < 1
+
+
+def test_the_name_of_a_file_with_a_gain_map_need_not_be_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    path.write_bytes((CASES / "uhdr.jpg").read_bytes())
+    assert written(path, tmp_path / os.fsdecode(b"sr\xe9.jpg")) == []
 
 
 @pytest.mark.parametrize("ending", [".png", ".webp", ".tif", ".avif", ".jxl"])
