@@ -95,7 +95,9 @@ def run(*command: str | Path, inside: Path) -> None:
     print("+", *(word if "\n" not in word else "..." for word in words), flush=True)
     # the checkout must not be importable
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(words, check=True, cwd=inside, env=environment, stdout=subprocess.DEVNULL)
+    done = subprocess.run(words, check=False, cwd=inside, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout}{done.stderr}This command failed with exit code {done.returncode}.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from srcli.cli.messages import report
+from srcli.cli.messages import detail, report
 from srcli.cli.options import COMMON, MEMORY, Device, MaxPixels, Panel, Quiet, Verbose, one_of
 from srcli.cli.parsing import parse_color, parse_limits
 from srcli.config import LAYER_PRESETS, VGG_LAYERS, Distance, LossConfig, Precision, parse_loss
@@ -192,6 +193,7 @@ def compare_loss(
     yardstick: Comparison | None = None
     failures: list[str] = []
     for first, group in groups:
+        begin = time.perf_counter()
         try:
             truth = read_comparison_image(first, max_pixels)
             others = [read_comparison_image(path, max_pixels) for path in group]
@@ -207,6 +209,7 @@ def compare_loss(
             if drawing.wanted:
                 shown = [cropped(image, crop_border).flat(color) for image in (truth, others[0])]
                 drawing.draw(found[0], first.relative_to(reference) if folders else None, *shown)
+            detail(f"{first}: compared on {comparer.device} in {time.perf_counter() - begin:.1f} s.")
             comparisons += [replace(comparison, maps={}) for comparison in found]
         except SrcliError as error:
             if not folders:

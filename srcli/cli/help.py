@@ -20,7 +20,7 @@ class Command(TyperCommand):
         examples, self.epilog = inspect.cleandoc(self.epilog or ""), None
         paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
         self.help = "\n\n".join(" ".join(paragraph.split()).replace("[", r"\[") for paragraph in paragraphs)
-        _hide_types(self.get_params(ctx))
+        _hide_python(self.get_params(ctx))
         super().format_help(ctx, formatter)
         Console().print(Panel(Text(examples), title="Examples", title_align="left", border_style="dim"))
 
@@ -29,13 +29,15 @@ class Group(TyperGroup):
     """The program, with its commands."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        _hide_types(self.get_params(ctx))
+        _hide_python(self.get_params(ctx))
         super().format_help(ctx, formatter)
 
 
-def _hide_types(parameters: list[Any]) -> None:
-    """Hide types of Python, as of arguments and of --help. Options say by their metavar what they take."""
+def _hide_python(parameters: list[Any]) -> None:
+    """Hide types and defaults of Python, as of arguments and of --help. Options say by their metavar what they take."""
     for parameter in parameters:
+        if parameter.default is None:
+            parameter.show_default = False  # some versions of typer show [default: None]
         if parameter.param_type_name == "argument":
             parameter.display_type_rich = lambda ctx: None  # noqa: ARG005
         elif parameter.metavar is None:

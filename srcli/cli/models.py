@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Annotated, Any
 
 from srcli.cli.options import COMMON, Quiet, Verbose
@@ -14,6 +15,8 @@ WHICH = """Which one do I want?
   a sharper look, with invented detail    srcli upscale photo.jpg --perceptual 1
   noise and JPEG artifacts removed        srcli upscale photo.jpg --photo
 """
+
+WIDTH = 80
 
 EXAMPLES = """
 srcli models
@@ -54,17 +57,18 @@ def models(
     sets = list(dict.fromkeys(name for row in rows for name in row["figures"] if name != SPEED))
     name_width = max(len(row["name"]) for row in rows)
     kind_width = max(len(kind) for kind in PURPOSES)
-    heading = f"{'model':<{name_width}}  scale  {'kind':<{kind_width}}    MB  parameters     t"
+    heading = f"{'model':<{name_width}}  scale  {'kind':<{kind_width}}    MB     t"
     print(heading + "".join(f"{name:>8}" for name in sets))
     for row in rows:
         figures = row["figures"]
         t = f"{figures[SPEED]['t']:6.2f}" if SPEED in figures else f"{'-':>6}"
         psnr = [f"{figures[name]['psnr']:8.2f}" if name in figures else f"{'-':>8}" for name in sets]
-        size = f"{row['megabytes']:>4.1f}  {row['parameters']:>10}"
+        size = f"{row['megabytes']:>4.1f}"
         print(f"{row['name']:<{name_width}}  {row['scale']:>5}  {row['kind']:<{kind_width}}  {size}{t}" + "".join(psnr))
     print("")
-    for kind in sorted({row["kind"] for row in rows}):
-        print(f"{kind:<{kind_width}}  {PURPOSES[kind]}")
-    print(f"{'NAME:int8':<{kind_width}}  the same in int8: a third of the time, with differences of a few gray levels")
-    print(f"{'NAME+':<{kind_width}}  average over all eight flips and rotations: more accurate, eight times the time")
-    print(f"{'t':<{kind_width}}  relative time on a CPU: a model with twice the t takes twice the time")
+    legend = {kind: PURPOSES[kind] for kind in sorted({row["kind"] for row in rows})}
+    legend["NAME:int8"] = "the same in int8: a third of the time, with differences of a few gray levels"
+    legend["NAME+"] = "average over all eight flips and rotations: more accurate, eight times the time"
+    legend["t"] = "relative time on a CPU: a model with twice the t takes twice the time"
+    for word, meaning in legend.items():
+        print(textwrap.fill(f"{word:<{kind_width}}  {meaning}", WIDTH, subsequent_indent=" " * (kind_width + 2)))

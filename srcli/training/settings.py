@@ -77,7 +77,12 @@ def merge(config: TrainConfig, given: Any, where: str) -> TrainConfig:
     """
     mapping, given = to_mapping(config), _in_sections(given, where)
     generator, loss = given.pop("generator", {}), given.pop("loss", {})
-    if generator.get("architecture", mapping["generator"]["architecture"]) != mapping["generator"]["architecture"]:
+    architecture = generator.get("architecture", mapping["generator"]["architecture"])
+    for name in generator if architecture in GENERATORS else ():
+        owners = [owner for owner, kind in GENERATORS.items() if name in [field.name for field in fields(kind)]]
+        if owners and architecture not in owners:
+            raise ConfigError(f"{where} sets {name}, which {architecture} does not have; it belongs to {', '.join(owners)}.")
+    if architecture != mapping["generator"]["architecture"]:
         mapping["generator"] = {"scale": mapping["generator"]["scale"]}  # the sizes belong to another generator
     if any(term in loss for term in LOSS_TERMS):
         mapping["loss"] |= dict.fromkeys(LOSS_TERMS, 0.0)  # named terms replace the others

@@ -46,6 +46,7 @@ def test_names_of_the_command_line_are_accepted(given: dict[str, Any], same: dic
         ({"overwrite": True}, "'overwrite', which is an option of the command line only"),
         ({"chanels": 4}, "unknown key 'chanels'. Did you mean channels"),
         ({"generator": {"chanels": 4}}, "unknown key 'chanels'. Did you mean channels"),
+        ({"slope": 0.1}, "here sets slope, which compact does not have; it belongs to residual."),
         ({"milestones": "a,b"}, "write integers, as in 5000,8000"),
         ({"loss": "pixel"}, "write pixel=1"),
         ({"loss": 5}, "here, loss should be a mapping, but is 5"),
