@@ -16,7 +16,8 @@ from srcli.cli.options import COMMON, MEMORY, Device, MaxPixels, Panel, Quiet, V
 from srcli.cli.parsing import parse_color, parse_limits
 from srcli.config import LAYER_PRESETS, VGG_LAYERS, Distance, LossConfig, Precision, parse_loss
 from srcli.core.device import check_device
-from srcli.errors import ConfigError, SrcliError
+from srcli.errors import ConfigError, SrcliError, did_you_mean
+from srcli.evaluation.formatting import LEARNED
 from srcli.io.atomic import atomic_write, check_writable, exists, write_text
 from srcli.io.discover import find_images, source_stem
 
@@ -133,6 +134,12 @@ def compare_loss(
     vgg: Annotated[
         str, LOSS.option("--vgg", metavar="FILE", help="VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
     ] = "oxford",
+    metrics: Annotated[
+        str | None,
+        LOSS.option(
+            "--metrics", metavar="NAMES", help="Also compute lpips or dists, or both: lpips,dists. Needs torchmetrics."
+        ),
+    ] = None,
     precision: Annotated[
         str,
         MEMORY.option(
@@ -153,7 +160,11 @@ def compare_loss(
     """
     config = parse_loss(loss, layers, distance)
     color = parse_color(background)
-    most, least = parse_limits(at_most or [], config), parse_limits(at_least or [], config)
+    learned = [word.strip() for word in metrics.split(",")] if metrics else []
+    for word in learned:
+        if word not in LEARNED:
+            raise ConfigError(f"There is no metric {word!r} for --metrics. {did_you_mean(word, LEARNED)}")
+    most, least = parse_limits(at_most or [], config, learned), parse_limits(at_least or [], config, learned)
     folders = reference.is_dir()
     if lr is not None:
         report("--lr is now called --small; the old name will be removed in the next version.")
@@ -188,7 +199,7 @@ def compare_loss(
     from srcli.evaluation.compare import Comparer
     from srcli.evaluation.images import bicubic_to, bicubic_yardstick, cropped, match_sizes, read_comparison_image
 
-    comparer = Comparer(config, vgg, device, precision)  # type: ignore[arg-type]
+    comparer = Comparer(config, vgg, device, precision, learned)  # type: ignore[arg-type]
     comparisons: list[Comparison] = []
     yardstick: Comparison | None = None
     failures: list[str] = []

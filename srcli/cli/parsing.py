@@ -46,12 +46,12 @@ def parse_memory(word: str) -> int:
     return int(float(match[1]) * _BYTES[match[2]])
 
 
-def parse_limits(words: Sequence[str], loss: LossConfig) -> dict[str, float]:
+def parse_limits(words: Sequence[str], loss: LossConfig, learned: Sequence[str] = ()) -> dict[str, float]:
     """Limits for metrics of a comparison under `loss`, as in `total=0.02`."""
     from srcli.evaluation.formatting import MEANINGS, TERMS
 
     limits: dict[str, float] = {}
-    known = [*MEANINGS, *loss.layers, *(name for name in TERMS if getattr(loss, name))]
+    known = [*MEANINGS, *loss.layers, *(name for name in TERMS if getattr(loss, name)), *learned]
     for word in words:
         name, _, number = word.partition("=")
         if name not in known:

@@ -23,6 +23,7 @@ from srcli.core.vgg import VGG16Features
 from srcli.core.vgg_layers import LAYERS
 from srcli.errors import SrcliError
 from srcli.evaluation.images import WHITE, ComparisonImage, comparison_image, cropped, row_strips, size_of
+from srcli.evaluation.learned import load_learned
 from srcli.io.tiles import Tile, tiles
 from srcli.models.checkpoint import load_vgg_weights
 
@@ -43,7 +44,8 @@ class Comparison:
     pixel: mean squared error of RGB in [0, 1]. layers: feature loss at each layer, before its weight. feature: their weighted
     sum. total: what `srcli train` would minimize for `loss`. psnr, ssim: on RGB; psnr_y, ssim_y: on luma (BT.601, 16..235).
     alpha: mean squared error of alpha in [0, 1], NaN if neither image has alpha. terms: the other terms of the loss with a
-    weight. crop_border: pixels that were cropped from each side before. SSIM is NaN for images smaller than its 11x11 window.
+    weight. learned: LPIPS and DISTS, if requested. crop_border: pixels that were cropped from each side before. SSIM is
+    NaN for images smaller than its 11x11 window.
     maps: if requested, the squared error of each pixel (`pixel`, H x W) and the distance of the features at each position of a
     layer (H/stride x W/stride). The mean of each map is the metric of that name.
     """
@@ -65,6 +67,7 @@ class Comparison:
     alpha: float
     crop_border: int = 0
     terms: dict[str, float] = field(default_factory=dict)
+    learned: dict[str, float] = field(default_factory=dict)
     maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -96,13 +99,18 @@ class Comparer:
     """Compares images, keeping VGG16 in memory."""
 
     def __init__(
-        self, loss: LossConfig = DEFAULT_LOSS, vgg: str = "oxford", device: str = "auto", precision: Precision = "auto"
+        self,
+        loss: LossConfig = DEFAULT_LOSS,
+        vgg: str = "oxford",
+        device: str = "auto",
+        precision: Precision = "auto",
+        learned: Sequence[str] = (),
     ) -> None:
         """loss: all its layers are compared, even with weight 0. vgg: see `srcli.models.checkpoint.load_vgg_weights`.
 
         device: auto, cpu, cuda, cuda:N or mps. precision: of VGG16; `auto` is float32 on every device, so that results differ
-        by less than 1e-4 of their value between devices.
-        Raises SrcliError if the device is not available.
+        by less than 1e-4 of their value between devices. learned: metrics of `srcli.evaluation.learned`.
+        Raises SrcliError if the device is not available, or if the weights of a metric are missing.
         """
         self.loss = loss
         self.device = pick_device(device)
@@ -110,6 +118,7 @@ class Comparer:
         self.vgg = VGG16Features(loss.layers, load_vgg_weights(vgg))
         self.vgg.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vgg_name = vgg
+        self.learned = load_learned(learned, self.device)
 
     @torch.inference_mode()
     def compare(
@@ -180,8 +189,13 @@ class Comparer:
             ssim_y=pixels["ssim_y"].mean,
             alpha=pixels["alpha"].mean if has_alpha else math.nan,
             terms=terms,
+            learned={name: metric(*self._whole(candidate, reference, background)) for name, metric in self.learned.items()},
             maps={"pixel": pixels["pixel"].map, **{name: total.map for name, total in layers.items()}} if maps else {},
         )
+
+    @staticmethod
+    def _whole(candidate: ComparisonImage, reference: ComparisonImage, background: Sequence[float]) -> list[Tensor]:
+        return [image.tensor((slice(None), slice(None)), background) for image in (candidate, reference)]
 
     def _features(
         self, reference: ComparisonImage, candidates: Sequence[ComparisonImage], background: Sequence[float], maps: bool

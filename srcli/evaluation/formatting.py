@@ -29,6 +29,12 @@ TERMS = {
 }
 """Terms of a loss that are shown if they have a weight."""
 
+LEARNED = {
+    "lpips": "LPIPS with AlexNet (Zhang et al. 2018)",
+    "dists": "DISTS (Ding et al. 2020)",
+}
+"""Metrics that are trained on human judgments; srcli.evaluation.learned computes them."""
+
 MEANINGS = {
     "pixel": "mean squared error of RGB in 0..1",
     "feature": "the weighted sum of the layers",
@@ -47,7 +53,7 @@ def metrics_of(comparison: Comparison) -> dict[str, float]:
     if math.isnan(values["alpha"]):
         del values["alpha"]
     pixel = values.pop("pixel")
-    return {"pixel": pixel, **comparison.terms, **comparison.layers, **values}
+    return {"pixel": pixel, **comparison.terms, **comparison.layers, **values, **comparison.learned}
 
 
 def summary(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
@@ -86,7 +92,7 @@ def meaning_of(comparison: Comparison, name: str) -> str:
         return f"mean {loss.distance} distance of VGG16 features, weight {loss.feature * loss.layers[name]:g}"
     if name == "pixel" or name in TERMS:
         return f"{(MEANINGS | TERMS)[name]}, weight {getattr(loss, name):g}"
-    return MEANINGS[name]
+    return (MEANINGS | LEARNED)[name]
 
 
 def as_rows(

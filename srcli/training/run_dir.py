@@ -134,7 +134,8 @@ class RunDirectory:
     def create(self, config: TrainConfig, command: str) -> None:
         """Start a new run in the folder. Removes the files of an earlier run."""
         remove_all_stale_temp_files(self.folder)
-        for path in self.files():
+        # the settings last, as they say whose the other files are if the process is killed now
+        for path in sorted(self.files(), key=lambda path: path == self.config_file):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -375,6 +375,51 @@ def test_maps_and_an_index_of_pages_for_folders(srcli: Command, pair: tuple[Path
     assert srcli(*words, "--overwrite").exit_code == 0
 
 
+@pytest.fixture
+def _random_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights in the place of those that torchvision downloads."""
+    from torchvision import models
+
+    for name in ("alexnet", "vgg16"):
+        make = getattr(models, name)
+
+        def untrained(*_: object, make: Callable[..., torch.nn.Module] = make, **__: object) -> torch.nn.Module:
+            torch.manual_seed(0)
+            return make(weights=None)
+
+        monkeypatch.setattr(models, name, untrained)
+        for module in ("torchmetrics.functional.image.lpips", "torchmetrics.functional.image.dists"):
+            monkeypatch.setattr(f"{module}.{name}", untrained, raising=False)
+
+
+@pytest.mark.usefixtures("_random_backbones")
+def test_lpips_and_dists_are_computed_by_torchmetrics(srcli: Command, pair: tuple[Path, Path]) -> None:
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
+
+    outcome = srcli("compare-loss", *pair, "--metrics", "lpips,dists", "--json", "--max", "lpips=9")
+    figures = json.loads(outcome.stdout)["pairs"][0]["figures"]
+    images = [torch.from_numpy(floats(path)).float().permute(2, 0, 1)[None] for path in reversed(pair)]
+    assert figures["lpips"] == pytest.approx(lpips(*images, net_type="alex", normalize=True).item(), rel=1e-4)
+    assert figures["dists"] > 0
+    same = json.loads(srcli("compare-loss", pair[0], pair[0], "--metrics", "lpips,dists", "--json").stdout)["pairs"][0][
+        "figures"
+    ]
+    assert same["lpips"] == pytest.approx(0, abs=1e-6)
+    assert same["dists"] == pytest.approx(0, abs=1e-5)
+
+
+def test_missing_weights_of_lpips_are_reported(
+    srcli: Command, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no connection")))
+    monkeypatch.setattr("torch.hub.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no connection")))
+    outcome = srcli("compare-loss", *pair, "--metrics", "lpips")
+    assert outcome.exit_code == 1
+    assert "The weights of lpips could not be downloaded (no connection)." in outcome.stderr
+    assert str(tmp_path / "hub") in outcome.stderr
+
+
 def test_a_missed_limit_is_reported_and_exits_with_3(srcli: Command, pair: tuple[Path, Path]) -> None:
     assert srcli("compare-loss", *pair, "--min", "psnr=20", "--max", "pixel=0.1").exit_code == 0
     missed = srcli("compare-loss", *pair, "--min", "psnr=90", "--max", "relu4_3=0")
@@ -496,6 +541,7 @@ def test_names_are_escaped_on_the_page(pair: tuple[Path, Path]) -> None:
         (["--loss", "grid=1"], 2, "leave out grid"),
         (["--loss", "frequency=1"], 2, "leave out frequency"),
         (["--json", "--csv"], 2, "exclude each other"),
+        (["--metrics", "lpis"], 2, "Did you mean lpips?"),
         (["--resize-to", "both"], 2, "choose reference or candidate"),
         (["--resize-to", "candidate", "--crop-to-common"], 2, "exclude each other"),
         (["--distance", "cubic"], 2, "choose squared or absolute"),
