@@ -33,7 +33,7 @@ PACKET = (
 
 
 def written(path: Path, target: Path, size: int = 2) -> list[str]:
-    """Write an image enlarged by repetition. Returns what is lost."""
+    """Write an image scaled up by repetition. Returns what is lost."""
     file = open_image(path)
     pixels = file.read(file.height).repeat(size, axis=0).repeat(size, axis=1)
     return [*file.lost, *write_image(Picture(pixels, file.metadata), target, overwrite=True)]
