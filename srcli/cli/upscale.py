@@ -253,7 +253,7 @@ def upscale(
         allow_truncated=allow_truncated,
         keep_dates=keep_dates,
         background=(red, green, blue),
-        save=SaveOptions(output_quality, lossless, png_compression, bit_depth),
+        save=SaveOptions(output_quality, lossless, png_compression, bit_depth, mark=not strip_metadata),
         previews=MAX_PREVIEWS if compare else 0,
         min_side=min_side,
         skip_large=skip_large,

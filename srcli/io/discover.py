@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from srcli.errors import SrcliError
 from srcli.io.formats import EXTENSIONS
+from srcli.io.xmp import RESULT_MARK
 
 _RESULT = re.compile(r"(?P<source>.+)_(x\d+(\.\d+)?|\d+[wh]|\d+x\d+)")
 """The stem of a result of `srcli upscale`, such as photo_x4 or photo_1920w."""
@@ -68,10 +70,25 @@ def source_stem(stem: str) -> str | None:
 
 
 def without_results(paths: Iterable[Path]) -> list[Path]:
-    """The images without results of `srcli upscale` that lie next to their source, such as photo_x4.png next to photo.jpg."""
+    """The images without results of `srcli upscale`.
+
+    Results are files with the name of one, such as photo_x4.png, that carry its mark or lie next to their source, photo.jpg.
+    """
     images = list(paths)
     sources = {(path.parent, path.stem) for path in images}
-    return [path for path in images if (path.parent, source_stem(path.stem)) not in sources]
+    return [
+        path
+        for path in images
+        if (stem := source_stem(path.stem)) is None or not ((path.parent, stem) in sources or _is_marked(path))
+    ]
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(RESULT_MARK) >= 0
+    except (OSError, ValueError):  # it is reported when it is read
+        return False
 
 
 def _has_entries(folder: Path) -> bool:

@@ -92,12 +92,14 @@ class SaveOptions:
 
     output_quality: 1..100 for JPEG, WebP, JPEG XL (95 by default) and AVIF (90). lossless: for WebP, AVIF and JPEG XL.
     png_compression: 0..9, from fast to small. bit_depth: bits per channel, 8, 10, 12 or 16; None for those of the image.
+    mark: note in the XMP that the file is a result, so that folders leave it out.
     """
 
     output_quality: int | None = None
     lossless: bool = False
     png_compression: int | None = None
     bit_depth: int | None = None
+    mark: bool = False
 
     def __post_init__(self) -> None:
         if self.output_quality is not None and not 1 <= self.output_quality <= 100:

@@ -100,6 +100,12 @@ def kept_by(metadata: Metadata, format_: Format) -> tuple[Metadata, list[str]]:
     return tuple(kept), list(lost)
 
 
+def with_mark(metadata: Metadata) -> Metadata:
+    """The metadata with the mark of a result in its XMP."""
+    packet = next((value for name, _, value in metadata if name == "xmp-data"), None)
+    return (*(field for field in metadata if field[0] != "xmp-data"), ("xmp-data", _BLOB, xmp.marked(packet)))
+
+
 def with_color(metadata: Metadata, image: pyvips.Image, code_points: bytes | None) -> Metadata:
     """The metadata with the color profile of `image`, and with these code points."""
     fields = [field for field in metadata if field[0] != PROFILE]

@@ -17,7 +17,7 @@ from srcli.io.encode import encode
 from srcli.io.formats import PNG, WRITTEN, Format, SaveOptions, format_of
 from srcli.io.image import Image, Metadata, RowReader
 from srcli.io.load import reason
-from srcli.io.metadata import BITS, kept_by
+from srcli.io.metadata import BITS, kept_by, with_mark
 from srcli.io.stream import RowStream
 
 _BLOB = pyvips.GValue.blob_type
@@ -98,6 +98,8 @@ def write_rows(
             if deep and bits > format_.depth and not options.bit_depth:
                 lost.insert(0, f"{bits} bits (reduced to {format_.depth})")
             lost = converted + [what for what in lost if what != "color profile"]
+            if options.mark and "XMP" in format_.keeps:
+                fields = with_mark(fields)
             lost += encode(image, part, format_, fields, options, animation)
         except pyvips.Error as error:
             if stream.failure:

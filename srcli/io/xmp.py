@@ -7,6 +7,11 @@ import re
 import struct
 from xml.etree import ElementTree
 
+from srcli.version import __version__
+
+RESULT_MARK = b"urn:srcli:result"
+"""The XMP namespace of the mark of a result, by which it is recognized in a file of any format."""
+
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _NOTE = "http://ns.adobe.com/xmp/note/"
 _GONE = {
@@ -41,6 +46,14 @@ def resized(xmp: bytes, width: int, height: int) -> bytes:
     for pattern, side in zip(_SIDES, (width, height), strict=True):
         xmp = pattern.sub(rb"\g<1>%d" % side, xmp)
     return xmp
+
+
+def marked(xmp: bytes | None) -> bytes:
+    """The packet, or a new one, with the mark of a result of `srcli upscale`. A packet of another form stays unchanged."""
+    if xmp is None:
+        xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"></rdf:RDF></x:xmpmeta>' % _RDF.encode()
+    mark = b'<rdf:Description rdf:about="" xmlns:srcli="%s" srcli:version="%s"/>' % (RESULT_MARK, __version__.encode())
+    return xmp if RESULT_MARK in xmp else xmp.replace(b"</rdf:RDF>", mark + b"</rdf:RDF>", 1)
 
 
 def of_jpeg(contents: list[bytes]) -> tuple[bytes, list[str]]:

@@ -114,6 +114,24 @@ def test_results_of_earlier_runs_are_left_out(srcli: Command, model: Path, photo
     assert "one_x2_x1.5.png" in result.stdout
 
 
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tif", "avif", "jxl"])
+def test_results_in_another_folder_are_recognized_by_their_mark(
+    srcli: Command, model: Path, photo: Path, tmp_path: Path, extension: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert srcli("upscale", photo, "-m", model, "-o", out, "--format", extension).exit_code == 0
+    (out / "mine_x2.png").write_bytes(photo.read_bytes())  # has only the name of a result
+    result = srcli("upscale", out, "-m", model, "--scale", 3)
+    assert result.exit_code == 0
+    assert f"Left out 1 result of earlier runs in {out}" in result.stderr
+    assert result.stdout == f"{out / 'mine_x2_x3.png'}\n"
+    stripped = tmp_path / "stripped"
+    stripped.mkdir()
+    assert srcli("upscale", photo, "-m", model, "-o", stripped, "--strip-metadata").exit_code == 0
+    assert b"srcli" not in next(stripped.iterdir()).read_bytes()
+
+
 def test_a_folder_that_cannot_be_read_fails_and_the_others_are_done(
     srcli: Command, model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

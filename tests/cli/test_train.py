@@ -344,7 +344,9 @@ def test_a_running_run_is_not_disturbed(srcli: Command, photos: Path, tmp_path: 
     process.kill()
     _, stderr = process.communicate(timeout=60)
     assert "Cannot" not in stderr
-    assert srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0  # the lock of a killed process is free
+    assert (
+        srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0
+    )  # the lock of a killed process is free
 
 
 def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
