@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from srcli.cli.messages import detail, report
+from srcli.cli.messages import detail, is_quiet, report
 from srcli.cli.options import COMMON, MEMORY, Device, MaxPixels, Panel, Quiet, Verbose, one_of
 from srcli.cli.parsing import parse_color, parse_limits
 from srcli.config import LAYER_PRESETS, VGG_LAYERS, Distance, LossConfig, Precision, parse_loss
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from srcli.evaluation.compare import Comparison
     from srcli.evaluation.comparison_page import IndexEntry
+
+Group = tuple[Path, list[Path]]
+"""A reference and the images to compare with it."""
 
 MISSED_LIMIT = 3
 """Exit code if a limit of --max or --min is missed."""
@@ -203,7 +206,7 @@ def compare_loss(
     comparisons: list[Comparison] = []
     yardstick: Comparison | None = None
     failures: list[str] = []
-    for first, group in groups:
+    for first, group in _with_progress(groups):
         begin = time.perf_counter()
         try:
             truth = read_comparison_image(first, max_pixels)
@@ -231,6 +234,16 @@ def compare_loss(
     drawing.finish()
     print(_formatted(comparisons, yardstick, background, folders=folders, json=json, csv=csv))
     _exit(missing, failures, _missed_limits(comparisons, most, least))
+
+
+def _with_progress(groups: Sequence[Group]) -> Iterable[Group]:
+    """The groups, with a progress bar on a terminal if there are several."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True, quiet=is_quiet())
+    disabled = len(groups) == 1 or not console.is_terminal
+    return track(groups, "Comparing", console=console, transient=True, disable=disabled)
 
 
 def _formatted(

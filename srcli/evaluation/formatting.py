@@ -122,7 +122,8 @@ def as_rows(
     ]
     against = f"Compared with {comparisons[0].reference}. " if by == "candidate" else ""
     star = "* marks the best value of a column. " if mark_best else ""
-    return "\n".join([*lines, "", f"{against}{star}".rstrip(), settings_of(comparisons[0], background)])
+    remarks = f"{against}{star}".rstrip()
+    return "\n".join([*lines, "", *([remarks] if remarks else []), settings_of(comparisons[0], background)])
 
 
 def settings_of(comparison: Comparison, background: str) -> str:
