@@ -222,8 +222,10 @@ def with_other_weights(content: bytes, choose: random.Random) -> bytes:
             case 2:
                 del inner[name]
             case 3:
-                inner[name] = inner[name].to(choose.choice((torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)))
-            case _ if inner[name].numel() < 10**6:
+                inner[name] = inner[name].real.to(
+                    choose.choice((torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn))
+                )
+            case _ if inner[name].numel() < 10**6 and inner[name].dtype == torch.float32:
                 inner[name] = inner[name] * float("nan")
     stream = io.BytesIO()
     torch.save(weights, stream)
