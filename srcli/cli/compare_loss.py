@@ -79,6 +79,7 @@ def compare_loss(
     crop_border: Annotated[
         int, COMMON.option("--crop-border", metavar="N", help="Crop N pixels from each side first, as published results do.")
     ] = 0,
+    luma: Annotated[bool, COMMON.flag("--luma", help="PSNR and SSIM on luma only, as in published results.")] = False,
     at_most: Annotated[
         list[str] | None,
         COMMON.option("--max", metavar="METRIC=X", help="Exit with code 3 if a metric is larger, as in total=0.02."),
@@ -218,7 +219,7 @@ def compare_loss(
             with_yardstick = not (folders or json or csv) and len(others) == 1
             if with_yardstick:
                 others.append(bicubic_yardstick(truth))
-            found = comparer.compare(truth, others, background=color, maps=drawing.wanted, crop_border=crop_border)
+            found = comparer.compare(truth, others, background=color, maps=drawing.wanted, crop_border=crop_border, luma=luma)
             yardstick = found.pop() if with_yardstick else None
             if drawing.wanted:
                 shown = [cropped(image, crop_border).flat(color) for image in (truth, others[0])]

@@ -44,8 +44,8 @@ class Comparison:
     pixel: mean squared error of RGB in [0, 1]. layers: feature loss at each layer, before its weight. feature: their weighted
     sum. total: what `srcli train` would minimize for `loss`. psnr, ssim: on RGB; psnr_y, ssim_y: on luma (BT.601, 16..235).
     alpha: mean squared error of alpha in [0, 1], NaN if neither image has alpha. terms: the other terms of the loss with a
-    weight. learned: LPIPS and DISTS, if requested. crop_border: pixels that were cropped from each side before. SSIM is
-    NaN for images smaller than its 11x11 window.
+    weight. learned: LPIPS and DISTS, if requested. crop_border: pixels that were cropped from each side before. luma:
+    whether only PSNR and SSIM of luma are shown. SSIM is NaN for images smaller than its 11x11 window.
     maps: if requested, the squared error of each pixel (`pixel`, H x W) and the distance of the features at each position of a
     layer (H/stride x W/stride). The mean of each map is the metric of that name.
     """
@@ -66,6 +66,7 @@ class Comparison:
     ssim_y: float
     alpha: float
     crop_border: int = 0
+    luma: bool = False
     terms: dict[str, float] = field(default_factory=dict)
     learned: dict[str, float] = field(default_factory=dict)
     maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
@@ -129,8 +130,10 @@ class Comparer:
         background: Sequence[float] = WHITE,
         maps: bool = False,
         crop_border: int = 0,
+        luma: bool = False,
     ) -> list[Comparison]:
-        """One comparison per candidate. crop_border: pixels to crop from each side first, as published results do.
+        """One comparison per candidate. crop_border: pixels to crop from each side first, as published results do. luma: show
+        PSNR and SSIM of luma only.
 
         Raises SrcliError if the size of an image differs from the reference's, or is too small for the deepest layer.
         """
@@ -148,7 +151,9 @@ class Comparer:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 has only three digits
                 distances = self._features(reference, candidates, background, maps)
                 return [
-                    replace(self._comparison(reference, candidate, layers, background, maps), crop_border=crop_border)
+                    replace(
+                        self._comparison(reference, candidate, layers, background, maps), crop_border=crop_border, luma=luma
+                    )
                     for candidate, layers in zip(candidates, distances, strict=True)
                 ]
         except torch.OutOfMemoryError:

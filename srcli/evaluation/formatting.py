@@ -52,6 +52,8 @@ def metrics_of(comparison: Comparison) -> dict[str, float]:
     values = {name: getattr(comparison, name) for name in MEANINGS}
     if math.isnan(values["alpha"]):
         del values["alpha"]
+    if comparison.luma:
+        values |= {name: values.pop(f"{name}_y") for name in ("psnr", "ssim")}
     pixel = values.pop("pixel")
     return {"pixel": pixel, **comparison.terms, **comparison.layers, **values, **comparison.learned}
 
@@ -92,6 +94,7 @@ def meaning_of(comparison: Comparison, name: str) -> str:
         return f"mean {loss.distance} distance of VGG16 features, weight {loss.feature * loss.layers[name]:g}"
     if name == "pixel" or name in TERMS:
         return f"{(MEANINGS | TERMS)[name]}, weight {getattr(loss, name):g}"
+    name = f"{name}_y" if comparison.luma and name in ("psnr", "ssim") else name
     return (MEANINGS | LEARNED)[name]
 
 
@@ -151,6 +154,7 @@ def as_json(comparisons: Sequence[Comparison], *, background: str = "white", wit
         "distance": first.loss.distance,
         "background": background,
         "crop_border": first.crop_border,
+        "luma": first.luma,
         "pairs": [
             {
                 "reference": comparison.reference,

@@ -250,6 +250,16 @@ def test_a_border_can_be_cropped(srcli: Command, pair: tuple[Path, Path], tmp_pa
     assert "nothing is left after cropping 60 from each side" in nothing.stderr
 
 
+def test_luma_only(srcli: Command, pair: tuple[Path, Path]) -> None:
+    both, luma = (
+        json.loads(srcli("compare-loss", *pair, *words, "--json").stdout)["pairs"][0]["figures"] for words in ((), ("--luma",))
+    )
+    assert (luma["psnr"], luma["ssim"]) == (both["psnr_y"], both["ssim_y"])
+    assert "psnr_y" not in luma
+    table = srcli("compare-loss", *pair, "--luma").stdout
+    assert re.search(r"^psnr .* dB, luma$", table, re.MULTILINE)
+
+
 def test_the_precision_of_vgg_can_be_chosen(srcli: Command, pair: tuple[Path, Path]) -> None:
     exact, rough = (
         json.loads(srcli("compare-loss", *pair, "--device", "cpu", "--precision", name, "--json").stdout)["pairs"][0]["figures"]
