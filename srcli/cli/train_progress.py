@@ -46,6 +46,8 @@ class TerminalProgress:
         self.validated = ""
         self.seconds_since_line = 0.0
         self.bar: _BarAboveMetrics | None = None
+        self.labels: Progress | None = None
+        self.last_label_line = 0.0
 
     def image_decoded(self) -> None:
         self.decoded += 1
@@ -53,6 +55,22 @@ class TerminalProgress:
             self.status = self.console.status("")
             self.status.start()
         self.status.update(f"Decoding photographs: {self.decoded}")
+
+    def label_made(self, done: int, total: int) -> None:
+        if self.labels is None:
+            self.message(f"The teacher has labels to make for {total - done} of {total} photographs.")
+            columns = (TextColumn("Labels"), BarColumn(bar_width=None), MofNCompleteColumn())
+            left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            self.labels = Progress(*columns, *left, console=self.console, disable=not self.console.is_terminal)
+            self.labels.add_task("", total=total)
+            self.labels.start()
+            self.last_label_line = time.monotonic()
+        self.labels.update(self.labels.task_ids[0], completed=done)
+        if not self.console.is_terminal and time.monotonic() - self.last_label_line >= self.seconds_per_line:
+            self.last_label_line = time.monotonic()
+            self.message(f"{done} of {total} labels")
+        if done == total:
+            self.labels.stop()
 
     def start(self, *, steps: int | None, seconds: float | None, done: int, elapsed: float, images_per_step: int) -> None:
         self.steps, self.images_per_step = steps, images_per_step
@@ -71,14 +89,19 @@ class TerminalProgress:
             self.bar.start()
 
     def stop(self) -> None:
+        if self.labels is not None:
+            self.labels.stop()
         if self.bar is not None:
             self.bar.stop()
 
     def message(self, sentence: str) -> None:
+        self._end_status()
+        self.console.print(as_options(sentence), highlight=False, markup=False, soft_wrap=True)
+
+    def _end_status(self) -> None:
         if self.status is not None:
             self.status.stop()
             self.status = None
-        self.console.print(as_options(sentence), highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: Step, epoch: float) -> None:
         self.recent.append(step)

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -24,19 +24,22 @@ class TrainBatch:
     """The crops of one step.
 
     hr: N x P x P x 3 uint8, not yet augmented. lr: the same regions of the given LR images, or None if LR images are computed.
-    augmentations: N x 3 bool, whether to transpose, flip vertically, and flip horizontally.
+    augmentations: N x 3 bool, whether to transpose, flip vertically, and flip horizontally. labels: the same regions of the
+    teacher's labels, if there is a teacher.
     """
 
     hr: np.ndarray
     lr: np.ndarray | None
     augmentations: np.ndarray
+    labels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class PhotoDataset:
     """Photographs, H x W x 3 uint8, and crops of them that depend only on seed and step.
 
-    names: paths in the folder. lr_images: for given pairs, the LR image of each photograph, `scale` times smaller.
+    names: paths in the folder. lr_images: for given pairs, the LR image of each photograph, `scale` times smaller. labels: of
+    a teacher, each with the size of its photograph.
     """
 
     names: tuple[str, ...]
@@ -47,6 +50,7 @@ class PhotoDataset:
     """Why images in the folder are not used, a sentence each."""
     results: int = 0
     """The number of results of `srcli upscale` in the folder, which are not used."""
+    labels: tuple[np.ndarray, ...] | None = None
 
     @classmethod
     def read(
@@ -127,13 +131,11 @@ class PhotoDataset:
         return self._subset(sorted(order[held:])), self._subset(sorted(order[:held]))
 
     def _subset(self, numbers: Sequence[int]) -> PhotoDataset:
-        return PhotoDataset(
-            tuple(self.names[i] for i in numbers),
-            tuple(self.images[i] for i in numbers),
-            None if self.lr_images is None else tuple(self.lr_images[i] for i in numbers),
-            self.scale,
-            self.left_out,
-            self.results,
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in numbers),
+            images=tuple(self.images[i] for i in numbers),
+            lr_images=None if self.lr_images is None else tuple(self.lr_images[i] for i in numbers),
         )
 
     def batch(self, step: int, *, seed: int, size: int, patch: int, part: slice = slice(None)) -> TrainBatch:
@@ -152,14 +154,19 @@ class PhotoDataset:
             if self.lr_images is None
             else np.empty((len(chosen), patch // self.scale, patch // self.scale, 3), dtype=np.uint8)
         )
-        grid = self.scale if self.lr_images is not None else 1  # crops of a pair start at a pixel of the LR image
+        labels = None if self.labels is None else np.empty_like(hr)
+        aligned = self.lr_images is not None or self.labels is not None
+        grid = self.scale if aligned else 1  # crops of pairs and labels start at a pixel of the LR image
         for number, (index, place) in enumerate(zip(chosen, places, strict=True)):
             image = self.images[index]
             top, left = (int(at * ((side - patch) // grid + 1)) for at, side in zip(place, image.shape[:2], strict=True))
-            hr[number] = image[top * grid : top * grid + patch, left * grid : left * grid + patch]
+            rows, columns = (slice(start * grid, start * grid + patch) for start in (top, left))
+            hr[number] = image[rows, columns]
+            if labels is not None and self.labels is not None:
+                labels[number] = self.labels[index][rows, columns]
             if lr is not None and self.lr_images is not None:
                 lr[number] = self.lr_images[index][top : top + lr.shape[1], left : left + lr.shape[2]]
-        return TrainBatch(hr, lr, augmentations)
+        return TrainBatch(hr, lr, augmentations, labels)
 
     def source_names(self, step: int, *, seed: int, size: int) -> list[str]:
         """The names of the photographs that the crops of a step are from."""

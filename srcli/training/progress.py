@@ -13,6 +13,9 @@ class TrainingProgress(Protocol):
 
     def image_decoded(self) -> None: ...
 
+    def label_made(self, done: int, total: int) -> None:
+        """So many labels of the teacher exist. Called before the first is made, and after each."""
+
     def start(self, *, steps: int | None, seconds: float | None, done: int, elapsed: float, images_per_step: int) -> None:
         """Training starts after step `done` and `elapsed` seconds. It takes so many steps, or so many seconds."""
 
@@ -31,6 +34,8 @@ class NoProgress:
     """Reports nothing."""
 
     def image_decoded(self) -> None: ...
+
+    def label_made(self, done: int, total: int) -> None: ...
 
     def start(self, *, steps: int | None, seconds: float | None, done: int, elapsed: float, images_per_step: int) -> None: ...
 

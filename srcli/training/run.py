@@ -26,6 +26,7 @@ from srcli.training.plots import draw_curves, draw_sample_grid
 from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.run_dir import RunDirectory
 from srcli.training.settings import merge, read_yaml
+from srcli.training.teacher import Teacher
 from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size
 from srcli.training.trainer import train as train_steps
 from srcli.training.validation import Scores, Validation, smallest_side
@@ -58,7 +59,10 @@ class TrainingRun:
         self.progress = progress if self.world.is_first else NoProgress()
         self.lock = ExitStack()  # on the run folder, from the first change in it until training ends
         self.trainer = self._make_trainer(device, state)
+        teacher = Teacher(config, device) if config.teacher is not None else None
         self.photos, held_out = self._read_photos()
+        if teacher is not None:
+            self.photos = self._labeled(teacher)
         self.calibration_images = self._calibration_images()
         images = config.batch * self.world.size
         self.history = History(directory, config, images=images, crops=self.photos.crops(config.patch))
@@ -192,6 +196,20 @@ class TrainingRun:
                 f"The photographs in {self.config.photos} have changed since the run began; training continues with them."
             )
         return photos, held_out
+
+    def _labeled(self, teacher: Teacher) -> PhotoDataset:
+        """The photographs with labels. Each process makes a part of those that are missing; the first decodes all for all."""
+        try:
+            teacher.make(self.photos, self.progress.label_made, slice(self.world.rank, None, self.world.size))
+        finally:
+            self.progress.stop()
+        self.world.wait()
+        if not self.world.is_first:
+            self.world.wait()
+        photos = teacher.labeled(self.photos)
+        if self.world.is_first:
+            self.world.wait()
+        return photos
 
     def _report_left_out(self, photos: PhotoDataset) -> None:
         if photos.results:

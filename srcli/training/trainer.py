@@ -98,7 +98,7 @@ class Trainer:
             Adversary(device, seed=config.seed, dtype=self.autocast, world=world) if config.loss.adversarial else None
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast == torch.float16)
-        self.buffers: dict[tuple[int, ...], Tensor] = {}
+        self.buffers: dict[tuple[object, ...], Tensor] = {}
         self.maker = ThreadPoolExecutor(1)
         self.ahead: tuple[TrainBatch, Future[tuple[Tensor, Tensor]]] | None = None
         self.steps = 0
@@ -243,26 +243,33 @@ class Trainer:
     def pair(self, batch: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
         """(lr, hr) on the device, augmented: N x 3 x patch / scale and N x 3 x patch (both sides), RGB in [0, 1].
 
+        With labels, hr is the mean of photograph and label, weighted by `teacher_weight`.
         step: number of steps before this one, which seeds the degradation; None for the current number.
         """
         scale = self.config.generator.scale
-        hr = self._to_device(batch.hr, batch.augmentations)
+        hr = self._to_device("hr", batch.hr, batch.augmentations)
+        labels = None if batch.labels is None else self._to_device("labels", batch.labels, batch.augmentations)
         if batch.lr is not None:
-            return self._to_device(batch.lr, batch.augmentations).contiguous(memory_format=torch.channels_last), hr
-        seed = (self.config.seed, self.steps if step is None else step, 1)
-        first = self.world.rank * self.config.batch
-        lr, hr = degraded_pair(self.config.degradation, hr, scale, seed=seed, first=first)
+            lr = self._to_device("lr", batch.lr, batch.augmentations)
+        else:
+            seed = (self.config.seed, self.steps if step is None else step, 1)
+            first = self.world.rank * self.config.batch
+            lr, hr = degraded_pair(self.config.degradation, hr, scale, seed=seed, first=first)
+        if labels is not None:
+            rim = (labels.shape[-1] - hr.shape[-1]) // 2
+            hr = hr.lerp(labels[..., rim : rim + hr.shape[-2], rim : rim + hr.shape[-1]], self.config.teacher_weight)
         return lr.contiguous(memory_format=torch.channels_last), hr
 
-    def _to_device(self, pixels: np.ndarray, augmentations: np.ndarray) -> Tensor:
-        """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, augmented."""
+    def _to_device(self, role: str, pixels: np.ndarray, augmentations: np.ndarray) -> Tensor:
+        """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, augmented. role: each has its own memory."""
         crops = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             crops = crops.pin_memory().to(self.device, non_blocking=True)
         shape = (len(crops), 3, *crops.shape[1:3])
-        if shape not in self.buffers:  # allocating new memory would take longer than filling it
-            self.buffers[shape] = torch.empty(shape, device=self.device)
-        images = self.buffers[shape]
+        key = (role, *shape)
+        if key not in self.buffers:  # allocating new memory would take longer than filling it
+            self.buffers[key] = torch.empty(shape, device=self.device)
+        images = self.buffers[key]
         for image, crop, augmentation in zip(images, crops, augmentations, strict=True):
             image.copy_(_augmented(crop.permute(2, 0, 1), *augmentation).contiguous())  # augmented while a value is one byte
         return images.div_(255)

@@ -1,0 +1,154 @@
+"""Labels of a teacher: made once, found again, aligned with the photographs, and mixed with them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from srcli.config import TrainConfig
+from srcli.core.degradation import bicubic
+from srcli.errors import ConfigError, SrcliError
+from srcli.models.checkpoint import load_generator
+from srcli.training.dataset import PhotoDataset
+from srcli.training.teacher import Teacher
+from srcli.training.trainer import crop_size
+from tests.conftest import CommandResult, make_model
+from tests.training.test_trainer import CPU, start, tiny
+
+Command = Callable[..., CommandResult]
+
+
+@pytest.fixture
+def crops(photos: Path) -> PhotoDataset:
+    return PhotoDataset.read(photos, smallest=40)
+
+
+def taught(teacher: Path, tmp_path: Path, **changes: object) -> TrainConfig:
+    return tiny(**{"teacher": str(teacher), "cache": str(tmp_path / "cache")} | changes)
+
+
+def made(teacher: Teacher, photos: PhotoDataset) -> list[tuple[int, int]]:
+    """What `make` reports."""
+    reports: list[tuple[int, int]] = []
+    teacher.make(photos, lambda done, total: reports.append((done, total)))
+    return reports
+
+
+def test_a_label_is_the_upscaled_photograph(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    teacher = Teacher(taught(model, tmp_path), CPU)
+    teacher.make(crops, lambda _done, _total: None)
+    labeled = teacher.labeled(crops)
+    assert labeled.labels is not None
+    generator = load_generator(model)
+    for image, label in zip(crops.images, labeled.labels, strict=True):
+        height, width = (side // 2 * 2 for side in image.shape[:2])
+        hr = torch.tensor(image[:height, :width]).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            sr = generator(bicubic(hr, 2))[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255
+        assert label.shape == (height, width, 3)
+        assert np.abs(sr - label).max() < 1.01
+
+
+@pytest.mark.parametrize("degradation", ["bicubic", "photo"])
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_target_mixes_photograph_and_label(crops: PhotoDataset, degradation: str, share: float) -> None:
+    """A label that is the inverted photograph shows by value that crops, turns and margins agree."""
+    config = tiny(degradation=degradation, teacher="any", teacher_weight=share, batch=8)
+    images = tuple(np.tile(image, (4, 4, 1)) for image in crops.images)
+    inverted = PhotoDataset(crops.names, images, scale=2, labels=tuple(255 - image for image in images))
+    batch = inverted.batch(0, seed=0, size=8, patch=crop_size(config))
+    lr, target = start(config).pair(batch, 0)
+    lr_alone, truth = start(config).pair(replace(batch, labels=None), 0)
+    torch.testing.assert_close(lr, lr_alone)
+    torch.testing.assert_close(target, (1 - share) * truth + share * (1 - truth))
+
+
+def test_labels_are_made_once_and_only_the_missing_ones(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    """As after a process that was killed while it made them."""
+    config = taught(model, tmp_path)
+    total = len(crops)
+    assert made(Teacher(config, CPU), crops) == [(done, total) for done in range(total + 1)]
+    assert made(Teacher(config, CPU), crops) == []
+    files = sorted(Teacher(config, CPU).folder.iterdir())
+    assert len(files) == total
+    files[0].unlink()
+    kept = files[1].stat().st_mtime_ns
+    assert made(Teacher(config, CPU), crops) == [(total - 1, total), (total, total)]
+    assert files[0].exists()
+    assert files[1].stat().st_mtime_ns == kept
+
+
+def test_two_processes_make_all_labels_without_overlap(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    teacher = Teacher(taught(model, tmp_path), CPU)
+    counts = []
+    for rank in range(2):
+        teacher.make(crops, lambda done, _total: counts.append(done), slice(rank, None, 2))
+    assert len(list(teacher.folder.iterdir())) == len(crops)
+    assert sum(1 for done in counts if done) == len(crops)
+
+
+def test_another_teacher_and_changed_pixels_have_other_labels(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    made(Teacher(taught(model, tmp_path), CPU), crops)
+    changed = PhotoDataset(crops.names, (crops.images[0] ^ 1, *crops.images[1:]))
+    assert len(made(Teacher(taught(model, tmp_path), CPU), changed)) == 2
+    other = tmp_path / "other" / model.name
+    other.parent.mkdir()
+    make_model(other, scale=2)
+    content = bytearray(other.read_bytes())
+    content[-1] ^= 1  # of the last weight
+    other.write_bytes(content)
+    assert len(made(Teacher(taught(other, tmp_path), CPU), crops)) == len(crops) + 1
+
+
+def test_a_damaged_label_is_named(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    teacher = Teacher(taught(model, tmp_path), CPU)
+    made(teacher, crops)
+    label = sorted(teacher.folder.iterdir())[0]
+    label.write_bytes(b"no image")
+    with pytest.raises(SrcliError, match=f"{label}, a label of the teacher, is damaged. Delete it; it will be made again."):
+        teacher.labeled(crops)
+
+
+def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other.safetensors", scale=3)
+    with pytest.raises(ConfigError, match=r"is an x3 model, but the generator is x2; choose an x2 model for `teacher`\.$"):
+        Teacher(taught(other, tmp_path), CPU)
+    model = make_model(tmp_path / "same.safetensors", scale=2)
+    with pytest.raises(ConfigError, match="set `cache` to a folder instead of none"):
+        Teacher(taught(model, tmp_path, cache="none"), CPU)
+    with pytest.raises(ConfigError, match=r"teacher_weight is 1\.5"):
+        tiny(teacher_weight=1.5)
+
+
+def test_the_teacher_of_pairs_sees_their_lr_images(photos: Path, crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    dark = tuple(np.zeros((image.shape[0] // 2, image.shape[1] // 2, 3), np.uint8) for image in crops.images)
+    even = tuple(image[: 2 * len(lr), : 2 * lr.shape[1]] for image, lr in zip(crops.images, dark, strict=True))
+    pairs = PhotoDataset(crops.names, even, dark, scale=2)
+    teacher = Teacher(taught(model, tmp_path, lr_data="pairs"), CPU)
+    teacher.make(pairs, lambda _done, _total: None)
+    labels = teacher.labeled(pairs).labels
+    assert labels is not None
+    with torch.no_grad():
+        black = load_generator(model)(torch.zeros(1, 3, 16, 16))[0, :, 8:-8, 8:-8].clamp(0, 1) * 255
+    for label in labels:
+        np.testing.assert_allclose(label[8:24, 8:24], black.permute(1, 2, 0).numpy(), atol=1.01)
+    batch = teacher.labeled(pairs).batch(0, seed=0, size=2, patch=32)
+    lr, target = start(tiny(teacher="any", teacher_weight=1.0, lr_data="pairs")).pair(batch)
+    assert lr.shape[-1] * 2 == target.shape[-1] == 32
+
+
+def test_a_run_with_a_teacher_resumes_to_the_bit(srcli: Command, photos: Path, model: Path, tmp_path: Path) -> None:
+    size = ["--channels", 8, "--blocks", 1, "--scale", 2, "--patch", 32, "--batch", 2, "--device", "cpu"]
+    words = ["train", photos, *size, "--teacher", model, "--steps", 4, "--val-split", 0]
+    first = srcli(*words, "--max-time", "0.001s", "-o", tmp_path / "run")
+    assert first.exit_code == 0, first.stderr
+    assert "The teacher has labels to make for 3 of 3 photographs." in first.stderr
+    again = srcli(*words, "-o", tmp_path / "run")
+    assert "continuing it" in again.stderr
+    assert "labels to make" not in again.stderr
+    assert srcli(*words, "-o", tmp_path / "whole").exit_code == 0
+    one, other = (load_generator(tmp_path / run / "model.safetensors").state_dict().values() for run in ("run", "whole"))
+    assert all(torch.equal(weight, same) for weight, same in zip(one, other, strict=True))
