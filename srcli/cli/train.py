@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 import typer
 
-from srcli.cli.messages import report
+from srcli.cli.messages import note, report
 from srcli.cli.options import COMMON, MEMORY, Panel, Quiet, Verbose, one_of
 from srcli.cli.signals import stop_signals
 from srcli.config import (
@@ -286,5 +286,8 @@ def _train(run: TrainingRun) -> None:
         print(f"Continue with: srcli train --resume {shlex.quote(str(run.directory.folder))}", file=sys.stderr)
     if signals:
         raise typer.Exit(130)
+    if ending != "stopped" and run.world.is_first:
+        model = run.directory.best if run.directory.best.exists() else run.directory.model
+        note(f"Use it with: srcli upscale IMAGE -m {shlex.quote(str(model))}")
     if run.world.is_first:
         print(run.directory.model)

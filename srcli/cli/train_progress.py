@@ -13,6 +13,7 @@ from rich.status import Status
 from rich.text import Text
 
 from srcli.cli.messages import as_options, duration, is_quiet, is_verbose
+from srcli.errors import counted
 from srcli.training.trainer import Step
 from srcli.training.validation import Scores
 
@@ -41,6 +42,9 @@ class TerminalProgress:
         self.steps: int | None = None
         self.total = 0.0  # steps or seconds
         self.began = 0.0
+        self.started = 0.0
+        self.taken = 0
+        self.training = 0.0  # seconds, without validation and saving
         self.images_per_step = 0
         self.recent: deque[Step] = deque(maxlen=100)
         self.validated = ""
@@ -75,7 +79,8 @@ class TerminalProgress:
     def start(self, *, steps: int | None, seconds: float | None, done: int, elapsed: float, images_per_step: int) -> None:
         self.steps, self.images_per_step = steps, images_per_step
         self.total = float(steps if steps is not None else seconds or 0)
-        self.began = time.monotonic() - elapsed
+        self.started = time.monotonic()
+        self.began = self.started - elapsed
         if self.console.is_terminal:
             self.bar = _BarAboveMetrics(
                 BarColumn(bar_width=None),
@@ -93,6 +98,10 @@ class TerminalProgress:
             self.labels.stop()
         if self.bar is not None:
             self.bar.stop()
+        if self.taken:
+            speed = self.images_per_step * self.taken / self.training
+            total = duration(time.monotonic() - self.started)
+            self.message(f"{counted(self.taken, 'step')} in {total}, {speed:.0f} images/s without validation and saving.")
 
     def message(self, sentence: str) -> None:
         self._end_status()
@@ -105,6 +114,8 @@ class TerminalProgress:
 
     def step(self, step: Step, epoch: float) -> None:
         self.recent.append(step)
+        self.taken += 1
+        self.training += step.seconds
         self.seconds_since_line += step.seconds
         if self.bar is not None:
             self.bar.metrics = self._metrics(epoch) + self.validated

@@ -68,6 +68,9 @@ def draw_curves(history: Path, path: Path) -> None:
     for axes in (loss, psnr, ssim):
         if axes.get_lines() and any(len(line.get_xdata()) for line in axes.get_lines()):
             axes.legend(frameon=False)
+    for line in (*loss.get_lines(), *rate.get_lines()):
+        if len(line.get_xdata()) == 1:  # a line through one point is not visible
+            line.set_marker(".")
     for axes in (loss, rate, psnr, ssim):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -19,6 +19,7 @@ from srcli.core.losses import WeightedLoss
 from srcli.errors import ConfigError, SrcliError, counted
 from srcli.models.checkpoint import load_generator, save_model
 from srcli.models.perceptual import FeatureLoss
+from srcli.models.registry import describe_model
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
 from srcli.training.history import LOG_INTERVAL, History
@@ -274,7 +275,13 @@ class TrainingRun:
             self.progress.message(f"Stopped after step {step} and saved{why}.")
         if ending == "patience":
             self.progress.message(f"Ended after step {step}: {self.config.patience} validations without a lower loss.")
-            self.progress.message(f"The best model is {self.directory.best}")
+        if ending != "stopped" and self.validation is not None and self.directory.best.exists():
+            about = describe_model(self.directory.best).about
+            bicubic = self.validation.baseline.psnr
+            self.progress.message(
+                f"The best model is {self.directory.best}, of step {about['steps']}: "
+                f"{about['val_psnr']:.2f} dB ({about['val_psnr'] - bicubic:+.2f} to bicubic)."
+            )
 
     @contextmanager
     def _errors_explained(self) -> Iterator[None]:

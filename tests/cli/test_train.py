@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -48,6 +49,13 @@ def test_train_then_upscale(srcli: Command, photos: Path, photo: Path, tmp_path:
     assert result.exit_code == 0
     assert result.stdout == f"{run / 'model.safetensors'}\n"
     assert "2 photographs to train on, 0.0 megapixels, and 1 to validate on; compact x2 on cpu" in result.stderr
+    best = run / "best.safetensors"
+    assert re.search(r"4 steps in \d+ s, \d+ images/s without validation and saving\.", words(result))
+    assert f"Use it with: srcli upscale IMAGE -m {best}" in result.stderr
+    psnr = max(float(row["val_psnr"]) - float(row["bicubic_psnr"]) for row in rows(run))
+    steps = describe_model(best).about["steps"]
+    assert f"The best model is {best}, of step {steps}: " in words(result)
+    assert f"({psnr:+.2f} to bicubic)." in words(result)
     assert srcli("upscale", photo, "-m", run / "model.safetensors").exit_code == 0
     assert read_image(photo.with_name("photo_x2.png")).width == 80
 
