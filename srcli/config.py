@@ -182,7 +182,7 @@ class TrainConfig:
     val: str | None = _setting(None, "Folder of photographs for validation, instead of held-out ones.")
     val_split: float = _setting(0.02, "Share of the photographs held out for validation; 0 disables validation.")
     strict: bool = _setting(False, "Treat a photograph that cannot be read or is too small as an error.")
-    val_every: int = _setting(1000, "Steps between validations; the first is before step 1.")
+    val_every: int = _setting(1000, "Steps between validations; there is one before step 1, and one after a minute.")
     cache: str = _setting("auto", "Folder for decoded photographs; auto is the user's cache folder, none keeps them in memory.")
 
     generator: GeneratorConfig = field(default_factory=CompactConfig)

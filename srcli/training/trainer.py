@@ -65,6 +65,10 @@ MAX_CONSECUTIVE_NONFINITE = 10
 """Consecutive steps without a finite loss after which training stops."""
 
 
+EARLY_VALIDATION = 60.0
+"""Seconds from the start after which there is a validation, even if the first of `val_every` steps is later."""
+
+
 def crop_size(config: TrainConfig) -> int:
     """Side of the crops that training needs: the patch and a margin for degradation, which is cropped afterward."""
     if config.lr_data is not None:
@@ -360,6 +364,7 @@ def train(
             on_scores(scores, improved)
 
     mark = time.monotonic()
+    early = mark + EARLY_VALIDATION if trainer.steps == 0 else math.inf
     if trainer.steps == 0:
         score()
     batch = next(batches)
@@ -376,8 +381,9 @@ def train(
         trainer.tick(now - mark)
         mark = now
         last = trainer.is_done
-        if last or step.number % config.val_every == 0:
+        if last or step.number % config.val_every == 0 or now >= early:
             score()
+            early = math.inf
         # one process validates and any may be stopped, but all end at the same step
         out_of_patience = bool(config.patience) and trainer.world.any(
             trainer.validations_without_improvement >= config.patience, trainer.device

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,24 @@ def test_it_learns() -> None:
     before = error()
     run(trainer, photos)
     assert error() < 0.9 * before
+
+
+def test_the_first_validation_does_not_wait_for_many_steps(crops: PhotoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new run has one more, after a time; a resumed one does not."""
+
+    def validated(trainer: Trainer) -> list[int]:
+        steps: list[int] = []
+        ignore: dict[str, Any] = {"on_step": lambda _step: None, "on_save": lambda: None}
+        score = lambda _generator: (steps.append(trainer.steps), Scores(30.0, 0.9, 0.1))[1]  # noqa: E731
+        train(trainer, batches(trainer, crops), **ignore, validate=score)
+        return steps
+
+    assert validated(start(tiny())) == [0, 6]
+    monkeypatch.setattr("srcli.training.trainer.EARLY_VALIDATION", 0.0)
+    assert validated(start(tiny())) == [0, 1, 6]
+    resumed = start(tiny())
+    run(resumed, crops, until=2)
+    assert validated(resumed) == [6]
 
 
 @pytest.mark.parametrize(
