@@ -262,6 +262,8 @@ def _check_data(config: TrainConfig) -> None:
     photos, held_out = read_photos(config)
     for sentence in photos.left_out:
         report(f"Left out: {sentence}")
+    if photos.results:
+        report(f"Left out: {counted(photos.results, 'result')} of srcli upscale next to their images.")
     print(
         f"{counted(len(photos), 'photograph')} to train on, {photos.megapixels:.1f} megapixels, "
         f"{counted(photos.crops(config.patch), 'crop')} of {config.patch}x{config.patch} without overlap."

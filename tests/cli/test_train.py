@@ -60,6 +60,14 @@ def test_train_then_upscale(srcli: Command, photos: Path, photo: Path, tmp_path:
     assert read_image(photo.with_name("photo_x2.png")).width == 80
 
 
+def test_check_data_counts_results_of_upscale(srcli: Command, photos: Path, pixels: Pixels) -> None:
+    source = next(photos.glob("*.png"))
+    write_image(Image(pixels(160, 192)), source.with_name(f"{source.stem}_x2.png"))
+    result = srcli("train", photos, "--check-data", *TINY)
+    assert "Left out: 1 result of srcli upscale next to their images." in words(result)
+    assert result.stdout.startswith("2 photographs to train on")
+
+
 def test_files_of_a_run(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     loss = ["--loss", "pixel=1,feature=0.1", "--layers", "relu1_2,relu2_2=0.5"]
