@@ -44,7 +44,7 @@ EXTRAS = {
     "tensorboard": (("srcli", "train", PHOTOS, "-o", "logged", "--steps", "2", "--batch", "1", "--log", "tensorboard"),),
     "onnx": (("srcli", "export", "tiny-x4"),),
     "models": (("python", "-c", THIRD_PARTY), ("srcli", "upscale", PHOTO, "-m", "compact.pth", "-o", "compact.png")),
-    "metrics": (("python", "-c", "import torchmetrics.image.dists, torchvision"),),
+    "metrics": (("python", "-c", "import importlib.metadata as m; m.version('torchmetrics'), m.version('torchvision')"),),
     "torchvision": (("srcli", "upscale", PHOTO, "-o", "beside.png", "--device", "cpu", "-m", "base-x2"),),
     "formats": (
         ("srcli", "upscale", PHOTO, "-o", "photo.jxl"),

@@ -32,13 +32,16 @@ def load_learned(names: Sequence[str], device: torch.device) -> dict[str, Metric
 
 def _load(name: str, device: torch.device) -> Metric:
     try:
+        from torchmetrics.image import dists, lpip  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not match torch
+        raise SrcliError(
+            f"{name} needs torchmetrics and a torchvision that matches torch ({error}). "
+            "Install them: pip install 'srcli[metrics]'"
+        ) from None
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchmetrics' advice for other uses
             module = _module(name).to(device).eval()
-    except ImportError as error:
-        raise SrcliError(
-            f"{name} needs torchmetrics and torchvision ({error}). Install them: pip install 'srcli[metrics]'"
-        ) from None
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SrcliError(
