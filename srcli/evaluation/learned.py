@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ def load_learned(names: Sequence[str], device: torch.device) -> dict[str, Metric
 
 def _load(name: str, device: torch.device) -> Metric:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # torch.hub prints to stdout what it downloads
             warnings.simplefilter("ignore")  # torchmetrics' advice for other uses
             module = _module(name).to(device).eval()
     except ImportError as error:
@@ -53,18 +55,16 @@ def _load(name: str, device: torch.device) -> Metric:
                 f"{name} supports images of up to {MAX_PIXELS / 1e6:g} megapixels, and this one has "
                 f"{candidate.shape[-1]}x{candidate.shape[-2]} pixels. Leave out {name}."
             )
-        value = float(module(candidate.to(device), reference.to(device)))
-        module.reset()
-        return value
+        return float(module(candidate.to(device), reference.to(device)))
 
     return metric
 
 
 def _module(name: str) -> Any:
-    from torchmetrics.image import lpip
-
     if name == "lpips":
-        return lpip.LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    return DeepImageStructureAndTextureSimilarity()
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+    from torchmetrics.functional.image.dists import DISTSNetwork  # torchmetrics' metric builds and loads it for every image
+
+    return DISTSNetwork()
