@@ -17,6 +17,9 @@ from srcli.evaluation.formatting import LEARNED
 MAX_PIXELS = 16_000_000
 """Their networks see the whole image, so memory grows with it: about 6 GB for so many pixels."""
 
+MIN_SIDE = {"lpips": 31}
+"""Smaller images vanish in the pooling of AlexNet."""
+
 Metric = Callable[[Tensor, Tensor], float]
 
 
@@ -54,6 +57,11 @@ def _load(name: str, device: torch.device) -> Metric:
             raise SrcliError(
                 f"{name} supports images of up to {MAX_PIXELS / 1e6:g} megapixels, and this one has "
                 f"{candidate.shape[-1]}x{candidate.shape[-2]} pixels. Leave out {name}."
+            )
+        if min(candidate.shape[-2:]) < MIN_SIDE.get(name, 1):
+            raise SrcliError(
+                f"{name} needs images of at least {MIN_SIDE[name]}x{MIN_SIDE[name]} pixels, and this one has "
+                f"{candidate.shape[-1]}x{candidate.shape[-2]}. Leave out {name}."
             )
         return float(module(candidate.to(device), reference.to(device)))
 

@@ -419,6 +419,15 @@ def test_lpips_and_dists_are_computed_by_torchmetrics(srcli: Command, pair: tupl
     assert same["dists"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.usefixtures("_random_backbones")
+@pytest.mark.parametrize(("side", "failed"), [(30, True), (31, False)])
+def test_images_too_small_for_lpips_are_named(srcli: Command, tmp_path: Path, side: int, failed: bool) -> None:
+    PILImage.new("RGB", (40, side)).save(tmp_path / "small.png")
+    outcome = srcli("compare-loss", tmp_path / "small.png", tmp_path / "small.png", "--metrics", "lpips")
+    assert outcome.exit_code == failed
+    assert ("lpips needs images of at least 31x31 pixels, and this one has 40x30." in outcome.stderr) == failed
+
+
 @pytest.mark.parametrize("name", ["lpips", "dists"])
 def test_missing_weights_of_learned_metrics_are_reported(
     name: str, srcli: Command, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
