@@ -426,6 +426,8 @@ def test_images_too_small_for_lpips_are_named(srcli: Command, tmp_path: Path, si
     outcome = srcli("compare-loss", tmp_path / "small.png", tmp_path / "small.png", "--metrics", "lpips")
     assert outcome.exit_code == failed
     assert ("lpips needs images of at least 31x31 pixels, and this one has 40x30." in outcome.stderr) == failed
+    outcome = srcli("compare-loss", tmp_path, tmp_path, "--metrics", "lpips")
+    assert (f"{tmp_path / 'small.png'}: lpips needs" in outcome.stderr) == failed
 
 
 @pytest.mark.parametrize("name", ["lpips", "dists"])
