@@ -229,7 +229,8 @@ def compare_loss(
         except SrcliError as error:
             if not folders:
                 raise
-            failures.append(str(error))  # a bad image does not stop the comparison of folders
+            sentence = str(error) if first.name in str(error) else f"{first}: {error}"
+            failures.append(sentence)  # a bad image does not stop the comparison of folders
     if not comparisons:
         raise SrcliError("\nsrcli: ".join(failures))
     drawing.finish()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -14,6 +16,9 @@ from srcli.evaluation.formatting import LEARNED
 
 MAX_PIXELS = 16_000_000
 """Their networks see the whole image, so memory grows with it: about 6 GB for so many pixels."""
+
+MIN_SIDE = {"lpips": 31}
+"""Smaller images vanish in the pooling of AlexNet."""
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -39,7 +44,7 @@ def _load(name: str, device: torch.device) -> Metric:
             "Install them: pip install 'srcli[metrics]'"
         ) from None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # torch.hub prints to stdout what it downloads
             warnings.simplefilter("ignore")  # torchmetrics' advice for other uses
             module = _module(name).to(device).eval()
     except (OSError, RuntimeError) as error:
@@ -56,18 +61,21 @@ def _load(name: str, device: torch.device) -> Metric:
                 f"{name} supports images of up to {MAX_PIXELS / 1e6:g} megapixels, and this one has "
                 f"{candidate.shape[-1]}x{candidate.shape[-2]} pixels. Leave out {name}."
             )
-        value = float(module(candidate.to(device), reference.to(device)))
-        module.reset()
-        return value
+        if min(candidate.shape[-2:]) < MIN_SIDE.get(name, 1):
+            raise SrcliError(
+                f"{name} needs images of at least {MIN_SIDE[name]}x{MIN_SIDE[name]} pixels, and this one has "
+                f"{candidate.shape[-1]}x{candidate.shape[-2]}. Leave out {name}."
+            )
+        return float(module(candidate.to(device), reference.to(device)))
 
     return metric
 
 
 def _module(name: str) -> Any:
-    from torchmetrics.image import lpip
-
     if name == "lpips":
-        return lpip.LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    return DeepImageStructureAndTextureSimilarity()
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+    from torchmetrics.functional.image.dists import DISTSNetwork  # torchmetrics' metric builds and loads it for every image
+
+    return DISTSNetwork()

@@ -404,13 +404,14 @@ def _random_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_random_backbones")
 def test_lpips_and_dists_are_computed_by_torchmetrics(srcli: Command, pair: tuple[Path, Path]) -> None:
+    from torchmetrics.functional.image import deep_image_structure_and_texture_similarity as dists
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
 
     outcome = srcli("compare-loss", *pair, "--metrics", "lpips,dists", "--json", "--max", "lpips=9")
     figures = json.loads(outcome.stdout)["pairs"][0]["figures"]
     images = [torch.from_numpy(floats(path)).float().permute(2, 0, 1)[None] for path in reversed(pair)]
     assert figures["lpips"] == pytest.approx(lpips(*images, net_type="alex", normalize=True).item(), rel=1e-4)
-    assert figures["dists"] > 0
+    assert figures["dists"] == pytest.approx(dists(*images).item(), rel=1e-4)
     same = json.loads(srcli("compare-loss", pair[0], pair[0], "--metrics", "lpips,dists", "--json").stdout)["pairs"][0][
         "figures"
     ]
@@ -418,15 +419,28 @@ def test_lpips_and_dists_are_computed_by_torchmetrics(srcli: Command, pair: tupl
     assert same["dists"] == pytest.approx(0, abs=1e-5)
 
 
-def test_missing_weights_of_lpips_are_reported(
-    srcli: Command, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("_random_backbones")
+@pytest.mark.parametrize(("side", "failed"), [(30, True), (31, False)])
+def test_images_too_small_for_lpips_are_named(srcli: Command, tmp_path: Path, side: int, failed: bool) -> None:
+    PILImage.new("RGB", (40, side)).save(tmp_path / "small.png")
+    outcome = srcli("compare-loss", tmp_path / "small.png", tmp_path / "small.png", "--metrics", "lpips")
+    assert outcome.exit_code == failed
+    assert ("lpips needs images of at least 31x31 pixels, and this one has 40x30." in outcome.stderr) == failed
+    outcome = srcli("compare-loss", tmp_path, tmp_path, "--metrics", "lpips")
+    assert (f"{tmp_path / 'small.png'}: lpips needs" in outcome.stderr) == failed
+
+
+@pytest.mark.parametrize("name", ["lpips", "dists"])
+def test_missing_weights_of_learned_metrics_are_reported(
+    name: str, srcli: Command, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no connection")))
     monkeypatch.setattr("torch.hub.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no connection")))
-    outcome = srcli("compare-loss", *pair, "--metrics", "lpips")
+    outcome = srcli("compare-loss", *pair, "--metrics", name, "--json")
     assert outcome.exit_code == 1
-    assert "The weights of lpips could not be downloaded (no connection)." in outcome.stderr
+    assert outcome.stdout == ""
+    assert f"The weights of {name} could not be downloaded (no connection)." in outcome.stderr
     assert str(tmp_path / "hub") in outcome.stderr
 
 
