@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -386,7 +387,16 @@ def test_maps_and_an_index_of_pages_for_folders(srcli: Command, pair: tuple[Path
 
 
 @pytest.fixture
-def _random_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+def _torchvision() -> None:
+    """Skip the test if torchvision does not match torch, as its build for another device does not."""
+    try:
+        import torchvision.models  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision cannot be imported ({error})")
+
+
+@pytest.fixture
+def _random_backbones(_torchvision: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights in the place of those that torchvision downloads."""
     from torchvision import models
 
@@ -430,6 +440,7 @@ def test_images_too_small_for_lpips_are_named(srcli: Command, tmp_path: Path, si
     assert (f"{tmp_path / 'small.png'}: lpips needs" in outcome.stderr) == failed
 
 
+@pytest.mark.usefixtures("_torchvision")
 @pytest.mark.parametrize("name", ["lpips", "dists"])
 def test_missing_weights_of_learned_metrics_are_reported(
     name: str, srcli: Command, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -442,6 +453,15 @@ def test_missing_weights_of_learned_metrics_are_reported(
     assert outcome.stdout == ""
     assert f"The weights of {name} could not be downloaded (no connection)." in outcome.stderr
     assert str(tmp_path / "hub") in outcome.stderr
+
+
+def test_a_torchvision_that_does_not_match_torch_is_reported(
+    srcli: Command, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics.image", None)
+    outcome = srcli("compare-loss", *pair, "--metrics", "lpips")
+    assert outcome.exit_code == 1
+    assert "lpips needs torchmetrics and a torchvision that matches torch" in outcome.stderr
 
 
 def test_a_missed_limit_is_reported_and_exits_with_3(srcli: Command, pair: tuple[Path, Path]) -> None:
