@@ -26,7 +26,7 @@ def nclx_of(file: IO[bytes]) -> tuple[int, int] | None:
     try:
         meta = _Meta(file)
         colors = [meta.data[start : start + 11] for kind, start, _ in meta.main_properties() if kind == b"colr"]
-    except (struct.error, IndexError, KeyError):
+    except (struct.error, IndexError, KeyError, ValueError, OverflowError, OSError):
         return None  # a damaged file, which libvips reports
     if any(color[:4] in (b"prof", b"rICC") for color in colors):
         return None
@@ -72,7 +72,7 @@ class _Meta:
         file.seek(self.at - 8)
         size = struct.unpack(">I", file.read(4))[0]
         file.seek(self.at)
-        self.data = file.read(min(size - 8, _MOST))
+        self.data = file.read(max(0, min(size - 8, _MOST)))
         self.start: dict[str, int] = {}
         self.end: dict[str, int] = {}
         self._index(4, len(self.data))
@@ -85,7 +85,10 @@ class _Meta:
             size, kind = struct.unpack(">I4s", file.read(8))
             if kind == b"meta":
                 return place + 8
-            place += size if size >= 8 else struct.unpack(">Q", file.read(8))[0]
+            size = size if size >= 8 else struct.unpack(">Q", file.read(8))[0]
+            if size < 8:
+                raise ValueError("a box is smaller than its head")
+            place += size
 
     def _index(self, start: int, end: int) -> None:
         for kind, begin, stop in self.boxes(start, end):

@@ -1,6 +1,7 @@
 """Damage that matters, and damage that does not."""
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from srcli.errors import SrcliError
+from srcli.io.heif_boxes import nclx_of
 from srcli.io.read import open_image, read_srgb
 from tests.conftest import CommandResult
 
@@ -103,3 +105,18 @@ def turned() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        struct.pack(">I4s", 4, b"meta"),  # smaller than its head
+        struct.pack(">I4sQ", 1, b"free", 0),  # of no length, again and again
+        struct.pack(">I4s", 0, b"free") + bytes(8),
+        struct.pack(">I4sQ", 1, b"free", 2**63),
+        struct.pack(">I4sI", 100, b"meta", 0) + struct.pack(">I4s", 0, b"iprp"),
+        struct.pack(">I4sI", 100, b"meta", 0) + struct.pack(">I4s", 3, b"iprp") + bytes(40),
+    ],
+)
+def test_damaged_boxes_of_avif_describe_no_color(boxes: bytes) -> None:
+    assert nclx_of(io.BytesIO(struct.pack(">I4s4s", 12, b"ftyp", b"avif") + boxes)) is None
