@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from srcli.errors import SrcliError
+from srcli.io.files import user_cache
 
 SECONDS = 10
 MEMORY = 2 * 2**30
@@ -24,9 +25,7 @@ OUT_OF_MEMORY = 3
 
 def check_loads(path: Path, *, seconds: int = SECONDS, memory: int = MEMORY) -> None:
     """Raise SrcliError if the model cannot be loaded within these limits. Files that passed are remembered by their content."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    passed = _user_cache() / "models" / digest
+    passed = user_cache() / "models" / hashlib.sha256(path.read_bytes()).hexdigest()
     if passed.exists():
         return
     limits = [str(seconds), str(memory + 8 * path.stat().st_size)]
@@ -48,12 +47,6 @@ def check_loads(path: Path, *, seconds: int = SECONDS, memory: int = MEMORY) -> 
     with suppress(OSError):  # without a cache, the file is checked every time
         passed.parent.mkdir(parents=True, exist_ok=True)
         passed.touch()
-
-
-def _user_cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("srcli")
 
 
 def main(path: str, seconds: str, memory: str) -> None:

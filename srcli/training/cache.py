@@ -32,13 +32,6 @@ Decoded = np.ndarray | SrcliError
 """An image, H x W x 3 uint8, or the reason why it cannot be read."""
 
 
-def user_cache() -> Path:
-    """srcli's folder in the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("srcli")
-
-
 def decode(paths: Sequence[Path], read: Callable[[Path], np.ndarray], on_image: Callable[[], None]) -> Iterator[Decoded]:
     """Decode images in order, several at a time in threads, as decoding releases the GIL."""
     workers = os.cpu_count() or 1

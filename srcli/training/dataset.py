@@ -15,8 +15,9 @@ import numpy as np
 
 from srcli.errors import SrcliError, counted
 from srcli.io.discover import find_images, without_results
+from srcli.io.files import user_cache
 from srcli.io.read import read_srgb
-from srcli.training.cache import Decoded, decode, decode_cached, user_cache
+from srcli.training.cache import Decoded, decode, decode_cached
 
 
 @dataclass(frozen=True)

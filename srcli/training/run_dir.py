@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from srcli.config import TrainConfig, from_mapping, seconds, to_mapping
+from srcli.config import TrainConfig, from_mapping, to_mapping
 from srcli.errors import SrcliError
 from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_files, write_text
 from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
+from srcli.training.schedule import is_over
 from srcli.training.settings import write_yaml
 from srcli.training.trainer import Trainer
 from srcli.version import __version__
@@ -228,9 +229,7 @@ class RunDirectory:
 
 def is_finished(state: dict[str, Any], config: TrainConfig) -> bool:
     """Whether the run of a checkpoint has taken all its steps, or used all its time."""
-    if config.train_for is not None:
-        return bool(state.get("elapsed", 0.0) >= seconds(config.train_for))
-    return bool(state["steps"] >= config.steps)
+    return is_over(config, steps=state["steps"], elapsed=state.get("elapsed", 0.0))
 
 
 def _duplicate(path: Path, other: Path) -> None:

@@ -7,6 +7,11 @@ import math
 from srcli.config import TrainConfig, seconds
 
 
+def is_over(config: TrainConfig, *, steps: int, elapsed: float) -> bool:
+    """Whether a run has taken all its steps, or used all its time, in seconds."""
+    return steps >= config.steps if config.train_for is None else elapsed >= seconds(config.train_for)
+
+
 def learning_rate(config: TrainConfig, step: int, *, start: int = 0, elapsed: float = 0.0) -> float:
     """Linear warm-up to `lr`, followed by the schedule.
 

@@ -19,11 +19,12 @@ from srcli.core.degradation import bicubic
 from srcli.errors import ConfigError, SrcliError
 from srcli.inference.backend import find_model, load_model
 from srcli.inference.upscale import upscale
+from srcli.io.files import user_cache
 from srcli.io.image import Image
 from srcli.io.read import read_srgb
 from srcli.io.write import write_image
 from srcli.models.registry import ModelSpec
-from srcli.training.cache import decode_cached, user_cache
+from srcli.training.cache import decode_cached
 from srcli.training.dataset import PhotoDataset
 
 FORMAT = 1

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig, seconds
+from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig
 from srcli.core.degradation import degraded_pair, margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
@@ -30,7 +30,7 @@ from srcli.training.adversary import Adversary
 from srcli.training.dataset import TrainBatch
 from srcli.training.distributed import DistributedContext, shutdown_distributed
 from srcli.training.optim import Muon
-from srcli.training.schedule import learning_rate
+from srcli.training.schedule import is_over, learning_rate
 from srcli.training.validation import Scores
 
 
@@ -168,8 +168,7 @@ class Trainer:
     @property
     def is_done(self) -> bool:
         """Whether all steps are taken, or the time for training is over."""
-        limit = self.config.train_for
-        return self.steps >= self.config.steps if limit is None else self.elapsed >= seconds(limit)
+        return is_over(self.config, steps=self.steps, elapsed=self.elapsed)
 
     def tick(self, duration: float) -> None:
         """Count the time of a step, in seconds, including validation and saving. All processes count alike."""

@@ -11,9 +11,9 @@ import pytest
 from srcli.config import TrainConfig
 from srcli.core.degradation import bicubic
 from srcli.errors import SrcliError
+from srcli.io.files import user_cache
 from srcli.io.image import Image
 from srcli.io.write import write_image
-from srcli.training.cache import user_cache
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
 
 Pixels = Callable[..., np.ndarray]
