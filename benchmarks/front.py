@@ -4,8 +4,9 @@
 
 srcli's results are those that quality.py wrote. peers.csv contains published networks with their published weights, measured
 once on two CPU cores in eager torch: PSNR on luma with 4 pixels cropped from each border, and t, the time for 320x180 pixels
-relative to sixteen 3x3 convolutions of 64 to 64 channels at that size (the middle, if a range was measured). Their inputs were
-downscaled with MATLAB's bicubic kernel, srcli's with the same kernel and its own rounding.
+relative to sixteen 3x3 convolutions of 64 to 64 channels at that size (the middle, if a range was measured). t_openvino is the
+time of some of them in OpenVINO, in float32 like their published code, as peers.py measured it. Their inputs were downscaled
+with MATLAB's bicubic kernel, srcli's with the same kernel and its own rounding.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def ours() -> list[Point]:
     return sorted(points, key=lambda point: -point[2])
 
 
-def peers() -> list[Point]:
+def peers(column: str) -> list[Point]:
+    """The published networks with a time in this column."""
     with (Path(__file__).parent / "peers.csv").open(newline="", encoding="utf-8") as file:
-        return [(row["network"], float(row["t"]), float(row["set5"])) for row in csv.DictReader(file)]
+        rows = [row for row in csv.DictReader(file) if row[column]]
+        return [(row["network"], float(row[column]), float(row["set5"])) for row in rows]
 
 
 def apart(points: list[Point]) -> list[Point]:
@@ -51,10 +54,19 @@ def main() -> None:
     options = parser.parse_args()
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
-    for points, color, marker, label in ((peers(), "#777777", "o", "published"), (ours(), "#c2571a", "D", "srcli")):
+    published, faster = peers("t"), peers("t_openvino")
+    kinds = (
+        (published, "#b0b0b0", "o", "published, in torch as published"),
+        (faster, "#3b6ea5", "o", "the same in OpenVINO, float32"),
+        (ours(), "#c2571a", "D", "srcli in OpenVINO, float32 and int8"),
+    )
+    for points, color, marker, label in kinds:
         axes.scatter([t for _, t, _ in points], [psnr for _, _, psnr in points], color=color, marker=marker, label=label)
         for name, t, psnr in apart(points):
-            axes.annotate(name, (t, psnr), (5, -9 if label == "published" else 5), textcoords="offset points", fontsize=8)
+            place = (5, 5) if marker == "D" else (5, -9)
+            axes.annotate(name, (t, psnr), place, textcoords="offset points", fontsize=8, color="#333333")
+    for name, t, psnr in faster:
+        axes.plot([t, next(its for other, its, _ in published if other == name)], [psnr, psnr], color="#b0b0b0", zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("t: time for 320x180 to 1280x720 on two CPU cores, in units of a fixed piece of work")

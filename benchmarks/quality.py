@@ -1,6 +1,7 @@
 """How accurate, natural and fast are the models? Measured on files that `srcli upscale` wrote.
 
     python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE] [--only speed|accuracy|degraded ...]
+                                 [--sets SET ...]
 
 BENCH contains the folders Set5, Set14 and BSD100; pages drawn by drawn.py are a fourth set. MODEL is a shipped model or a
 file; by default all shipped models in float32 and int8. Each image is cropped to a multiple of the scale, downscaled with the
@@ -9,7 +10,8 @@ antialiased bicubic kernel to 8 bits, upscaled with `srcli upscale`, and read ba
 largest error on flat areas of the drawn pages. t is the time for 320x180 pixels relative to a fixed amount of work (see
 upscale_speed.py), measured for all models in alternation.
 --json FILE adds the results to those in the file, and writes it after each test set.
---only measures these parts: the speed of all models should be measured in one run on an idle machine, the rest may be split.
+--sets measures accuracy on these sets only. --only measures these parts: the speed of all models should be measured in one
+run on an idle machine, the rest may be split.
 --features SCALE adds a table for that scale: the feature loss at relu2_2 and relu4_3, the grid on flat and on textured areas,
 and the spectral peak (see natural.py), where 1 is the level of the originals; and tables of PSNR and ST-LPIPS for degraded LR
 images of Set5, Set14 and the example photographs.
@@ -210,9 +212,11 @@ def merge(path: Path, table: Table) -> None:
     path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
-def measure_accuracy(bench: Path, models: list[str], scale: int, metrics: list[Metric], *, grids: bool) -> Iterator[Table]:
+def measure_accuracy(
+    bench: Path, sets: tuple[str, ...], models: list[str], scale: int, metrics: list[Metric], *, grids: bool
+) -> Iterator[Table]:
     """The results on each test set in turn."""
-    for name in SETS:
+    for name in sets:
         hrs = hr_images(bench, name, scale)
         lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
         pairs = upscale_files(hrs, lrs, {model: ["-m", model] for model in models}, scale)
@@ -248,7 +252,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--features", type=int, metavar="SCALE")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     options = parser.parse_args()
+    sets = tuple(options.sets)
     scales = {name: describe_model(name).scale for name in options.models or usual_models()}
     table: Table = {}
 
@@ -264,14 +270,14 @@ def main() -> None:
         models = [name for name, its in scales.items() if its == scale]
         detailed = scale == options.features
         metrics = [stlpips_metric(), *([feature_metric()] if detailed else [])]
-        for results in measure_accuracy(options.bench, models, scale, metrics, grids=detailed):
+        for results in measure_accuracy(options.bench, sets, models, scale, metrics, grids=detailed):
             add(results)
     if "accuracy" in options.only:
-        print_table(table, MAIN, timed=True)
-    detailed_rows = {model: row for model, row in table.items() if LAYERS[0] in row.get("Set5", {})}
+        print_table(table, MAIN, timed=True, sets=sets)
+    detailed_rows = {model: row for model, row in table.items() if LAYERS[0] in row.get(sets[0], {})}
     if detailed_rows:
         print()
-        print_table(detailed_rows, PERCEPTUAL)
+        print_table(detailed_rows, PERCEPTUAL, sets=sets)
     if options.features and "degraded" in options.only:
         models = [name for name, its in scales.items() if its == options.features]
         for way, rows in measure_degraded(options.bench, models, options.features, [stlpips_metric()]).items():

@@ -1,8 +1,11 @@
 """Put the model of a training run into the package, with a description.
 
     python benchmarks/ship.py RUN NAME PHOTOS --config examples/NAME.yaml [--init MODEL] --data WORDS --machine WORDS
+                              [--average MODEL]
 
 Replaces the local paths in the run's description by a command that anyone can run. PHOTOS are used for int8 calibration.
+--average ships the mean of the run's weights and those of MODEL, from which the run was fine-tuned, which keeps what MODEL knew
+(Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--init")
+    parser.add_argument("--average", type=Path, metavar="MODEL")
     parser.add_argument("--data", required=True)
     parser.add_argument("--machine", required=True)
     options = parser.parse_args()
@@ -50,8 +54,13 @@ def main() -> None:
         "settings": to_mapping(config),
         **{name: description.about[name] for name in ("steps", "torch")},
     }
+    generator = load_generator(description)
+    if options.average:
+        about["average"] = "the mean of these weights and of those before this run"
+        before = load_generator(options.average).state_dict()
+        generator.load_state_dict({name: (weight + before[name]) / 2 for name, weight in generator.state_dict().items()})
     lr = lr_images(options.photos, description)
-    save_model(WEIGHTS / f"{options.name}.safetensors", load_generator(description), description.config, about, lr)
+    save_model(WEIGHTS / f"{options.name}.safetensors", generator, description.config, about, lr)
 
 
 if __name__ == "__main__":

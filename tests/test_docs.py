@@ -134,7 +134,7 @@ def test_the_results_in_the_readme_are_the_measured_ones() -> None:
         ("`--effort fast`", "tiny-x4:int8"),
         ("`--effort best`", "large-x4:int8+"),
         ("`--perceptual 1`", "base-x4-perceptual:int8"),
-        ("`--photo`", "base-x4-photo:int8"),
+        ("`--denoise 1`", "base-x4-photo:int8"),
     ):
         psnr, t = RESULTS[model]["Set5"]["psnr"], RESULTS[model]["speed"]["t"]
         assert f"| {use} | {psnr:.2f} dB | {t / default:.1f} |" in README

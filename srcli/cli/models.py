@@ -13,7 +13,7 @@ WHICH = """Which one do I want?
   the fastest result                      srcli upscale photo.jpg --effort fast
   the most accurate result                srcli upscale photo.jpg --effort best
   a sharper look, with invented detail    srcli upscale photo.jpg --perceptual 1
-  noise and JPEG artifacts removed        srcli upscale photo.jpg --photo
+  noise and JPEG artifacts removed        srcli upscale photo.jpg --denoise 1
 """
 
 WIDTH = 80

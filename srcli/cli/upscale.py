@@ -56,7 +56,7 @@ def upscale(
             "-s",
             "--scale",
             metavar="X",
-            help="Upscaling factor, such as 2.5; 1 only with --photo. [default: the model's, or 4]",
+            help="Upscaling factor, such as 2.5; 1 only with --denoise. [default: the model's, or 4]",
         ),
     ] = None,
     size: Annotated[
@@ -73,7 +73,16 @@ def upscale(
             autocompletion=one_of("fast", "balanced", "best"),
         ),
     ] = None,
-    photo: Annotated[bool, COMMON.flag("--photo", help="Remove noise, JPEG artifacts and slight blur.")] = False,
+    denoise: Annotated[
+        str | None,
+        COMMON.option(
+            "--denoise",
+            metavar="0..1",
+            help="How much noise and JPEG artifacts to remove, or auto, which leaves clean images alone. [default: auto]",
+            autocompletion=one_of("auto", "0", "0.5", "1"),
+        ),
+    ] = None,
+    photo: Annotated[bool, COMMON.flag("--photo", help="Short for --denoise 1.")] = False,
     image_format: Annotated[
         str | None,
         COMMON.option(
@@ -197,8 +206,11 @@ def upscale(
         raise ConfigError(f"The scale is {scale:g}; it must be at least 1 and at most {MAX_SCALE}.")
     if scale is not None and size is not None:
         raise ConfigError("--scale and --size exclude each other. Choose one.")
-    if model is not None and not (effort is None and perceptual is None and not photo):
-        raise ConfigError("--model cannot be combined with --effort, --perceptual or --photo, which choose a model.")
+    if model is not None and not (effort is None and perceptual is None and denoise is None and not photo):
+        raise ConfigError("--model cannot be combined with --effort, --perceptual, --denoise or --photo, which choose a model.")
+    if photo and denoise is not None:
+        raise ConfigError("--photo is short for --denoise 1. Leave out one of them.")
+    amount = 1.0 if photo else _parse_denoise(denoise or "auto")
     if fit and size is None:
         raise ConfigError("--fit needs --size.")
     if tile is not None and tile != 0 and tile < 16:
@@ -220,26 +232,32 @@ def upscale(
 
     from srcli.cli.upscale_run import run_jobs
     from srcli.inference.batch import UpscaleOptions
+    from srcli.inference.denoise import LEVELS
     from srcli.inference.plan import Size, plan
     from srcli.inference.tiling import plan_tiling
     from srcli.io.formats import SaveOptions, extension_named
     from srcli.models.registry import select_models
 
-    models = (
-        [_find_model(model)]
-        if model is not None
-        else select_models(effort=effort or "balanced", perceptual=perceptual or 0, photo=photo)
-    )
+    def selected(amount: float) -> tuple[Sequence[Model], Sequence[Model]]:
+        """For all passes, and for all but the last: perceptual models are not trained on the output of perceptual models."""
+        level = effort or "balanced"
+        first = select_models(effort=level, denoise=amount) if perceptual else ()
+        return select_models(effort=level, perceptual=perceptual or 0, denoise=amount), first
+
+    models, first_models = ([_find_model(model)], ()) if model is not None else selected(amount or 0)
+    # tiny models have no version that denoises, and base models take four times as long
+    automatic = amount is None and model is None and effort != "fast"
     if scale == 1 and not all(each.restores for each in models):
-        raise ConfigError("A scale of 1 keeps the size; add --photo to remove noise and artifacts, or set a larger --scale.")
-    # perceptual models are not trained on the output of other perceptual models
-    first_models = select_models(effort=effort or "balanced") if perceptual else ()
+        raise ConfigError(
+            "A scale of 1 keeps the size; add --denoise 1 to remove noise and artifacts, or set a larger --scale."
+        )
     target_size = parse_size(size, fit=fit) if size else Size(scale=scale or (models[0].scale if model else 4))
     extension = extension_named(image_format) if image_format else None
     options = UpscaleOptions(
         size=target_size,
         models=models,
         first_models=first_models,
+        models_by_denoise={level: selected(level) for level in LEVELS} if automatic else {},
         tiling=plan_tiling(tile, parse_memory(memory) if memory else None),
         device=device,
         extension=extension,
@@ -273,6 +291,17 @@ def upscale(
     if compare and not dry_run:
         _check_page(compare, jobs, overwrite=overwrite)
     run_jobs(options, jobs, json=json, fail_fast=fail_fast, page=compare)
+
+
+def _parse_denoise(text: str) -> float | None:
+    """An amount in 0..1; None for `auto`."""
+    try:
+        amount = None if text == "auto" else float(text)
+    except ValueError:
+        amount = -1.0
+    if amount is not None and not 0 <= amount <= 1:
+        raise ConfigError(f"--denoise is {text}; it must be a number from 0 to 1, or auto.")
+    return amount
 
 
 def _check_page(page: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:

@@ -98,6 +98,7 @@ def _record(result: UpscaleResult) -> dict[str, Any]:
         "lr": result.lr,
         "sr": result.sr,
         "models": result.models,
+        "denoise": result.denoise,
         "device": result.device,
         "seconds": result.seconds,
         "skipped": result.skipped,

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from srcli.errors import SrcliError, unexpected
 from srcli.inference.backend import Backend, load_model
+from srcli.inference.denoise import estimate_denoise
 from srcli.inference.memory import release_freed_memory
 from srcli.inference.plan import STDIO, Job, Size, model_chain
 from srcli.inference.previews import Preview, PreviewPair
@@ -49,6 +50,7 @@ class UpscaleOptions:
     """What to do with every image.
 
     models: those to choose from, of different scales. first_models: those for all passes but the last, if they differ.
+    models_by_denoise: both of these for each level of `srcli.inference.denoise`, if images are to be denoised as they need it.
     in_place: replace images by their results where both are the same file.
     extension: of the format for stdout. min_side: leave images alone whose shorter side has at least this many pixels.
     skip_large: leave images alone that already have the requested size. previews: of how many images, from the first on, to
@@ -59,6 +61,7 @@ class UpscaleOptions:
     models: Sequence[Model]
     tiling: TilePlanner
     first_models: Sequence[Model] = ()
+    models_by_denoise: Mapping[float, tuple[Sequence[Model], Sequence[Model]]] = field(default_factory=dict)
     device: str = "auto"
     extension: str | None = None
     overwrite: bool = False
@@ -81,7 +84,8 @@ class UpscaleOptions:
 class UpscaleResult:
     """The result of a job.
 
-    lr, sr: width and height of the image and of the result. skipped: the result existed, or the image is `large` enough.
+    lr, sr: width and height of the image and of the result. denoise: the level chosen for the image, None if none was chosen.
+    skipped: the result existed, or the image is `large` enough.
     error: why the job failed. notes: sentences for the user. previews: the whole image first; empty if not asked for.
     """
 
@@ -89,6 +93,7 @@ class UpscaleResult:
     lr: tuple[int, int] | None = None
     sr: tuple[int, int] | None = None
     models: tuple[str, ...] = ()
+    denoise: float | None = None
     device: str | None = None
     seconds: float = 0
     skipped: bool = False
@@ -134,6 +139,7 @@ class BatchUpscaler:
         self._loading, self._large = Lock(), Lock()
         self._backends: dict[int, Backend] = {}  # by the identity of the model
         self._with_previews: set[Job] = set()
+        self._levels_reported: set[float] = set()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[UpscaleResult]:
         """The results in the order of the jobs. Closing the iterator stops the work and removes incomplete files.
@@ -196,12 +202,15 @@ class BatchUpscaler:
         sr = options.size.of(*lr)
         if min(lr) >= (options.min_side or math.inf) or (options.skip_large and _factor(lr, sr) <= 1):
             return UpscaleResult(job, lr, skipped=True, large=True)
-        chain = self._chain(job, lr, sr)
-        result = UpscaleResult(job, lr, sr, tuple(model.name for model in chain))
+        overwrite = options.overwrite or (options.in_place and _same_file(job.source, job.target))
+        existing = job.target != STDIO and exists(job.target) and not overwrite
+        chosen = bool(options.models_by_denoise) and not existing and _factor(lr, sr) > 1
+        denoise = self._denoise(job, source) if chosen else None
+        chain = self._chain(job, lr, sr, denoise)
+        result = UpscaleResult(job, lr, sr, tuple(model.name for model in chain), denoise)
         check_target(_named(job, image, options.extension), *sr, options.save, image.animation)
         notes: list[str] = []
-        overwrite = options.overwrite or (options.in_place and _same_file(job.source, job.target))
-        if job.target != STDIO and exists(job.target) and not overwrite:
+        if existing:
             if not options.skip_existing:
                 raise SrcliError(
                     f"{job.target} already exists, so {job.source} was not upscaled. Use `overwrite` to replace it."
@@ -277,14 +286,28 @@ class BatchUpscaler:
             return None
         return Preview(source, sr, frame=1 if image.animation else self.options.frame, animated=image.animation is not None)
 
-    def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int]) -> list[Model]:
+    def _denoise(self, job: Job, source: Path | bytes) -> float:
+        """The level of denoising for an image. Each level is reported once."""
+        estimate = estimate_denoise(source, frame=self.options.frame, max_pixels=self.options.max_pixels)
+        if estimate.level and estimate.level not in self._levels_reported:
+            self._levels_reported.add(estimate.level)
+            self.callbacks.on_note(
+                f"{job.source} has {estimate.reason}, so `denoise` is {estimate.level:g} for it and others like it. "
+                "Set `denoise` to 0 to keep noise and artifacts."
+            )
+        return estimate.level
+
+    def _chain(self, job: Job, lr: tuple[int, int], sr: tuple[int, int], denoise: float | None) -> list[Model]:
         factor = _factor(lr, sr)
-        if factor < 1 or (factor == 1 and not all(model.restores for model in self.options.models)):
+        models, first_models = self.options.models, self.options.first_models
+        if denoise is not None:
+            models, first_models = self.options.models_by_denoise[denoise]
+        if factor < 1 or (factor == 1 and not all(model.restores for model in models)):
             raise SrcliError(
                 f"{job.source} is already {lr[0]}x{lr[1]} pixels, so {sr[0]}x{sr[1]} would not upscale it. "
                 "Use `skip_large` to leave such images alone."
             )
-        return model_chain(self.options.models, factor, self.options.first_models)
+        return model_chain(models, factor, first_models)
 
     def _announce(self, job: Job, lr: tuple[int, int], sr: tuple[int, int], chain: Sequence[Model]) -> None:
         """Report the size before the work, unless it is just the model's scale."""

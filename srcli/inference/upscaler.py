@@ -62,23 +62,23 @@ def load_model(
     scale: int = 4,
     effort: str = "balanced",
     perceptual: float = 0.0,
-    photo: bool = False,
+    denoise: float = 0.0,
     tile: int | None = None,
 ) -> Upscaler:
     """Load a model on a device: auto, cpu, cuda, cuda:N or mps.
 
     model: a shipped model by name, a file that `srcli train` wrote, the folder of a run, or a third-party model. Without it,
-    the shipped model for `scale`, `effort`, `perceptual` and `photo`, as on the command line. tile: side of a tile in pixels of
-    the input; 0 for the whole image at once, None for what fits into memory.
+    the shipped model for `scale`, `effort`, `perceptual` and `denoise`, as on the command line; `denoise` has no automatic
+    choice here. tile: side of a tile in pixels of the input; 0 for the whole image at once, None for what fits into memory.
     Raises SrcliError if there is no such model or device, or if the file is damaged.
     """
     found: Model
     if model is not None:
-        if (scale, effort, perceptual, photo) != (4, "balanced", 0.0, False):
-            raise ConfigError("`model` excludes `scale`, `effort`, `perceptual` and `photo`, which choose a shipped model.")
+        if (scale, effort, perceptual, denoise) != (4, "balanced", 0.0, 0.0):
+            raise ConfigError("`model` excludes `scale`, `effort`, `perceptual` and `denoise`, which choose a shipped model.")
         found = backends.find_model(model)
     else:
-        models = {each.scale: each for each in select_models(effort=effort, perceptual=perceptual, photo=photo)}
+        models = {each.scale: each for each in select_models(effort=effort, perceptual=perceptual, denoise=denoise)}
         if scale not in models:
             known = ", ".join(map(str, models))
             raise ConfigError(f"There is no such model for scale {scale}; choose one of {known}, or give `model`.")

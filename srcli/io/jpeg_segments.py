@@ -10,7 +10,7 @@ from srcli.io.png_chunks import insert_bytes
 
 APP1, _APP2 = 0xE1, 0xE2
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-_SOS = 0xDA
+_SOS, _DQT = 0xDA, 0xDB
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _MOST = 2**26  # bytes of all segments, more than any real file
 
@@ -37,6 +37,29 @@ def read_segments(file: IO[bytes]) -> tuple[list[tuple[int, bytes]], int]:
             return segments, file.tell()
         segments.append((marker, content))
     return segments, 0
+
+
+_LUMA_TABLE_SUM = 3_688
+"""Of the example table for luma in ITU-T T.81, annex K, which libjpeg scales by its quality."""
+
+
+def estimated_quality(segments: list[tuple[int, bytes]]) -> float | None:
+    """The quality, 1 to 100 as in libjpeg, at which a JPEG was saved, from its quantization table for luma. None without one.
+
+    Within 2 for libjpeg's own tables from quality 25 on; for those of cameras and other programs, the quality that is as coarse
+    on average.
+    """
+    for marker, content in segments:
+        while marker == _DQT and content:
+            precision, number = content[0] >> 4, content[0] & 15
+            size = 128 if precision else 64
+            if number == 0 and len(content) > size:
+                table = content[1 : size + 1]
+                total = sum(struct.unpack(">64H", table)) if precision else sum(table)
+                percent = 100 * total / _LUMA_TABLE_SUM
+                return 100 - percent / 2 if percent <= 100 else 5_000 / percent
+            content = content[size + 1 :]
+    return None
 
 
 def has_end(file: IO[bytes]) -> bool:

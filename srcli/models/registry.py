@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -15,6 +16,8 @@ from srcli.core.graph import BODIES, shapes_of
 from srcli.errors import ConfigError, SrcliError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -34,8 +37,9 @@ INT8 = ":int8"
 SELF_ENSEMBLE = "+"
 """Suffix of a model's name: average the outputs for all eight flips and rotations."""
 
-BLEND = "@"
-"""Before a weight in 0..1 in a model's name, as in base-x4-perceptual@0.5: weights between the faithful model and it."""
+BLEND = re.compile(r"-(perceptual|photo)@([^@]*?)(?=-(?:perceptual|photo)@|$)")
+"""Part of a model's name with a share in 0..1, as in base-x4-perceptual@0.5 or base-x4-perceptual@0.5-photo@0.25: the weights
+of base-x4, moved by this share towards base-x4-perceptual and towards base-x4-photo."""
 
 EFFORTS = ("fast", "balanced", "best")
 """From the fastest to the most accurate. All of them run in int8; `best` uses a self-ensemble as well."""
@@ -47,7 +51,7 @@ TINY, BASE, LARGE = "tiny-x{}", "base-x{}", "large-x{}"
 """Names of the faithful models by size. At some scales there is only the base model."""
 
 PERCEPTUAL, PHOTO = BASE + "-perceptual", BASE + "-photo"
-"""Names of the other kinds. The perceptual model was fine-tuned from the faithful one, so their weights can be interpolated."""
+"""Names of the other kinds. They were fine-tuned from the faithful one, so that weights in between can be interpolated."""
 
 RUN_MODELS = ("best.safetensors", "model.safetensors")
 """What the folder of a training run stands for: the model with the lowest validation loss, else the last one."""
@@ -69,24 +73,28 @@ RENAMED = {
 class ModelSpec:
     """A model file and how to run it.
 
-    config: rebuilds the generator. about: what the file says about its training. blend_with, blend_weight: another file with
-    the same config, and the weight of its tensors in the interpolation, in 0..1. int8: whether to run in int8 where supported.
-    ensemble: whether to average the outputs for all eight flips and rotations.
+    config: rebuilds the generator. about: what the file says about its training. blend: shipped models that were fine-tuned
+    from this one, by kind, and the share in 0..1 of their difference from this one that is added to its weights. int8: whether
+    to run in int8 where supported. ensemble: whether to average the outputs for all eight flips and rotations.
     """
 
     path: Path
     config: GeneratorConfig
     about: dict[str, Any]
-    blend_with: Path | None = None
-    blend_weight: float = 0.0
+    blend: tuple[tuple[str, float], ...] = ()
     int8: bool = False
     ensemble: bool = False
 
     @property
     def name(self) -> str:
         """The name that `describe_model` accepts."""
-        name = f"{self.blend_with.stem}{BLEND}{self.blend_weight:g}" if self.blend_with else self.path.stem
-        return f"{name}{INT8 if self.int8 else ''}{SELF_ENSEMBLE if self.ensemble else ''}"
+        blend = "".join(f"-{kind}@{weight:g}" for kind, weight in self.blend)
+        return f"{self.path.stem}{blend}{INT8 if self.int8 else ''}{SELF_ENSEMBLE if self.ensemble else ''}"
+
+    @property
+    def blended(self) -> list[tuple[Path, float]]:
+        """The files of `blend`, with their shares."""
+        return [(self.path.with_stem(f"{self.path.stem}-{kind}"), weight) for kind, weight in self.blend]
 
     @property
     def scale(self) -> int:
@@ -106,7 +114,7 @@ class ModelSpec:
     @property
     def restores(self) -> bool:
         """Whether it improves an image at the same size, too: its result, downscaled, has less noise."""
-        return self.kind == "photo"
+        return self.kind == "photo" or any(kind == "photo" and weight for kind, weight in self.blend)
 
     @property
     def parameters(self) -> int:
@@ -148,8 +156,8 @@ def is_third_party(model: str | Path) -> bool:
 def describe_model(model: str | Path) -> ModelSpec:
     """A shipped model by name, or a file that `srcli train` wrote.
 
-    Suffixes of the name: `@W` for weights between the faithful model (0) and this perceptual one (1), `:int8` to run it in
-    int8, `+` for the self-ensemble.
+    Suffixes of the name: `@W` for weights between the faithful model (0) and this perceptual or photo model (1), `:int8` to run
+    it in int8, `+` for the self-ensemble.
     Raises ConfigError if there is no such model, and SrcliError for a file that `srcli train` did not write.
     """
     model = current_name(model)
@@ -159,9 +167,9 @@ def describe_model(model: str | Path) -> ModelSpec:
             return replace(describe_model(name.removesuffix(SELF_ENSEMBLE)), ensemble=True)
         if name.endswith(INT8):
             return replace(describe_model(name.removesuffix(INT8)), int8=True)
-        perceptual, _, weight = name.rpartition(BLEND)
-        if perceptual in shipped_models() and describe_model(perceptual).kind == "perceptual":
-            return _blend(perceptual, weight)
+        faithful = BLEND.sub("", name)
+        if faithful != name and faithful in shipped_models():
+            return _blended(describe_model(faithful), dict(BLEND.findall(name)))
     path = _find(model)
     try:
         with safe_open(path, "numpy") as file:
@@ -181,48 +189,53 @@ def describe_model(model: str | Path) -> ModelSpec:
 def current_name(model: str | Path) -> str | Path:
     """The name of a shipped model, with its suffixes, if `model` is a name of an earlier version. Otherwise `model` itself."""
     name = str(model)
-    old = name.split(BLEND)[0].removesuffix(SELF_ENSEMBLE).removesuffix(INT8)
+    old = name.split("@")[0].removesuffix(SELF_ENSEMBLE).removesuffix(INT8)
     return name.replace(old, RENAMED[old], 1) if old in RENAMED and not Path(name).exists() else model
 
 
-def _blend(perceptual: str, weight: str | float) -> ModelSpec:
-    """Weights between a perceptual model and the faithful model that it was fine-tuned from."""
-    try:
-        value = float(weight)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise ConfigError(f"The weight of {perceptual} is {weight!r}; it must be a number from 0 to 1.")
-    other = describe_model(perceptual)
-    return replace(describe_model(BASE.format(other.scale)), blend_with=other.path, blend_weight=value)
+def _blended(faithful: ModelSpec, weights: Mapping[str, str | float]) -> ModelSpec:
+    """The faithful model moved towards those that were fine-tuned from it. Raises ConfigError if there is no such model."""
+    blend: list[tuple[str, float]] = []
+    for kind, weight in weights.items():
+        name = f"{faithful.path.stem}-{kind}"
+        try:
+            value = float(weight)
+        except ValueError:
+            value = -1
+        if not 0 <= value <= 1:
+            raise ConfigError(f"The weight of {name} is {weight!r}; it must be a number from 0 to 1.")
+        if describe_model(name).config != faithful.config:
+            raise ConfigError(f"{name} is another network than {faithful.name}. Leave out the weight.")
+        blend.append((kind, value))
+    return replace(faithful, blend=tuple(blend))
 
 
-def select_models(*, effort: str = "balanced", perceptual: float = 0.0, photo: bool = False) -> list[ModelSpec]:
+def select_models(*, effort: str = "balanced", perceptual: float = 0.0, denoise: float = 0.0) -> list[ModelSpec]:
     """The shipped models to upscale with, one per scale.
 
-    effort: a key of EFFORTS. perceptual: 0..1, from the faithful model to the perceptual one; values in between interpolate
-    their weights (after Wang et al. 2019, "Deep Network Interpolation"). photo: models for degraded images.
-    Raises ConfigError for combinations that have no model.
+    effort: a key of EFFORTS. perceptual: 0..1, from the faithful model to the perceptual one. denoise: 0..1, from there to the
+    model for images with noise and JPEG artifacts. Values in between interpolate weights (after Wang et al. 2019, "Deep Network
+    Interpolation"), and both together add up (Ilharco et al. 2023, "Editing Models with Task Arithmetic").
+    Raises ConfigError for values out of range.
     """
     if effort not in EFFORTS:
         raise ConfigError(f"There is no effort {effort!r}. {did_you_mean(effort, EFFORTS)}")
-    if not 0 <= perceptual <= 1:
-        raise ConfigError(f"`perceptual` is {perceptual:g}; it must be at least 0 and at most 1.")
-    if photo and perceptual:
-        raise ConfigError("There is no perceptual model for degraded photos. Leave out `photo` or `perceptual`.")
-    between = 0 < perceptual < 1
-    if between and effort == "fast":  # int8 needs activation ranges, which only the two models themselves have
-        raise ConfigError("`effort=fast` supports only the values 0 and 1 of `perceptual`. Choose one, or another `effort`.")
+    for name, value in {"perceptual": perceptual, "denoise": denoise}.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"`{name}` is {value:g}; it must be at least 0 and at most 1.")
     shipped = shipped_models()
-    ensemble = effort == "best"
-    if between:
-        names = [name for name in map(PERCEPTUAL.format, SCALES) if name in shipped]
-        return [replace(_blend(name, perceptual), ensemble=ensemble) for name in names]
-    faithful = {"fast": TINY, "balanced": BASE, "best": LARGE}[effort]
-    kind = PHOTO if photo else PERCEPTUAL if perceptual else faithful
-    candidates = [[kind.format(scale), *([BASE.format(scale)] if kind is faithful else [])] for scale in SCALES]
-    names = [next(name for name in those if name in shipped) for those in candidates if set(those) & set(shipped)]
-    return [replace(describe_model(name), int8=True, ensemble=ensemble) for name in names]
+    weights = {kind: weight for kind, weight in {"perceptual": perceptual, "photo": denoise}.items() if weight}
+    models: list[ModelSpec] = []
+    for scale in SCALES:
+        base = BASE.format(scale)
+        if not weights:
+            faithful = {"fast": TINY, "balanced": BASE, "best": LARGE}[effort].format(scale)
+            models.append(describe_model(faithful if faithful in shipped else base))
+        elif all(f"{base}-{kind}" in shipped for kind in weights):
+            whole = [kind for kind, weight in weights.items() if weight == 1]
+            alone = len(weights) == len(whole) == 1
+            models.append(describe_model(f"{base}-{whole[0]}") if alone else _blended(describe_model(base), weights))
+    return [replace(model, int8=True, ensemble=effort == "best") for model in models]
 
 
 def read_weights(model: ModelSpec) -> dict[str, np.ndarray]:
@@ -230,20 +243,30 @@ def read_weights(model: ModelSpec) -> dict[str, np.ndarray]:
 
     Raises SrcliError if a file is damaged, or has no data for int8.
     """
+    if not model.blend:
+        return _read_weights(model)
+    first = _read_weights(replace(model, blend=()))
+    weights = dict(first)
+    for path, share in model.blended:
+        other = _read_weights(replace(model, path=path, blend=()))
+        for name, weight in first.items():  # activations change little by little as well, so this includes int8 data
+            if name.endswith(".scale"):
+                weights[name] = weights[name] * (other[name] / weight) ** share  # stays positive
+            else:
+                weights[name] = weights[name] + share * (other[name] - weight)
+    return weights
+
+
+def _read_weights(model: ModelSpec) -> dict[str, np.ndarray]:
+    """Those of `model.path` alone."""
     weights = _read_file(model.path)
     _check(weights, model)
     if not model.int8:
-        weights = {name: weight for name, weight in weights.items() if not _is_int8(name)}
-    elif not any(map(_is_int8, weights)):
+        return {name: weight for name, weight in weights.items() if not _is_int8(name)}
+    if not any(map(_is_int8, weights)):
         name = replace(model, int8=False).name
         raise SrcliError(f"{name} has no int8 calibration data. Train it again with this version, or leave out {INT8}.")
-    elif "int8.channels" in weights:
-        weights = _from_version_2(weights, model.config)
-    if model.blend_with is None:
-        return weights
-    other = _read_file(model.blend_with)
-    _check(other, replace(model, path=model.blend_with))
-    return {name: (1 - model.blend_weight) * weight + model.blend_weight * other[name] for name, weight in weights.items()}
+    return _from_version_2(weights, model.config) if "int8.channels" in weights else weights
 
 
 def _check(weights: dict[str, np.ndarray], model: ModelSpec) -> None:

@@ -103,8 +103,8 @@ class Teacher:
         """A hash of the model: of its files and of how they are run."""
         files, how = [self.model.path], ""
         if isinstance(self.model, ModelSpec):
-            files += [self.model.blend_with] if self.model.blend_with else []
-            how = f"{self.model.blend_weight} {self.model.int8} {self.model.ensemble}"
+            files += [path for path, _ in self.model.blended]
+            how = f"{self.model.blend} {self.model.int8} {self.model.ensemble}"
         return _hash(f"{FORMAT} {self.model.scale} {how}".encode(), *(file.read_bytes() for file in files))
 
 

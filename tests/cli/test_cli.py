@@ -118,11 +118,11 @@ def test_what_the_format_cannot_store_is_reported(srcli: Command, model: Path, t
         (["-m", "base-x4", "--effort", "best"], 2, "--model cannot be combined with --effort"),
         (["-m", "base-x4", "--perceptual", "0"], 2, "--model cannot be combined with --effort"),
         (["-m", "base-x4", "--photo"], 2, "--model cannot be combined with --effort"),
-        (["--photo", "--perceptual", "0.5"], 2, "no perceptual model for degraded photos. Leave out --photo or --perceptual"),
+        (["--photo", "--denoise", "0.5"], 2, "--photo is short for --denoise 1. Leave out one of them."),
+        (["--denoise", "2"], 2, "--denoise is 2; it must be a number from 0 to 1, or auto."),
         (["--effort", "bset"], 2, "no effort 'bset'. Did you mean best"),
         (["--perceptual", "1.5"], 2, "--perceptual is 1.5; it must be at least 0 and at most 1"),
-        (["--perceptual", "0.5", "--effort", "fast"], 2, "--effort fast supports only the values 0 and 1 of --perceptual"),
-        (["--scale", "1"], 2, "A scale of 1 keeps the size; add --photo"),
+        (["--scale", "1"], 2, "A scale of 1 keeps the size; add --denoise 1"),
         (["--scale", "0.9"], 2, "The scale is 0.9; it must be at least 1 and at most 64"),
         (["--min-side", "0"], 2, "--min-side is 0; it must be at least 1"),
         (["--skip-large"], 2, "--skip-large needs --size"),
@@ -145,7 +145,7 @@ def test_what_the_format_cannot_store_is_reported(srcli: Command, model: Path, t
 def test_invalid_usage_is_reported_in_one_sentence(
     srcli: Command, model: Path, photo: Path, words: list[str], code: int, sentence: str
 ) -> None:
-    chosen = {"-m", "--effort", "--perceptual", "--photo"} & set(words)
+    chosen = {"-m", "--effort", "--perceptual", "--denoise", "--photo"} & set(words)
     outcome = srcli("upscale", photo, *([] if chosen else ["-m", model]), *words)
     assert (outcome.exit_code, outcome.stdout) == (code, "")
     assert sentence in outcome.stderr
@@ -237,8 +237,8 @@ def test_images_that_are_large_enough_are_left_alone(
         (["--scale", "8"], ["base-x2:int8", "base-x4:int8"]),
         (["--effort", "fast"], ["tiny-x4:int8"]),
         (["--effort", "best", "--scale", "2"], ["base-x2:int8+"]),
-        (["--perceptual", "0.25"], ["base-x4-perceptual@0.25"]),
-        (["--perceptual", "0.25", "--effort", "best"], ["base-x4-perceptual@0.25+"]),
+        (["--perceptual", "0.25"], ["base-x4-perceptual@0.25:int8"]),
+        (["--perceptual", "0.25", "--effort", "best"], ["base-x4-perceptual@0.25:int8+"]),
         (["--perceptual", "1", "--effort", "fast"], ["base-x4-perceptual:int8"]),
         (["--perceptual", "1", "--scale", "2"], ["base-x4-perceptual:int8"]),
         (["--perceptual", "1", "--scale", "8"], ["base-x2:int8", "base-x4-perceptual:int8"]),

@@ -122,7 +122,7 @@ def test_anything_else_is_a_type_error_in_one_sentence(upscaler: srcli.Upscaler,
 
 def test_a_model_is_chosen_as_on_the_command_line() -> None:
     assert repr(srcli.load_model(device="cpu")).startswith("<Upscaler base-x4:int8 x4 on cpu (OpenVINO")
-    assert srcli.load_model(scale=2, photo=True, device="cpu").name == "base-x2-photo:int8"
+    assert srcli.load_model(scale=2, denoise=1, device="cpu").name == "base-x2-photo:int8"
     assert srcli.load_model("base-x3", device="cpu").scale == 3
     with pytest.raises(srcli.SrcliError, match="no such model for scale 5; choose one of 2, 3, 4"):
         srcli.load_model(scale=5)

@@ -1,5 +1,7 @@
 """The shipped models and their names: they load offline and beat bicubic on a photograph that was not used in training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,9 +63,42 @@ def test_a_quality_selects_a_model_for_each_scale() -> None:
 def test_perceptual_interpolates_between_the_faithful_and_the_perceptual_model() -> None:
     faithful, perceptual = (load_generator(name).state_dict() for name in ("base-x4", "base-x4-perceptual"))
     [half], [all_the_way] = select_models(perceptual=0.5), select_models(perceptual=1)
-    assert (half.name, all_the_way.name) == ("base-x4-perceptual@0.5", "base-x4-perceptual:int8")
-    for name, weight in load_generator(half).state_dict().items():
+    assert (half.name, all_the_way.name) == ("base-x4-perceptual@0.5:int8", "base-x4-perceptual:int8")
+    for name, weight in load_generator(replace(half, int8=False)).state_dict().items():
         torch.testing.assert_close(weight, (faithful[name] + perceptual[name]) / 2)
+
+
+def test_denoise_interpolates_between_the_faithful_and_the_photo_model() -> None:
+    names = {amount: [model.name for model in select_models(denoise=amount)] for amount in (0, 0.5, 1)}
+    assert names == {
+        0: ["base-x2:int8", "base-x3:int8", "base-x4:int8"],
+        0.5: ["base-x2-photo@0.5:int8", "base-x4-photo@0.5:int8"],
+        1: ["base-x2-photo:int8", "base-x4-photo:int8"],
+    }
+    assert not any(model.restores for model in select_models())
+    assert all(model.restores for amount in (0.5, 1) for model in select_models(denoise=amount))
+
+
+def test_perceptual_and_denoise_add_up() -> None:
+    [both] = select_models(perceptual=1, denoise=0.5)
+    assert both.name == "base-x4-perceptual@1-photo@0.5:int8"
+    assert describe_model(both.name) == both
+    base, perceptual, photo = (load_generator(name).state_dict() for name in ("base-x4", "base-x4-perceptual", "base-x4-photo"))
+    for name, weight in load_generator(replace(both, int8=False)).state_dict().items():
+        torch.testing.assert_close(weight, perceptual[name] + (photo[name] - base[name]) / 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["base-x4-perceptual@0.5", "base-x4-photo@0.5", "base-x4-perceptual@1-photo@1", "base-x2-photo@0.5"]
+)
+@torch.inference_mode()
+def test_int8_costs_little_between_models(name: str) -> None:
+    scale = describe_model(name).scale
+    lr = bicubic(torch.from_numpy(read_srgb(EXAMPLES / "photos" / "astronaut.png")).permute(2, 0, 1)[None].float() / 255, scale)
+    full, rounded = (
+        torch.from_numpy(load_model(each, "cpu")(lr[0].numpy()))[None].clamp(0, 1) for each in (name, f"{name}:int8")
+    )
+    assert psnr(rounded, full).item() > 40  # dB
 
 
 @torch.inference_mode()
@@ -115,7 +150,7 @@ def test_suffixes_of_a_name_say_how_a_model_is_run() -> None:
     assert model.parameters == describe_model("base-x4").parameters
 
 
-@pytest.mark.parametrize("name", ["base-x4-perceptual@0.25", "base-x4:int8+", "base-x4-perceptual@0.5+"])
+@pytest.mark.parametrize("name", ["base-x4-perceptual@0.25", "base-x4:int8+", "base-x4-perceptual@0.5:int8+"])
 def test_the_name_of_a_model_describes_it_again(name: str) -> None:
     assert describe_model(name).name == name
     assert describe_model(describe_model(name).name) == describe_model(name)
@@ -127,11 +162,11 @@ def test_a_blend_weight_that_is_no_share_is_rejected(weight: str) -> None:
         describe_model(f"base-x4-perceptual@{weight}")
 
 
-def test_combinations_without_a_model_are_rejected() -> None:
-    with pytest.raises(ConfigError, match="no perceptual model for degraded photos"):
-        select_models(photo=True, perceptual=0.5)
-    with pytest.raises(ConfigError, match="only the values 0 and 1"):
-        select_models(effort="fast", perceptual=0.5)
+def test_amounts_out_of_range_are_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"`perceptual` is 1\.5"):
+        select_models(perceptual=1.5)
+    with pytest.raises(ConfigError, match="`denoise` is -1"):
+        select_models(denoise=-1)
 
 
 def test_the_package_stays_small() -> None:
