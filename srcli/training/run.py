@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,30 @@ from torch import Tensor
 from srcli.config import TrainConfig, seconds, to_mapping
 from srcli.core.device import pick_device
 from srcli.core.losses import WeightedLoss
-from srcli.errors import ConfigError, SrcliError, counted
+from srcli.errors import ConfigError, SrcliError, counted, unexpected
 from srcli.models.checkpoint import load_generator, save_model
 from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
-from srcli.training.history import LOG_INTERVAL, History
-from srcli.training.plots import draw_curves, draw_sample_grid
+from srcli.training.history import History
 from srcli.training.progress import NoProgress, TrainingProgress
+from srcli.training.report import RunReport
 from srcli.training.run_dir import RunDirectory
 from srcli.training.settings import merge, read_yaml
 from srcli.training.teacher import Teacher
 from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size
 from srcli.training.trainer import train as train_steps
-from srcli.training.validation import Scores, Validation, smallest_side
+from srcli.training.validation import Sample, Scores, Validation, smallest_side
 
 _LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
 """In errors of torch.distributed, which are all RuntimeErrors."""
 
 FEW_TO_VALIDATE = 5
 """Photographs below which validation scores say little."""
+
+DRAW_INTERVAL = 60.0
+"""Seconds between two drawings of a run without validation, which otherwise draws it."""
 
 CALIBRATION_PIXELS = 100_000
 """Pixels of LR images for int8 calibration."""
@@ -69,9 +72,14 @@ class TrainingRun:
         self.history = History(directory, config, images=images, crops=self.photos.crops(config.patch))
         validates = held_out is not None and self.world.is_first
         self.validation = Validation(held_out, config, self.trainer.loss, device) if validates and held_out else None
-        self.progress.message(
+        data = (
             f"{counted(len(self.photos), 'photograph')} to train on, {self.photos.megapixels:.1f} megapixels, "
-            f"and {len(held_out or ())} to validate on; {config.generator.architecture} x{config.generator.scale} on {device}, "
+            f"and {len(held_out or ())} to validate on"
+        )
+        self.drawn = time.monotonic()
+        self.report = RunReport(directory, config, self.validation, command=about["command"], data=data)
+        self.progress.message(
+            f"{data}; {config.generator.architecture} x{config.generator.scale} on {device}, "
             f"{str(self.trainer.autocast).removeprefix('torch.')}."
         )
 
@@ -132,7 +140,7 @@ class TrainingRun:
         if run.world.is_first:
             run.lock.enter_context(directory.locked())
             directory.truncate_history(run.trainer.steps)
-            run.history.restore(state.get("history", []))
+            run.history.restore(state.get("history", []), run.trainer.skipped)
         return run
 
     def train(self, *, interrupted: Callable[[], bool]) -> Ending:
@@ -162,6 +170,8 @@ class TrainingRun:
             self.progress.stop()
             self.lock.close()
             self.trainer.shutdown()
+        if self.world.is_first:
+            self._show({"done": "finished", "stopped": "stopped", "patience": "ended without further improvement"}[ending])
         self._report(ending, timed_out=not interrupted())
         return ending
 
@@ -236,28 +246,40 @@ class TrainingRun:
 
     def _on_step(self, step: Step) -> None:
         self.progress.step(step, self.history.epoch(step.number))
-        self.history.add(step)
-        if self.world.is_first and step.number % LOG_INTERVAL == 0 and step.number % self.config.val_every:
-            self.history.write(step.number, self.trainer.skipped)
+        if self.world.is_first:
+            self.history.add(step, self.trainer.skipped)
 
     def _on_scores(self, scores: Scores, improved: bool) -> None:
         assert self.validation is not None
         bicubic, step = self.validation.baseline, self.trainer.steps
         self.progress.scores(scores, bicubic, step=step, improved=improved)
-        self.history.write(step, self.trainer.skipped, (scores, bicubic))
+        self.history.write(step, (scores, bicubic))
         if improved:
             metrics = {"val_psnr": scores.psnr, "val_ssim": scores.ssim, "val_loss": scores.loss}
             self._save_model(self.directory.best, self.about | metrics)
-        draw_curves(self.directory.history, self.directory.curves)
-        draw_sample_grid(self.validation.samples(self.trainer.average), self.directory.sample_grid, step=step)
+        self._show(None if self.trainer.is_done else "training", self.validation.samples(self.trainer.average))
 
     def _on_save(self) -> None:
         if self.world.is_first:
             step = self.trainer.steps
             if step % self.config.save_every == 0 or self.trainer.is_done:  # not when the user stops training
-                self.history.write(step, self.trainer.skipped)
+                self.history.write(step)
             self.directory.save_checkpoint(self.trainer, self.about, self.history.pending())
             self._save_model(self.directory.model, self.about)
+            if self.validation is None and not self.trainer.is_done and time.monotonic() - self.drawn > DRAW_INTERVAL:
+                self._show("training")
+
+    def _show(self, state: str | None, samples: Sequence[Sample] = ()) -> None:
+        """Draw the run and the samples of a validation, unless the end follows. What goes wrong here does not end training."""
+        self.drawn = time.monotonic()
+        try:
+            if samples:
+                self.report.add_snapshot(samples, self.trainer.steps)
+            if state is not None:
+                self.report.write(self.trainer, state)
+        except Exception as error:
+            reason = error if isinstance(error, SrcliError) else f"{self.directory.report}: {unexpected(error)}"
+            self.progress.message(f"The run could not be drawn, but training goes on. {reason}")
 
     def _save_model(self, path: Path, about: dict[str, Any]) -> None:
         """Write the averaged generator."""

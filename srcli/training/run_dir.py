@@ -70,6 +70,22 @@ class RunDirectory:
         return self.folder / "strip.png"
 
     @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    def snapshot(self, step: int) -> Path:
+        """The images of a validation."""
+        return self.samples / f"{step:08d}.jpg"
+
+    def snapshots(self) -> dict[int, Path]:
+        """The images of validations by their steps."""
+        return {int(path.stem): path for path in self.samples.glob("*.jpg") if path.stem.isdecimal()}
+
+    @property
     def not_finite(self) -> Path:
         return self.folder / "not-finite.npz"
 
@@ -83,8 +99,9 @@ class RunDirectory:
 
     def files(self) -> list[Path]:
         """What training writes, as far as it exists."""
-        names = (self.checkpoint, self.model, self.best, self.config_file, self.history, self.curves, self.sample_grid)
-        return [path for path in (*names, self.not_finite, self.tensorboard, *self.kept()) if os.path.lexists(path)]
+        models = (self.checkpoint, self.model, self.best, *self.kept())
+        shown = (self.curves, self.sample_grid, self.samples, self.report, self.tensorboard)
+        return [path for path in (*models, self.config_file, self.history, *shown, self.not_finite) if os.path.lexists(path)]
 
     @property
     def without_checkpoint(self) -> bool:
@@ -188,11 +205,14 @@ class RunDirectory:
         return state
 
     def truncate_history(self, step: int) -> None:
-        """Remove rows after `step` from the history, and files that a killed process left incomplete.
+        """Remove what came after `step` from the history and the samples, and files that a killed process left incomplete.
 
         Raises SrcliError if the history is damaged.
         """
-        remove_all_stale_temp_files(self.folder)
+        for folder in (self.folder, self.samples):
+            remove_all_stale_temp_files(folder)
+        for later in (path for at, path in self.snapshots().items() if at > step):
+            later.unlink()
         if not self.history.exists():
             return
         try:

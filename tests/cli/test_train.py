@@ -80,6 +80,8 @@ def test_files_of_a_run(srcli: Command, photos: Path, tmp_path: Path) -> None:
         "history.csv",
         "curves.png",
         "strip.png",
+        "samples",
+        "report.html",
     }
     assert {path.name for path in run.iterdir()} == names
     history = rows(run)
@@ -155,7 +157,7 @@ def test_a_used_run_folder_is_rejected_resumed_or_overwritten(srcli: Command, ph
     assert (run / "mine.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["settings.yaml", "best.safetensors", "curves.png", "strip.png", "tensorboard/events"])
+@pytest.mark.parametrize("name", ["settings.yaml", "best.safetensors", "strip.png", "report.html", "samples/mine.jpg"])
 def test_files_of_the_user_in_the_run_folder_are_not_replaced(srcli: Command, photos: Path, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
     (run / name).parent.mkdir(parents=True)
