@@ -257,13 +257,14 @@ def _resume(path: Path, given: dict[str, Any]) -> None:
 
 
 def _check_data(config: TrainConfig) -> None:
+    from srcli.training.folder import ignored
     from srcli.training.run import read_photos
 
     photos, held_out = read_photos(config)
     for sentence in photos.left_out:
         report(f"Left out: {sentence}")
-    if photos.results:
-        report(f"Left out: {counted(photos.results, 'result')} of srcli upscale next to their images.")
+    if photos.ignored:
+        report(f"Left out: {ignored(photos.ignored)}.")
     print(
         f"{counted(len(photos), 'photograph')} to train on, {photos.megapixels:.1f} megapixels, "
         f"{counted(photos.crops(config.patch), 'crop')} of {config.patch}x{config.patch} without overlap."

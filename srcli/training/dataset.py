@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from srcli.errors import SrcliError, counted
-from srcli.io.discover import find_images, without_results
+from srcli.io.discover import find_images
 from srcli.io.files import user_cache
 from srcli.io.read import read_srgb
 from srcli.training.cache import Decoded, decode, decode_cached
+from srcli.training.folder import find_photos
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class PhotoDataset:
     scale: int = 1
     left_out: tuple[str, ...] = ()
     """Why images in the folder are not used, a sentence each."""
-    results: int = 0
-    """The number of results of `srcli upscale` in the folder, which are not used."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """How many images in the folder were left out without being read, by kind. See `find_photos`."""
     labels: tuple[np.ndarray, ...] | None = None
 
     @classmethod
@@ -65,7 +66,7 @@ class PhotoDataset:
         strict: bool = False,
         on_image: Callable[[], None] = lambda: None,
     ) -> PhotoDataset:
-        """Read every image in the folder and its subfolders, except results of `srcli upscale` next to their source.
+        """Read the photographs in the folder and its subfolders that `find_photos` finds.
 
         smallest: shortest side of a photograph in pixels. cache: a folder for decoded images, `auto` for the user's cache
         folder, `none` for memory. lr_data: a folder with the LR image of each photograph, with the same name or `x{scale}`
@@ -74,8 +75,7 @@ class PhotoDataset:
         Raises SrcliError if no usable image is left, or, if `strict`, if any image is unreadable, too small, or does not match
         its pair.
         """
-        found = find_images(folder)
-        paths = without_results(found)
+        paths, ignored = find_photos(folder)
         photos = _decode_all(folder, paths, cache, on_image)
         pairs = _decode_pairs(folder, paths, lr_data, scale, cache, on_image) if lr_data is not None else None
         names: list[str] = []
@@ -95,10 +95,9 @@ class PhotoDataset:
                 left_out.append(str(error))
         if left_out and (strict or not images):
             raise SrcliError("\n".join(shortened(left_out)))
-        results = len(found) - len(paths)
         if pairs is None:
-            return cls(tuple(names), tuple(images), left_out=tuple(left_out), results=results)
-        return cls(tuple(names), tuple(images), tuple(lr_images), scale, tuple(left_out), results)
+            return cls(tuple(names), tuple(images), left_out=tuple(left_out), ignored=ignored)
+        return cls(tuple(names), tuple(images), tuple(lr_images), scale, tuple(left_out), ignored)
 
     def __len__(self) -> int:
         return len(self.images)

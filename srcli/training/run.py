@@ -22,6 +22,7 @@ from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
+from srcli.training.folder import ignored
 from srcli.training.history import History
 from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.report import RunReport
@@ -223,8 +224,8 @@ class TrainingRun:
         return photos
 
     def _report_left_out(self, photos: PhotoDataset) -> None:
-        if photos.results:
-            self.progress.message(f"Left out {counted(photos.results, 'result')} of srcli upscale next to their images.")
+        if photos.ignored:
+            self.progress.message(f"Left out: {ignored(photos.ignored)}.")
         if photos.left_out:
             self.progress.message(f"Left out {counted(len(photos.left_out), 'image')}; `strict` makes this an error:")
             for sentence in shortened(photos.left_out):

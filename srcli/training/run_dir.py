@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -24,12 +23,9 @@ from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_
 from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
 from srcli.training.schedule import is_over
-from srcli.training.settings import write_yaml
+from srcli.training.settings import is_settings_of_run, write_yaml
 from srcli.training.trainer import Trainer
 from srcli.version import __version__
-
-_MADE_BY = re.compile(r"# srcli.*\n# srcli \d")
-"""How the settings of a run begin, which `RunDirectory.create` wrote."""
 
 NOT_DECISIVE = ("cache", "device", "save_every", "keep", "max_time", "log")
 """Settings that do not influence the result of a run."""
@@ -106,11 +102,7 @@ class RunDirectory:
     @property
     def without_checkpoint(self) -> bool:
         """Whether srcli began a run in the folder that ended before its first checkpoint."""
-        try:
-            with self.config_file.open(encoding="utf-8") as file:
-                return not self.checkpoint.exists() and _MADE_BY.match("".join(islice(file, 2))) is not None
-        except (OSError, ValueError):
-            return False
+        return not self.checkpoint.exists() and is_settings_of_run(self.config_file)
 
     def unfinished(self, config: TrainConfig) -> dict[str, Any] | None:
         """The state in the last checkpoint, if it belongs to a run with this config that has steps left."""

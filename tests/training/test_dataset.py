@@ -68,11 +68,16 @@ def test_unusable_images_and_results_are_left_out_and_named(photos: Path, pixels
     (photos / "broken.png").write_text("no image")
     write_image(Image(pixels(20, 200)), photos / "low.png")
     write_image(Image(pixels(160, 192)), photos / "one_x2.png")
+    for name in (".hidden.png", "below/._two.jpg", ".notes.txt", "run/strip.png", "run/samples/00000000.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(b"")
+    (photos / "run" / "settings.yaml").write_text("# srcli train photos -o photos/run\n# srcli 0.1, torch 2\nphotos: photos\n")
+    (photos / "below" / "settings.yaml").write_text("of another program")
     for cache in ("none", "auto", "auto"):
         read = PhotoDataset.read(photos, smallest=40, cache=cache)
         assert read.names == ("below/three.png", "one.png", "two.png")
         assert [sentence.split()[0].split("/")[-1] for sentence in read.left_out] == ["broken.png", "low.png"]
-        assert read.results == 1
+        assert read.ignored == {"hidden file": 2, "result of srcli upscale": 1, "file of srcli train": 2}
     with pytest.raises(SrcliError, match=r"one\.png is 96x80 pixels"):  # none is left
         PhotoDataset.read(photos, smallest=900)
 
