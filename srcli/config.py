@@ -21,6 +21,7 @@ Degradation = Literal["bicubic", "johnson", "photo"]
 Optimizer = Literal["muon", "adam", "adamw"]
 Schedule = Literal["cosine", "multistep", "constant"]
 Log = Literal["csv", "tensorboard"]
+Unlabeled = Literal["none", "half"]
 
 VGG_LAYERS = tuple(
     f"{kind}{block}_{number}"
@@ -193,6 +194,7 @@ class TrainConfig:
     vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
     teacher: str | None = _setting(None, "Learn from this model as well: a shipped model or a model file of the same scale.")
     teacher_weight: float = _setting(0.5, "Share of the teacher in the target, from 0 to 1; the rest is the photograph.")
+    unlabeled: Unlabeled = _setting("none", "half adds the photographs at half their size, which only the teacher labels.")
     init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")
 
     steps: int = _setting(10_000, "Number of training steps.")
@@ -232,6 +234,10 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
         _check_between(0, 1, "teacher_weight", self.teacher_weight)
+        if self.unlabeled != "none" and (self.teacher is None or self.lr_data is not None):
+            raise ConfigError(
+                "Without ground truth, only a teacher can label images: `unlabeled` needs `teacher`, without `lr_data`."
+            )
         if self.batch % self.accumulate:
             raise ConfigError(f"A batch of {self.batch} crops has no {self.accumulate} equal parts; change `accumulate`.")
         if self.schedule == "multistep" and not self.milestones:

@@ -62,7 +62,7 @@ class TerminalProgress:
 
     def label_made(self, done: int, total: int) -> None:
         if self.labels is None:
-            self.message(f"The teacher has labels to make for {total - done} of {total} photographs.")
+            self.message(f"The teacher has labels to make for {total - done} of {total} images.")
             columns = (TextColumn("Labels"), BarColumn(bar_width=None), MofNCompleteColumn())
             left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
             self.labels = Progress(*columns, *left, console=self.console, disable=not self.console.is_terminal)

@@ -27,13 +27,24 @@ class TrainBatch:
 
     hr: N x P x P x 3 uint8, not yet augmented. lr: the same regions of the given LR images, or None if LR images are computed.
     augmentations: N x 3 bool, whether to transpose, flip vertically, and flip horizontally. labels: the same regions of the
-    teacher's labels, if there is a teacher.
+    teacher's labels, if there is a teacher. unlabeled: N bool, which crops have no ground truth, so that hr is the label as
+    well. small: their clean inputs, N x P / scale x P / scale x 3 uint8, 0 for the others.
     """
 
     hr: np.ndarray
     lr: np.ndarray | None
     augmentations: np.ndarray
     labels: np.ndarray | None = None
+    unlabeled: np.ndarray | None = None
+    small: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class UnlabeledImages:
+    """Inputs without ground truth, one for each photograph, and labels of a teacher, `scale` times as large."""
+
+    images: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class PhotoDataset:
     ignored: Mapping[str, int] = field(default_factory=dict)
     """How many images in the folder were left out without being read, by kind. See `find_photos`."""
     labels: tuple[np.ndarray, ...] | None = None
+    unlabeled: UnlabeledImages | None = None
 
     @classmethod
     def read(
@@ -142,7 +154,8 @@ class PhotoDataset:
         """`size` crops of `patch` x `patch` pixels, or the `part` of them that one process takes.
 
         A pure function of its arguments: a resumed run gets the same crops as an uninterrupted one, and so do runs with other
-        losses or generators. Photographs are chosen in proportion to their pixels.
+        losses or generators. Photographs are chosen in proportion to their pixels. If there are unlabeled inputs, half of the
+        crops are from them.
         """
         random = np.random.default_rng([seed, step])
         chosen = self._choose(random, size)[part]
@@ -155,18 +168,25 @@ class PhotoDataset:
             else np.empty((len(chosen), patch // self.scale, patch // self.scale, 3), dtype=np.uint8)
         )
         labels = None if self.labels is None else np.empty_like(hr)
+        unlabeled = None if self.unlabeled is None else (random.random(size) < 0.5)[part]
+        small = None if unlabeled is None else np.zeros((len(chosen), *(2 * [patch // self.scale]), 3), dtype=np.uint8)
         aligned = self.lr_images is not None or self.labels is not None
         grid = self.scale if aligned else 1  # crops of pairs and labels start at a pixel of the LR image
         for number, (index, place) in enumerate(zip(chosen, places, strict=True)):
-            image = self.images[index]
+            image, label = self.images[index], None if self.labels is None else self.labels[index]
+            alone = self.unlabeled if unlabeled is not None and unlabeled[number] else None
+            if alone is not None:
+                image = label = alone.labels[index]
             top, left = (int(at * ((side - patch) // grid + 1)) for at, side in zip(place, image.shape[:2], strict=True))
             rows, columns = (slice(start * grid, start * grid + patch) for start in (top, left))
             hr[number] = image[rows, columns]
-            if labels is not None and self.labels is not None:
-                labels[number] = self.labels[index][rows, columns]
+            if labels is not None and label is not None:
+                labels[number] = label[rows, columns]
+            if alone is not None and small is not None:
+                small[number] = alone.images[index][top : top + small.shape[1], left : left + small.shape[2]]
             if lr is not None and self.lr_images is not None:
                 lr[number] = self.lr_images[index][top : top + lr.shape[1], left : left + lr.shape[2]]
-        return TrainBatch(hr, lr, augmentations, labels)
+        return TrainBatch(hr, lr, augmentations, labels, unlabeled, small)
 
     def source_names(self, step: int, *, seed: int, size: int) -> list[str]:
         """The names of the photographs that the crops of a step are from."""

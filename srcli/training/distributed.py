@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +38,15 @@ class DistributedContext:
         """Wait for all processes."""
         if self.size > 1:
             torch.distributed.barrier()
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """The first process runs the block before the others do, as when it fills a cache that they read."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
 
 
 def init_distributed(device: torch.device) -> DistributedContext:

@@ -193,11 +193,8 @@ class TrainingRun:
 
     def _read_photos(self) -> tuple[PhotoDataset, PhotoDataset | None]:
         """The photographs to train on and those held out. The first process decodes them for all."""
-        if not self.world.is_first:
-            self.world.wait()
-        photos, held_out = read_photos(self.config, self.progress.image_decoded)
-        if self.world.is_first:
-            self.world.wait()
+        with self.world.first_before_others():
+            photos, held_out = read_photos(self.config, self.progress.image_decoded)
         self._report_left_out(photos)
         if self.world.is_first and held_out is not None and len(held_out) < FEW_TO_VALIDATE:
             self.progress.message(
@@ -211,17 +208,15 @@ class TrainingRun:
 
     def _labeled(self, teacher: Teacher) -> PhotoDataset:
         """The photographs with labels. Each process makes a part of those that are missing; the first decodes all for all."""
+        with self.world.first_before_others():
+            photos = teacher.with_unlabeled(self.photos)
         try:
-            teacher.make(self.photos, self.progress.label_made, slice(self.world.rank, None, self.world.size))
+            teacher.make(photos, self.progress.label_made, slice(self.world.rank, None, self.world.size))
         finally:
             self.progress.stop()
         self.world.wait()
-        if not self.world.is_first:
-            self.world.wait()
-        photos = teacher.labeled(self.photos)
-        if self.world.is_first:
-            self.world.wait()
-        return photos
+        with self.world.first_before_others():
+            return teacher.labeled(photos)
 
     def _report_left_out(self, photos: PhotoDataset) -> None:
         if photos.ignored:
