@@ -1,7 +1,8 @@
 """A cache of decoded images in a memory-mapped file, so that they are decoded once and only used parts take memory.
 
 Each folder of images has two files: the pixels of all images, and an index of their sizes. The names of both contain a hash of
-the path, size and modification time of every image, so that a change decodes the folder again.
+the path, size and modification time of every image, so that a change decodes the folder again. What was not used for a while is
+removed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import hashlib
 import json
 import os
 import random
+import re
+import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -24,6 +27,9 @@ from srcli.io.atomic import atomic_write, remove_all_stale_temp_files
 
 FORMAT = 2
 """Increased whenever decoding changes the pixels of an image."""
+
+KEPT_DAYS = 90
+"""Days without use after which a file is removed from the cache."""
 
 CHECKED_BYTES = 2**32
 """How much of a cache is checked for damage when it is opened."""
@@ -74,8 +80,28 @@ def decode_cached(
             if old not in (index, pixels):
                 with suppress(OSError):  # another run may be reading it
                     old.unlink()
+    mark_used([index])
+    for unused in unused_files(folder.glob("*.json")):
+        if re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{16}", unused.stem):
+            for old in (unused.with_suffix(".pixels"), unused):
+                with suppress(OSError):
+                    old.unlink()
     images = _mapped(entries, pixels)
     return [image if image.size else _decoded(read, path) for path, image in zip(paths, images, strict=True)]
+
+
+def mark_used(files: Iterable[Path]) -> None:
+    """Set the date of the last access, which some file systems do not set themselves."""
+    for file in files:
+        with suppress(OSError):  # the cache may belong to someone else
+            os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
+
+
+def unused_files(files: Iterable[Path]) -> list[Path]:
+    """Those that were neither written nor marked as used for KEPT_DAYS."""
+    since = time.time() - KEPT_DAYS * 86_400
+    dated = [(file, file.stat()) for file in files]
+    return [file for file, status in dated if max(status.st_atime, status.st_mtime) < since]
 
 
 def _key(paths: Sequence[Path]) -> str:

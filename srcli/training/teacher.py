@@ -25,7 +25,7 @@ from srcli.io.image import Image
 from srcli.io.read import read_srgb
 from srcli.io.write import write_image
 from srcli.models.registry import ModelSpec
-from srcli.training.cache import decode_cached
+from srcli.training.cache import decode_cached, mark_used, unused_files
 from srcli.training.dataset import PhotoDataset, UnlabeledImages
 
 FORMAT = 1
@@ -100,7 +100,10 @@ class Teacher:
         return replace(photos, images=images, labels=labels, scale=scale, unlabeled=unlabeled)
 
     def _read(self, paths: list[Path], shapes: Sequence[tuple[int, ...]], name: str) -> tuple[np.ndarray, ...]:
-        """Labels of given shapes, from the cache of decoded images."""
+        """Labels of given shapes, from the cache of decoded images. Labels that no run used for a while are removed."""
+        mark_used(paths)
+        for unused in unused_files(self.folder.parent.glob("*/*.png")):
+            unused.unlink(missing_ok=True)
         labels: list[np.ndarray] = []
         found = decode_cached(paths, read_srgb, lambda: None, folder=self.cache, name=f"{self.folder} {name}")
         for path, label, shape in zip(paths, found, shapes, strict=True):

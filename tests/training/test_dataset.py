@@ -207,6 +207,23 @@ def test_a_cache_with_a_changed_byte_is_created_again(photos: Path, tmp_path: Pa
     assert all(np.array_equal(one, other) for one, other in zip(whole, again.images, strict=True))
 
 
+def test_a_folder_that_was_not_used_for_long_is_removed_from_the_cache(photos: Path, pixels: Pixels, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    counted(photos, str(cache))
+    old = set(cache.iterdir())
+    (mine := cache / "mine.json").write_text("{}")
+    for path in (*old, mine):
+        os.utime(path, (0, 0))
+    counted(photos, str(cache))
+    assert {*old, mine} <= set(cache.iterdir())  # used just now
+    for path in (*old, mine):
+        os.utime(path, (0, 0))
+    write_image(Image(pixels(80, 96)), tmp_path / "other" / "one.png")
+    counted(tmp_path / "other", str(cache))
+    assert not old & set(cache.iterdir())
+    assert mine.exists()
+
+
 def test_incomplete_files_of_a_killed_process_are_removed_from_the_cache(photos: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()

@@ -1,5 +1,6 @@
 """Labels of a teacher: made once, found again, aligned with the photographs, and mixed with them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from srcli.config import TrainConfig
 from srcli.core.degradation import bicubic, degraded_small
 from srcli.errors import ConfigError, SrcliError
 from srcli.models.checkpoint import load_generator
+from srcli.training.cache import unused_files
 from srcli.training.dataset import PhotoDataset, UnlabeledImages
 from srcli.training.teacher import Teacher
 from srcli.training.trainer import crop_size
@@ -214,3 +216,19 @@ def test_unlabeled_images_need_a_teacher() -> None:
         tiny(unlabeled="half")
     with pytest.raises(ConfigError, match="without `lr_data`"):
         tiny(unlabeled="half", teacher="any", lr_data="pairs")
+
+
+def test_labels_that_no_run_used_for_long_are_removed(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    teacher = Teacher(taught(model, tmp_path), CPU)
+    made(teacher, crops)
+    before = sorted(teacher.folder.iterdir())
+    old = teacher.folder.parent / "another teacher" / "lr-0123.png"
+    old.parent.mkdir()
+    old.write_bytes(b"label")
+    for path in (*before, old):
+        os.utime(path, (0, 0))
+    teacher.labeled(crops)
+    assert sorted(teacher.folder.iterdir()) == before
+    assert not old.exists()
+    assert not unused_files(before)
+    assert before[0].stat().st_mtime == 0  # else they would be decoded again
