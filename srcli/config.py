@@ -177,14 +177,14 @@ class TrainConfig:
     Each field is an option of `srcli train` and a key of its YAML file. Paths are relative to the current folder.
     """
 
-    photos: str | None = _setting(None, "Folder of photographs, including subfolders.")
+    photos: str | None = _setting(None, "Folder of photographs, including subfolders; or tar shards, as in data/{00..99}.tar.")
     output: str | None = _setting(None, "Folder for the model, checkpoints and history.")
     lr_data: str | None = _setting(None, "Folder of LR images with the names of the photographs, instead of a degradation.")
     val: str | None = _setting(None, "Folder of photographs for validation, instead of held-out ones.")
     val_split: float = _setting(0.02, "Share of the photographs held out for validation; 0 disables validation.")
     strict: bool = _setting(False, "Treat a photograph that cannot be read or is too small as an error.")
     val_every: int = _setting(1000, "Steps between validations; there is one before step 1, and one after a minute.")
-    cache: str = _setting("auto", "Folder for decoded photographs; auto is the user's cache folder, none keeps them in memory.")
+    cache: str = _setting("auto", "Folder for decoded photographs; auto (the user's cache), none (memory) or stream (chunks).")
 
     generator: GeneratorConfig = field(default_factory=CompactConfig)
     degradation: Degradation = _setting(

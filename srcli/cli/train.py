@@ -259,9 +259,19 @@ def _resume(path: Path, given: dict[str, Any]) -> None:
 
 def _check_data(config: TrainConfig) -> None:
     from srcli.training.folder import ignored
-    from srcli.training.run import read_photos
+    from srcli.training.photos import Reading, read_photos, too_large
+    from srcli.training.stream import StreamedPhotos
 
-    photos, held_out = read_photos(config)
+    why = too_large(config)
+    if why:
+        report(why)
+    photos, held_out = read_photos(config, on_message=report, chunks=Reading() if why or config.cache == "stream" else None)
+    if isinstance(photos, StreamedPhotos):
+        photos.at(0)
+        photos.close()
+        print(f"{photos.description}, of which the first chunk was read.")
+        print(f"{counted(len(held_out or ()), 'photograph')} to validate on.")
+        return
     for sentence in photos.left_out:
         report(f"Left out: {sentence}")
     if photos.ignored:

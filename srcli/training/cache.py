@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,20 +40,23 @@ Decoded = np.ndarray | SrcliError
 """An image, H x W x 3 uint8, or the reason why it cannot be read."""
 
 
-def decode(paths: Sequence[Path], read: Callable[[Path], np.ndarray], on_image: Callable[[], None]) -> Iterator[Decoded]:
+Encoded = TypeVar("Encoded")
+
+
+def decode(images: Iterable[Encoded], read: Callable[[Encoded], np.ndarray], on_image: Callable[[], None]) -> Iterator[Decoded]:
     """Decode images in order, several at a time in threads, as decoding releases the GIL."""
     workers = os.cpu_count() or 1
-    remaining = iter(paths)
+    remaining = iter(images)
     with ThreadPoolExecutor(workers) as pool:
         while chunk := list(islice(remaining, 4 * workers)):  # limits the images in memory
-            for result in pool.map(lambda path: _decoded(read, path), chunk):
+            for result in pool.map(lambda image: _decoded(read, image), chunk):
                 on_image()
                 yield result
 
 
-def _decoded(read: Callable[[Path], np.ndarray], path: Path) -> Decoded:
+def _decoded(read: Callable[[Encoded], np.ndarray], image: Encoded) -> Decoded:
     try:
-        return read(path)
+        return read(image)
     except SrcliError as error:
         return error
 
@@ -69,7 +74,7 @@ def decode_cached(
     name: of the collection, of which only the latest state is kept.
     Raises SrcliError if the cache cannot be written.
     """
-    collection = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+    collection = _hash_of(name)
     key = _key(paths)
     index, pixels = (folder / f"{collection}-{key}.{ending}" for ending in ("json", "pixels"))
     entries = _read_index(index)
@@ -88,6 +93,16 @@ def decode_cached(
                     old.unlink()
     images = _mapped(entries, pixels)
     return [image if image.size else _decoded(read, path) for path, image in zip(paths, images, strict=True)]
+
+
+def room_for(folder: Path, name: str) -> int:
+    """Bytes that the decoded images of a collection can take: the free space and what they take now."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free + sum(file.stat().st_size for file in folder.glob(f"{_hash_of(name)}-*"))
+
+
+def _hash_of(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def mark_used(files: Iterable[Path]) -> None:

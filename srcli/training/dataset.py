@@ -96,10 +96,10 @@ class PhotoDataset:
         left_out: list[str] = []
         for number, (path, photo) in enumerate(zip(paths, photos, strict=True)):
             try:
-                image = _checked(path, photo, smallest)
+                image = checked(path, photo, smallest)
                 if pairs is not None:
                     pair, lr = pairs[number]
-                    image, lr = _cropped(pair, image, _checked(pair, lr, smallest // scale), scale)
+                    image, lr = _cropped(pair, image, checked(pair, lr, smallest // scale), scale)
                     lr_images.append(lr)
                 images.append(image)
                 names.append(str(path.relative_to(folder)))
@@ -124,6 +124,19 @@ class PhotoDataset:
         known = [(name, *image.shape) for name, image in zip(self.names, self.images, strict=True)]
         return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
+    @property
+    def description(self) -> str:
+        return f"{counted(len(self), 'photograph')} to train on, {self.megapixels:.1f} megapixels"
+
+    @staticmethod
+    def collection(folder: Path) -> str:
+        """The name of a folder in the cache."""
+        return str(folder.resolve())
+
+    def at(self, _step: int) -> PhotoDataset:
+        """The photographs for a step: always all."""
+        return self
+
     def crops(self, patch: int) -> int:
         """The number of crops that fit into the photographs without overlap: one epoch."""
         return sum((image.shape[0] // patch) * (image.shape[1] // patch) for image in self.images)
@@ -133,14 +146,8 @@ class PhotoDataset:
 
         Raises SrcliError if none would be left to train on.
         """
-        held = max(least, round(share * len(self)))
-        if held >= len(self):
-            raise SrcliError(
-                f"There is only {counted(len(self), 'photograph')}, and {held} would be held out for validation. "
-                "Add photographs, set `val` to another folder, or train without validation with `val_split=0`."
-            )
-        order = np.random.default_rng([seed, len(self)]).permutation(len(self))
-        return self._subset(sorted(order[held:])), self._subset(sorted(order[:held]))
+        held = held_out_numbers(len(self), share, seed=seed, least=least)
+        return self._subset(sorted({*range(len(self))} - {*held})), self._subset(held)
 
     def _subset(self, numbers: Sequence[int]) -> PhotoDataset:
         return replace(
@@ -202,6 +209,25 @@ class PhotoDataset:
         return np.cumsum([image.shape[0] * image.shape[1] for image in self.images])
 
 
+def held_out_numbers(photos: int, share: float, *, seed: int, least: int = 1) -> list[int]:
+    """The numbers of the photographs that are held out: `share` of them, but at least `least`, chosen by the seed.
+
+    Raises SrcliError if none would be left to train on.
+    """
+    held = max(least, round(share * photos))
+    if held >= photos:
+        raise SrcliError(
+            f"There is only {counted(photos, 'photograph')}, and {held} would be held out for validation. "
+            "Add photographs, set `val` to another folder, or train without validation with `val_split=0`."
+        )
+    return sorted(np.random.default_rng([seed, photos]).permutation(photos)[:held].tolist())
+
+
+def cache_folder(cache: str) -> Path | None:
+    """The folder of the setting `cache`, None for memory."""
+    return None if cache == "none" else user_cache() if cache == "auto" else Path(cache)
+
+
 def prefetched(make: Callable[[int], TrainBatch], first: int) -> Iterator[TrainBatch]:
     """Yield make(first), make(first + 1) and so on, computed in a thread while the previous one is used."""
     with ThreadPoolExecutor(1) as pool:
@@ -219,10 +245,10 @@ def shortened(sentences: Sequence[str], most: int = 20) -> list[str]:
 
 
 def _decode_all(folder: Path, paths: Sequence[Path], cache: str, on_image: Callable[[], None]) -> list[Decoded]:
-    if cache == "none":
+    where = cache_folder(cache)
+    if where is None:
         return list(decode(paths, read_srgb, on_image))
-    where = user_cache() if cache == "auto" else Path(cache)
-    return decode_cached(paths, read_srgb, on_image, folder=where, name=str(folder.resolve()))
+    return decode_cached(paths, read_srgb, on_image, folder=where, name=PhotoDataset.collection(folder))
 
 
 def _decode_pairs(
@@ -241,7 +267,7 @@ def _decode_pairs(
     ]
 
 
-def _checked(path: Path, image: Decoded, smallest: int) -> np.ndarray:
+def checked(path: Path, image: Decoded, smallest: int) -> np.ndarray:
     """The image. Raises SrcliError if it could not be read, or if its shorter side has fewer than `smallest` pixels."""
     if isinstance(image, SrcliError):
         raise image

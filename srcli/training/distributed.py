@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,6 +33,14 @@ class DistributedContext:
     def any(self, one: bool, device: torch.device) -> bool:
         """Whether `one` is true in any process, so that all of them decide alike."""
         return one if self.size == 1 else bool(self.mean(torch.tensor(float(one), device=device)) > 0)
+
+    def gather(self, values: Sequence[int], device: torch.device) -> list[list[int]]:
+        """The integers of all processes, by rank."""
+        own = torch.tensor(values, device=device)
+        every = [own.clone() for _ in range(self.size)]
+        if self.size > 1:
+            torch.distributed.all_gather(every, own)
+        return [each.tolist() for each in every]
 
     def wait(self) -> None:
         """Wait for all processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -18,14 +19,14 @@ LOG_INTERVAL = 100
 class History:
     """Collects steps into rows of RUN/history.csv, and optionally logs them to TensorBoard."""
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, *, images: int, crops: int) -> None:
-        """images: crops per step of all processes. crops: per epoch.
+    def __init__(self, run: RunDirectory, config: TrainConfig, *, images: int, epoch: Callable[[int], float]) -> None:
+        """images: crops per step of all processes. epoch: of a step.
 
         Raises SrcliError if TensorBoard is requested but not installed.
         """
         self.run = run
         self.images = images
-        self.crops = crops
+        self.epoch = epoch
         self.terms = [name for name in LOSS_TERMS if getattr(config.loss, name)]
         self.steps: list[Step] = []
         """Since the last row."""
@@ -33,9 +34,6 @@ class History:
         """Steps that were skipped since the start."""
         self.board_class = _board_class() if config.log == "tensorboard" else None
         self.board: Any = None
-
-    def epoch(self, step: int) -> float:
-        return step * self.images / max(1, self.crops)
 
     def add(self, step: Step, skipped: int) -> None:
         """Add a step. skipped: number of skipped steps since the start.

@@ -60,8 +60,9 @@ def draw_curves(rows: Rows, path: Path) -> None:
     """Plot a history in one image: the weighted loss terms, the learning rate, and PSNR and SSIM compared with bicubic."""
     from matplotlib.figure import Figure  # imported late, as it takes a second; Figure alone needs no display
 
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    for axes, (title, draw) in zip(figure.subplots(2, 2, sharex=True).flat, _PANELS.items(), strict=True):
+    figure = Figure(figsize=(11, 7.5))
+    places = {"left": 0.07, "right": 0.98, "bottom": 0.07, "top": 0.95, "hspace": 0.2, "wspace": 0.17}
+    for axes, (title, draw) in zip(figure.subplots(2, 2, sharex=True, gridspec_kw=places).flat, _PANELS.items(), strict=True):
         draw(axes, rows)
         axes.set_title(title)
         _finish(axes)

@@ -165,8 +165,15 @@ class RunDirectory:
                 "Free some space or choose another `output`."
             )
 
-    def save_checkpoint(self, trainer: Trainer, about: dict[str, Any], history: Sequence[dict[str, Any]] = ()) -> None:
-        """Write the checkpoint atomically. history: the steps that are not in the history yet.
+    def save_checkpoint(
+        self,
+        trainer: Trainer,
+        about: dict[str, Any],
+        history: Sequence[dict[str, Any]] = (),
+        positions: Sequence[Sequence[int]] = (),
+    ) -> None:
+        """Write the checkpoint atomically. history: the steps that are not in the history yet. positions: how far each process
+        has read photographs that are read in chunks.
 
         Raises SrcliError if the weights are not finite, and keeps the previous checkpoint.
         """
@@ -182,7 +189,7 @@ class RunDirectory:
                 _duplicate(self.checkpoint, self.folder / f"checkpoint-{before:08d}.pt")
         with atomic_write(self.checkpoint) as part:
             state = {"settings": to_mapping(trainer.config), "about": about, "history": list(history), **trainer.state()}
-            torch.save(state, part)
+            torch.save(state | ({"positions": [list(each) for each in positions]} if positions else {}), part)
         for path in self.kept()[: -keep or None]:
             path.unlink()
 
