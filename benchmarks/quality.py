@@ -2,10 +2,11 @@
 
     python benchmarks/quality.py BENCH [MODEL ...] [--json FILE] [--features SCALE] [--only speed|accuracy|degraded ...]
 
-BENCH contains the folders Set5, Set14 and BSD100. MODEL is a shipped model or a file; by default all shipped models in float32
-and int8. Each image is cropped to a multiple of the scale, downscaled with the antialiased bicubic kernel to 8 bits, upscaled
-with `srcli upscale`, and read back from disk. PSNR and SSIM are on luma (BT.601), with `scale` pixels cropped from each border;
-lower ST-LPIPS is better; all are means over images. t is the time for 320x180 pixels relative to a fixed amount of work (see
+BENCH contains the folders Set5, Set14 and BSD100; pages drawn by drawn.py are a fourth set. MODEL is a shipped model or a
+file; by default all shipped models in float32 and int8. Each image is cropped to a multiple of the scale, downscaled with the
+antialiased bicubic kernel to 8 bits, upscaled with `srcli upscale`, and read back from disk. PSNR and SSIM are on luma
+(BT.601), with `scale` pixels cropped from each border; lower ST-LPIPS is better; all are means over images. Ghost is the
+largest error on flat areas of the drawn pages. t is the time for 320x180 pixels relative to a fixed amount of work (see
 upscale_speed.py), measured for all models in alternation.
 --json FILE adds the results to those in the file, and writes it after each test set.
 --only measures these parts: the speed of all models should be measured in one run on an idle machine, the rest may be split.
@@ -28,7 +29,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from natural import grid, load_stlpips, spectral_peak
+from drawn import test_pages
+from natural import ghost, grid, load_stlpips, spectral_peak
 from PIL import Image as PILImage
 from torch import Tensor
 from upscale_speed import measure_t
@@ -42,8 +44,10 @@ from srcli.io.write import write_image
 from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import INT8, SELF_ENSEMBLE, SPEED, describe_model, shipped_models
 
-SETS = ("Set5", "Set14", "BSD100")
+DRAWN = "Drawn"
+SETS = ("Set5", "Set14", "BSD100", DRAWN)
 LAYERS = ("relu2_2", "relu4_3")
+MAIN = ("psnr", "ssim", "stlpips", "ghost")
 PERCEPTUAL = (*LAYERS, "grid_flat", "grid_textured", "peak", "peak_90")
 Pairs = list[tuple[Tensor, Tensor]]
 """(sr, hr) of each image."""
@@ -53,11 +57,12 @@ PARTS = ("speed", "accuracy", "degraded")
 DEGRADED_SETS = ("Set5", "photos", "Set14")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Metric = Callable[[Tensor, Tensor], dict[str, float]]
-DIGITS = {"ssim": 4, "stlpips": 3}
+DIGITS = {"ssim": 4, "stlpips": 3, "ghost": 1}
 HEADINGS = {
     "psnr": "PSNR",
     "ssim": "SSIM",
     "stlpips": "ST-LPIPS",
+    "ghost": "ghost",
     "grid_flat": "grid, flat",
     "grid_textured": "grid, textured",
 } | {
@@ -71,9 +76,21 @@ def read(path: Path) -> Tensor:
 
 
 def truth(path: Path, scale: int) -> Tensor:
-    hr = read(path)
+    return cropped(read(path), scale)
+
+
+def cropped(hr: Tensor, scale: int) -> Tensor:
+    """To a multiple of the scale."""
     height, width = (side - side % scale for side in hr.shape[-2:])
     return hr[..., :height, :width]
+
+
+def hr_images(bench: Path, name: str, scale: int) -> dict[str, Tensor]:
+    """The images of a test set by name."""
+    if name == DRAWN:
+        pages = {stem: torch.from_numpy(page).permute(2, 0, 1)[None].float() / 255 for stem, page in test_pages().items()}
+        return {stem: cropped(page, scale) for stem, page in pages.items()}
+    return {path.stem: truth(path, scale) for path in find_images((bench if name in SETS else EXAMPLES) / name)}
 
 
 def quantized(image: Tensor) -> Tensor:
@@ -115,11 +132,14 @@ def stlpips_metric() -> Metric:
 
 
 def table_rows(table: Table, figures: tuple[str, ...], *, timed: bool = False, sets: tuple[str, ...] = SETS) -> list[str]:
-    """The lines of a Markdown table."""
-    columns = [*(["t"] if timed else []), *(f"{name} {HEADINGS.get(figure, figure)}" for name in sets for figure in figures)]
+    """The lines of a Markdown table, with the figures that each set has."""
+    measured = [
+        (name, figure) for name in sets for figure in figures if any(figure in row.get(name, {}) for row in table.values())
+    ]
+    columns = [*(["t"] if timed else []), *(f"{name} {HEADINGS.get(figure, figure)}" for name, figure in measured)]
     lines = ["| model | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for model, row in table.items():
-        cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name in sets for figure in figures]
+        cells = [f"{row[name][figure]:.{DIGITS.get(figure, 2)}f}" for name, figure in measured]
         t = [f"{row[SPEED]['t']:.2f}" if SPEED in row else "-"] if timed else []
         lines.append(f"| {model} | " + " | ".join([*t, *cells]) + " |")
     return lines
@@ -193,20 +213,27 @@ def merge(path: Path, table: Table) -> None:
 def measure_accuracy(bench: Path, models: list[str], scale: int, metrics: list[Metric], *, grids: bool) -> Iterator[Table]:
     """The results on each test set in turn."""
     for name in SETS:
-        hrs = {path.stem: truth(path, scale) for path in find_images(bench / name)}
+        hrs = hr_images(bench, name, scale)
         lrs = {stem: bicubic(hr, scale) for stem, hr in hrs.items()}
         pairs = upscale_files(hrs, lrs, {model: ["-m", model] for model in models}, scale)
         yield {
-            model: {name: score(its, scale, metrics) | (grid(its, scale) | peaks(its, scale) if grids else {})}
+            model: {name: score(its, scale, metrics) | measured_on(name, its, scale, grids=grids)}
             for model, its in pairs.items()
         }
+
+
+def measured_on(name: str, pairs: Pairs, scale: int, *, grids: bool) -> dict[str, float]:
+    """The figures that are not means over images."""
+    if name == DRAWN:
+        return {"ghost": max(ghost(sr, hr, scale) for sr, hr in pairs)}
+    return grid(pairs, scale) | peaks(pairs, scale) if grids else {}
 
 
 def measure_degraded(bench: Path, models: list[str], scale: int, metrics: list[Metric]) -> dict[str, Table]:
     """The results on degraded images, by kind of degradation."""
     tables: dict[str, Table] = {way: {} for way in DEGRADED}
     for name in DEGRADED_SETS:
-        hrs = {path.stem: truth(path, scale) for path in find_images((bench if name in SETS else EXAMPLES) / name)}
+        hrs = hr_images(bench, name, scale)
         for way, change in DEGRADED.items():
             lrs = {stem: change(bicubic(hr, scale)) for stem, hr in hrs.items()}
             for model, pairs in upscale_files(hrs, lrs, {model: ["-m", model] for model in models}, scale).items():
@@ -240,7 +267,7 @@ def main() -> None:
         for results in measure_accuracy(options.bench, models, scale, metrics, grids=detailed):
             add(results)
     if "accuracy" in options.only:
-        print_table(table, ("psnr", "ssim", "stlpips"), timed=True)
+        print_table(table, MAIN, timed=True)
     detailed_rows = {model: row for model, row in table.items() if LAYERS[0] in row.get("Set5", {})}
     if detailed_rows:
         print()

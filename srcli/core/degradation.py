@@ -6,6 +6,7 @@ drawn from a seed for each image separately, so that they do not depend on the r
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from srcli.config import Degradation
@@ -115,7 +117,7 @@ def rounded(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255) / 255
 
 
-PHOTO_SHARE = 0.65
+PHOTO_SHARE = 0.6
 """Share of images that `photo` degrades. The others are only downscaled, so that the model keeps sharp images sharp."""
 
 PHOTO_BLUR = 0.8
@@ -125,15 +127,19 @@ PHOTO_NOISE = 12 / 255
 """Maximum standard deviation of the noise of `photo`, at mid-gray."""
 
 PHOTO_QUALITY = (30.0, 97.0)
-"""Range of the JPEG quality of `photo`."""
+"""Range of the quality of `photo` for JPEG, WebP and AVIF."""
+
+PHOTO_CODECS = {"JPEG": 0.8, "WEBP": 0.13, "AVIF": 0.07}
+"""Shares of the formats in which `photo` saves images."""
 
 
 def photo(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequence[np.random.Generator]) -> Tensor:
     """The degradation of small images from cameras, phones and the web, at random strengths.
 
-    Blur (lens, motion, focus), downscaling in one or two steps by various resizers, sensor noise, and JPEG, sometimes twice.
-    After BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021), but milder: noise and JPEG quality in the range of
-    images that people keep, no sinc ringing, and a third of the images not degraded at all.
+    Blur (lens and motion as a Gaussian, defocus as a disc), downscaling in one or two steps by various resizers with a JPEG in
+    between, sensor noise, fine or in coarse grains, and JPEG with or without chroma subsampling, WebP or AVIF.
+    After BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021), but milder: noise and quality in the range of images
+    that people keep, no sinc ringing, and two fifths of the images not degraded at all.
 
     shared: random numbers for all images. each: random numbers for each image.
     """
@@ -154,19 +160,36 @@ def _degraded(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequenc
         return uniform(0, 1) < probability
 
     blurred, sigma, angle = chance(0.5), torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) ** 2, uniform(0, math.pi)
+    defocused = chance(0.3)
     noisy, noise, gray = chance(0.6), uniform(0, 1) ** 2 * PHOTO_NOISE, chance(0.4).to(hr.dtype)
+    grain = torch.where(chance(0.25), uniform(1.5, 3), 1)
     saved_between, first_quality = chance(0.4), uniform(60, PHOTO_QUALITY[1])
-    saved, quality = chance(0.8), uniform(*PHOTO_QUALITY)
+    saved, quality, subsampled = chance(0.85), uniform(*PHOTO_QUALITY), chance(0.75)
+    codecs = [str(random.choice([*PHOTO_CODECS], p=[*PHOTO_CODECS.values()])) for random in each]
     two_steps, noise_first = shared.random() < 0.5, shared.random() < 0.3
     between = shared.uniform(1, scale)
     one, other = (RESIZERS[i] for i in shared.integers(len(RESIZERS), size=2))
 
     def with_noise(image: Tensor, times: float) -> Tensor:
         return _some(
-            image, noisy, lambda part, i: sensor_noise(part, times * noise[i], gray[i], [each[number] for number in i.tolist()])
+            image,
+            noisy,
+            lambda part, i: sensor_noise(part, times * noise[i], gray[i], [each[n] for n in i.tolist()], grain=grain[i]),
         )
 
-    image = _some(hr, blurred, lambda part, i: blur(part, sigma[i] * PHOTO_BLUR * scale, angle[i], _radius(PHOTO_BLUR * scale)))
+    def with_blur(image: Tensor, i: Tensor) -> Tensor:
+        return blur(image, sigma[i] * PHOTO_BLUR * scale, angle[i], _radius(PHOTO_BLUR * scale), disc=defocused[i])
+
+    def in_file(image: Tensor, i: Tensor) -> Tensor:
+        jpegs = torch.tensor([codecs[number] == "JPEG" for number in i.tolist()], device=image.device)
+        image = _some(image, jpegs, lambda part, j: jpeg(part, quality[i[j]], subsampled[i[j]]))
+        return _some(
+            image,
+            ~jpegs,
+            lambda part, j: encoded(part, [codecs[n] for n in i[j].tolist()], quality[i[j]].round().int().tolist()),
+        )
+
+    image = _some(hr, blurred, with_blur)
     if noise_first:
         image = with_noise(image, 2)
     if two_steps:  # an earlier downscaling, as by a camera or a web site, saved in between
@@ -175,7 +198,7 @@ def _degraded(hr: Tensor, scale: int, shared: np.random.Generator, each: Sequenc
     image = other(image, height, width)
     if not noise_first:
         image = with_noise(image, 1)
-    return rounded(_some(image, saved, lambda part, i: jpeg(part, quality[i])))
+    return rounded(_some(image, saved, in_file))
 
 
 def _some(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -203,11 +226,12 @@ def _radius(sigma: float) -> int:
     return math.ceil(3 * sigma)
 
 
-def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int) -> Tensor:
+def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int, *, disc: Tensor | None = None) -> Tensor:
     """Gaussian blur of N x C x H x W, with one kernel per image.
 
     sigma: N x 2, along and across the axis at `angle` (N, radians), in pixels; 0 does not blur. radius: of the window. Beyond
     the border the image is reflected, or replicated if it is smaller than the window.
+    disc: N, where true the kernel is an ellipse of uniform brightness with the same sigma instead, as in an image out of focus.
     """
     height, width = image.shape[-2:]
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
@@ -215,7 +239,14 @@ def blur(image: Tensor, sigma: Tensor, angle: Tensor, radius: int) -> Tensor:
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
     along, across = x * cos + y * sin, y * cos - x * sin
     width_of = sigma.clamp(min=0.05)  # such a narrow kernel has only its center
-    kernel = torch.exp(-((along / width_of[:, 0].view(-1, 1, 1)) ** 2 + (across / width_of[:, 1].view(-1, 1, 1)) ** 2) / 2)
+    distance = (along / width_of[:, 0].view(-1, 1, 1)) ** 2 + (
+        across / width_of[:, 1].view(-1, 1, 1)
+    ) ** 2  # in sigmas, squared
+    kernel = torch.exp(-distance / 2)
+    if disc is not None:
+        # a disc of radius 2 has a standard deviation of 1; its edge falls over about a pixel
+        inside = torch.sigmoid((2 - distance.sqrt()) * 4 * width_of.mean(dim=1).view(-1, 1, 1))
+        kernel = torch.where(disc.view(-1, 1, 1), inside, kernel)
     kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True)
     mode = "reflect" if radius < min(height, width) else "replicate"
     padded = F.pad(image, (radius,) * 4, mode=mode)
@@ -235,16 +266,48 @@ def _fft_length(side: int) -> int:
     return side if rest == 1 else _fft_length(side + 1)
 
 
-def sensor_noise(image: Tensor, strength: Tensor, gray: Tensor, each: Sequence[np.random.Generator]) -> Tensor:
+def sensor_noise(
+    image: Tensor,
+    strength: Tensor,
+    gray: Tensor,
+    each: Sequence[np.random.Generator],
+    *,
+    grain: Tensor | None = None,
+) -> Tensor:
     """Shot noise, which grows with the square root of brightness, plus read noise.
 
     strength: N, standard deviation at mid-gray. gray: N, 1 if all channels have the same noise. each: random numbers per image.
+    grain: N, size of the grains in pixels, larger than 1 after a camera's noise reduction or an enlargement.
     """
     normal = np.stack([random.standard_normal(image.shape[1:], dtype=np.float32) for random in each])
     draws = torch.from_numpy(normal).to(image.device)
+    if grain is not None:
+        draws = _some(
+            draws, grain > 1, lambda part, i: torch.cat([_coarse(part[n : n + 1], grain[i[n]]) for n in range(len(i))])
+        )
     shared = gray.view(-1, 1, 1, 1)
     draws = shared * draws[:, :1] + (1 - shared) * draws
     return image + draws * strength.view(-1, 1, 1, 1) * (0.1 + 1.8 * image.clamp(0, 1)).sqrt()
+
+
+def _coarse(draws: Tensor, grain: Tensor) -> Tensor:
+    """White noise with grains of that size and the same standard deviation."""
+    height, width = draws.shape[-2:]
+    few = draws[..., : math.ceil(height / float(grain)), : math.ceil(width / float(grain))]
+    coarse = F.interpolate(few, size=(height, width), mode="bicubic")
+    return coarse / coarse.std().clamp(min=1e-3)
+
+
+def encoded(image: Tensor, formats: Sequence[str], quality: Sequence[int]) -> Tensor:
+    """N x 3 x H x W after Pillow has written and read each image as WEBP or AVIF."""
+    levels = rounded(image).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    results = []
+    for pixels, kind, value in zip(levels, formats, quality, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind, quality=value, **({"speed": 9} if kind == "AVIF" else {"method": 2}))
+        with Image.open(file) as decoded:
+            results.append(torch.from_numpy(np.array(decoded.convert("RGB"))).permute(2, 0, 1))
+    return torch.stack(results).to(image) / 255
 
 
 BLOCK = 8
@@ -272,10 +335,11 @@ def _jpeg_constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return transform.float().to(device), tables.view(2, BLOCK, BLOCK).to(device), to_ycc.to(device)
 
 
-def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """The result of baseline JPEG compression (ITU-T T.81, tables of annex K) with 4:2:0 subsampling: N x 3 x H x W in [0, 1].
+def jpeg(image: Tensor, quality: Tensor, subsampled: Tensor | None = None) -> Tensor:
+    """The result of baseline JPEG compression (ITU-T T.81, tables of annex K): N x 3 x H x W in [0, 1].
 
-    quality: N, 1 to 100 as in libjpeg, not rounded. Unlike libjpeg, chroma is resampled without a smoothing filter.
+    quality: N, 1 to 100 as in libjpeg, not rounded. subsampled: N, whether chroma has half the resolution (4:2:0), which is the
+    default. Unlike libjpeg, chroma is resampled without a smoothing filter.
     """
     transform, tables, to_ycc = _jpeg_constants(image.device)
     height, width = image.shape[-2:]
@@ -285,6 +349,8 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     steps = ((tables * percent + 50) / 100).floor().clamp(1, 255)  # N x 2 x 8 x 8
     luma = _quantized(ycc[:, :1] - 128, steps[:, :1], transform) + 128
     chroma = F.interpolate(_quantized(F.avg_pool2d(ycc[:, 1:], 2), steps[:, 1:], transform), scale_factor=2)
+    if subsampled is not None:
+        chroma = _some(chroma, ~subsampled, lambda _, i: _quantized(ycc[i, 1:], steps[i, 1:], transform))
     rgb = torch.einsum("oc,nchw->nohw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], dim=1))
     return (rgb / 255).clamp(0, 1)[..., :height, :width]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from srcli.core.degradation import bicubic, blur, degrade, jpeg, margin, sensor_noise
+from srcli.core.degradation import bicubic, blur, degrade, encoded, jpeg, margin, sensor_noise
 from tests.conftest import EXAMPLES
 
 
@@ -63,13 +63,42 @@ def test_blur_along_one_axis_does_not_affect_the_other() -> None:
     assert (across - rows).abs().mean() > 0.05
 
 
+def test_blur_by_a_disc_has_the_given_sigma_and_a_flat_center() -> None:
+    point = torch.zeros(1, 1, 61, 61)
+    point[..., 30, 30] = 1
+    for sigma in (2.0, 4.0):
+        disc = blur(point, torch.tensor([[sigma, sigma]]), torch.zeros(1), 24, disc=torch.tensor([True]))[0, 0]
+        offsets = torch.arange(61.0) - 30
+        assert (disc.sum(dim=0) * offsets**2).sum().sqrt().item() == pytest.approx(sigma, rel=0.08)
+        inner = disc[30, 30 - int(sigma) : 31 + int(sigma)]  # to half of the radius
+        torch.testing.assert_close(inner, inner.mean().expand_as(inner), rtol=0.05, atol=0)
+
+
+def test_grains_are_as_strong_as_fine_noise_and_smoother() -> None:
+    image = torch.full((2, 3, 96, 96), 0.5)
+    each = [np.random.default_rng(number) for number in range(2)]
+    noise = sensor_noise(image, torch.full((2,), 0.05), torch.zeros(2), each, grain=torch.tensor([1.0, 2.5])) - image
+    fine, coarse = noise.std(dim=(1, 2, 3)).tolist()
+    assert coarse == pytest.approx(fine, rel=0.05)
+    steps = (noise[..., 1:] - noise[..., :-1]).std(dim=(1, 2, 3))
+    assert steps[1] < 0.6 * steps[0]
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_codecs_lose_more_at_low_quality(photo: Image.Image, kind: str) -> None:
+    image = tensor(photo)[..., :96, :96].repeat(2, 1, 1, 1)
+    low, high = (encoded(image, [kind, kind], [30, 95]) - image).square().mean(dim=(1, 2, 3))
+    assert 0 < high < low / 4 < 0.01
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
 @pytest.mark.parametrize("quality", [10, 30, 50, 75, 90, 95])
-def test_jpeg_artifacts_match_libjpegs(photo: Image.Image, quality: int) -> None:
+def test_jpeg_artifacts_match_libjpegs(photo: Image.Image, quality: int, subsampling: int) -> None:
     """The error equals that of libjpeg within 0.3 dB, and the results are similar."""
     file = io.BytesIO()
-    photo.save(file, "JPEG", quality=quality, subsampling=2)
+    photo.save(file, "JPEG", quality=quality, subsampling=subsampling)
     theirs = np.array(Image.open(file)).astype(float)
-    ours = levels(jpeg(tensor(photo), torch.tensor([float(quality)])))
+    ours = levels(jpeg(tensor(photo), torch.tensor([float(quality)]), torch.tensor([subsampling > 0])))
     true = np.array(photo).astype(float)
 
     def db(one: np.ndarray, other: np.ndarray) -> float:
