@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig
-from srcli.core.degradation import degraded_pair, margin
+from srcli.core.degradation import degraded_pair, degraded_small, margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator, build_generator
@@ -258,6 +258,10 @@ class Trainer:
             seed = (self.config.seed, self.steps if step is None else step, 1)
             first = self.world.rank * self.config.batch
             lr, hr = degraded_pair(self.config.degradation, hr, scale, seed=seed, first=first)
+            if batch.small is not None and batch.unlabeled is not None:
+                small = self._to_device("small", batch.small, batch.augmentations)
+                small = degraded_small(self.config.degradation, small, scale, seed=seed, first=first)
+                lr = torch.where(torch.from_numpy(batch.unlabeled).to(self.device)[:, None, None, None], small, lr)
         if labels is not None:
             rim = (labels.shape[-1] - hr.shape[-1]) // 2
             hr = hr.lerp(labels[..., rim : rim + hr.shape[-2], rim : rim + hr.shape[-1]], self.config.teacher_weight)
