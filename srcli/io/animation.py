@@ -13,6 +13,7 @@ import numpy as np
 import pyvips
 from PIL import Image as PillowImage
 
+from srcli.io.avif_loop import set_loop
 from srcli.io.exif import resized_exif
 from srcli.io.image import RowReader
 from srcli.io.png_chunks import SIGNATURE, chunks, png_chunk
@@ -76,6 +77,18 @@ def frames_of(image: pyvips.Image, height: int) -> Iterator[np.ndarray]:
         yield np.frombuffer(region.fetch(0, top, image.width, height), dtype).reshape(height, image.width, image.bands)
 
 
+def changed_area(before: np.ndarray | None, pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the pixels that differ from those of the frame before. Left and top are even."""
+    height, width = pixels.shape[:2]
+    if before is None:
+        return 0, 0, width, height
+    differs = (before != pixels).any(axis=2)
+    rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return 0, 0, 1, 1
+    return int(columns[0]) & ~1, int(rows[0]) & ~1, int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def fields_of_animation(animation: Animation, height: int) -> list[tuple[int, str, Any]]:
     """The type, name and value of libvips' fields of an animation."""
     number, numbers = pyvips.GValue.gint_type, pyvips.GValue.array_int_type
@@ -108,18 +121,25 @@ def animation_of_png(file: IO[bytes]) -> Animation:
 def write_apng(
     path: Path, frames: Iterator[np.ndarray], animation: Animation, to_png: Callable[[np.ndarray, bool], bytes]
 ) -> None:
-    """Write frames as an animated PNG. Every frame replaces the one before. to_png: a frame, and whether it is the first."""
+    """Write frames as an animated PNG, one after another.
+
+    Of each frame, the area that differs from the one before is stored, which it replaces. to_png: the file of an image, and
+    whether it is the first frame, whose metadata become those of the animation.
+    """
     number = 0
+    before: np.ndarray | None = None
     with path.open("wb") as file:
         for index, pixels in enumerate(frames):
-            parts = list(chunks(io.BytesIO(to_png(pixels, index == 0))))
+            left, top, right, bottom = changed_area(before, pixels)
+            before = pixels
+            parts = list(chunks(io.BytesIO(to_png(pixels[top:bottom, left:right], index == 0))))
             if index == 0:
                 control = struct.pack(">LL", animation.frames, animation.loop)
                 others = [png_chunk(kind, body) for kind, body in parts[1:] if kind != b"IDAT"]
                 file.write(SIGNATURE + png_chunk(*parts[0]) + png_chunk(b"acTL", control) + b"".join(others))
             delay = animation.delays[index] if animation.delays else DEFAULT_DELAY
-            sides = pixels.shape[1], pixels.shape[0], 0, 0
-            file.write(png_chunk(b"fcTL", struct.pack(">LLLLLHHBB", number, *sides, min(delay, 65_535), 1000, 0, 0)))
+            area = right - left, bottom - top, left, top
+            file.write(png_chunk(b"fcTL", struct.pack(">LLLLLHHBB", number, *area, min(delay, 65_535), 1000, 0, 0)))
             number += 1
             for _, body in (part for part in parts if part[0] == b"IDAT"):
                 file.write(png_chunk(b"fdAT", struct.pack(">L", number) + body) if index else png_chunk(b"IDAT", body))
@@ -137,6 +157,8 @@ def write_avif_sequence(
     delays = list(animation.delays) or [DEFAULT_DELAY] * animation.frames
     sequence = _LazySequence(frames_of(image, height))
     sequence.save(path, "AVIF", save_all=True, duration=delays, quality=quality, subsampling="4:4:4", speed=8, **options)
+    if animation.loop:
+        set_loop(path, animation.loop)
 
 
 class _LazySequence(PillowImage.Image):

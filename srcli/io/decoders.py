@@ -26,6 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from srcli.errors import SrcliError
 from srcli.io.animation import DEFAULT_DELAY, Animation, animation_of_png
+from srcli.io.avif_loop import loop_of_avif
 from srcli.io.exif import fields_of_exif, read_directories
 from srcli.io.files import open_binary
 from srcli.io.jxl import size_of_jxl
@@ -98,8 +99,10 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         if kind is PngImageFile:
             with open_binary(source) as file:
                 return animation_of_png(file)
+        with open_binary(source) as file:
+            loop = loop_of_avif(file)
         try:
-            return Animation(frames, tuple(_delay(file_, frame) for frame in range(frames)))
+            return Animation(frames, tuple(_delay(file_, frame) for frame in range(frames)), loop)
         except Exception as error:  # as above
             raise SrcliError(f"Cannot read all frames of {name} ({error}). Get the file again.") from None
 

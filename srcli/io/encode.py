@@ -20,7 +20,7 @@ from srcli.io.jpeg_segments import add_segments
 from srcli.io.jxl import with_metadata
 from srcli.io.metadata import BITS
 from srcli.io.png_chunks import TEXTS, add_to_png, png_chunk, xmp_chunk
-from srcli.io.webp_chunks import replace_exif
+from srcli.io.webp_chunks import with_exif, write_webp_animation
 
 _SAVE: dict[Format, dict[str, Any]] = {
     PNG: {"compression": 6},
@@ -79,17 +79,20 @@ def encode(
     if animation and format_ is AVIF_SEQUENCE:
         quality = 100 if options.lossless else options.output_quality or _SAVE[AVIF]["Q"]
         write_avif_sequence(path, image, height, animation, fields, quality)
-    elif animation and format_ is PNG:
+    elif animation and format_ in (PNG, WEBP):
         save = _options(image, format_, options, keep_exif=keep_exif)
         gray = image.bands < 3
 
-        def to_png(pixels: np.ndarray, first: bool) -> bytes:
-            frame = pyvips.Image.new_from_array(pixels)
+        def to_still(pixels: np.ndarray, first: bool) -> bytes:
+            frame = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
             deep = pixels.dtype == np.uint16
             frame = frame.copy(interpretation=("grey16" if deep else "b-w") if gray else "rgb16" if deep else "srgb")
-            return bytes((dress(frame) if first else frame).pngsave_buffer(**save))
+            data = bytes((dress(frame) if first else frame).write_to_buffer(format_.extensions[0], **save))
+            if first and large_exif and format_ is WEBP:
+                data = with_exif(data, resized_exif(fields[_EXIF], image.width, height))
+            return data
 
-        write_apng(path, frames_of(image, height), animation, to_png)
+        (write_apng if format_ is PNG else write_webp_animation)(path, frames_of(image, height), animation, to_still)
     else:
         image = dress(image)
         for kind, name, value in fields_of_animation(animation, height) if animation else ():
@@ -104,8 +107,8 @@ def encode(
         add_to_png(path, before=before, after=fields.get(TEXTS, b""))
     elif format_ is JPEG and own_xmp and _XMP in fields:
         add_segments(path, xmp.for_jpeg(fields[_XMP]))
-    elif format_ is WEBP and large_exif:
-        replace_exif(path, resized_exif(fields[_EXIF], image.width, height))
+    elif format_ is WEBP and large_exif and not animation:
+        path.write_bytes(with_exif(path.read_bytes(), resized_exif(fields[_EXIF], image.width, height)))
     elif format_ is TIFF and _EXIF in fields:
         add_exif_to_tiff(path, fields[_EXIF])
     elif format_ is AVIF and is_hdr(fields.get(CICP)):

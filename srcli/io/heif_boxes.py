@@ -39,7 +39,7 @@ def add_nclx(path: Path, primaries: int, transfer: int) -> None:
     with path.open("r+b") as file:
         meta = _Meta(file)
         data = bytearray(meta.data)
-        count = len(list(meta.boxes(meta.start["ipco"], meta.end["ipco"])))
+        count = len(list(boxes(meta.data, meta.start["ipco"], meta.end["ipco"])))
         place, wide = meta.associations()[meta.main_item()][:2]
         added = struct.pack(">H", count + 1) if wide else bytes([count + 1])
         delta = len(box) + len(added)
@@ -64,55 +64,55 @@ def add_nclx(path: Path, primaries: int, transfer: int) -> None:
         file.write(data)
 
 
+def read_box(file: IO[bytes], name: bytes) -> tuple[int, bytes]:
+    """Where the content of a box of the file starts, and that content. Raises ValueError or struct.error if there is none."""
+    place = 0
+    while True:
+        file.seek(place)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        head = 8
+        if size == 1:
+            head, size = 16, struct.unpack(">Q", file.read(8))[0]
+        if kind == name:
+            return place + head, file.read(max(0, min(size - head, _MOST)))
+        if size < head:
+            raise ValueError("a box is smaller than its head")
+        place += size
+
+
+def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of the content of each box between two places."""
+    while start + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, start)
+        if size < 8:
+            return
+        yield kind, start + 8, start + size
+        start += size
+
+
 class _Meta:
     """The `meta` box. data: its content. start, end: where the content of the boxes in it starts and ends, by name."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.at = self._find(file)
-        file.seek(self.at - 8)
-        size = struct.unpack(">I", file.read(4))[0]
-        file.seek(self.at)
-        self.data = file.read(max(0, min(size - 8, _MOST)))
+        self.at, self.data = read_box(file, b"meta")
         self.start: dict[str, int] = {}
         self.end: dict[str, int] = {}
         self._index(4, len(self.data))
 
-    @staticmethod
-    def _find(file: IO[bytes]) -> int:
-        place = 0
-        while True:
-            file.seek(place)
-            size, kind = struct.unpack(">I4s", file.read(8))
-            if kind == b"meta":
-                return place + 8
-            size = size if size >= 8 else struct.unpack(">Q", file.read(8))[0]
-            if size < 8:
-                raise ValueError("a box is smaller than its head")
-            place += size
-
     def _index(self, start: int, end: int) -> None:
-        for kind, begin, stop in self.boxes(start, end):
+        for kind, begin, stop in boxes(self.data, start, end):
             name = kind.decode("latin-1")
             self.start.setdefault(name, begin)
             self.end.setdefault(name, stop)
             if name == "iprp":
                 self._index(begin, stop)
 
-    def boxes(self, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-        """Name, start and end of the content of each box."""
-        while start + 8 <= end:
-            size, kind = struct.unpack(">I4s", self.data[start : start + 8])
-            if size < 8:
-                return
-            yield kind, start + 8, start + size
-            start += size
-
     def main_item(self) -> int:
         start = self.start["pitm"]
         return int(self._number(start + 4, 2 if self.data[start] == 0 else 4))
 
     def main_properties(self) -> list[tuple[bytes, int, int]]:
-        properties = list(self.boxes(self.start["ipco"], self.end["ipco"]))
+        properties = list(boxes(self.data, self.start["ipco"], self.end["ipco"]))
         place, wide, count = self.associations()[self.main_item()]
         step = 2 if wide else 1
         indices = [self._number(place + 1 + step * number, step) & (0x7FFF if wide else 0x7F) for number in range(count)]
