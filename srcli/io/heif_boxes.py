@@ -1,6 +1,7 @@
-"""The color description (nclx) of AVIF and HEIC files, which libvips neither reports nor writes.
+"""What libvips neither reports nor writes of AVIF and HEIC files: the color description (nclx), and further images.
 
-The boxes are those of ISO/IEC 23008-12: `ipco` holds properties, `ipma` says which item has which, `pitm` names the main item.
+The boxes are those of ISO/IEC 23008-12: `iinf` holds the types of items, `pitm` names the main one, `ipco` holds properties, `ipma`
+says which item has which, and `iref` what items are to each other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ from typing import IO
 from srcli.io.png_chunks import insert_bytes
 
 _MOST = 2**26  # bytes of a `meta` box, more than any real one
+_DAMAGE = (struct.error, IndexError, KeyError, ValueError, OverflowError, OSError)
+"""What reading a damaged file raises. libvips reports it."""
+_AUXILIARY = {b":auxid:1": "", b":alpha": "", b":auxid:2": "depth map", b":depth": "depth map", b"gainmap": "gain map"}
+"""Of another image, by the end of the name of its type (alpha is read along with the main image)."""
+_IMAGES = (b"av01", b"hvc1", b"avc1", b"jpeg", b"j2k1", b"unci", b"grid", b"iovl", b"iden")
+_TONE_MAPPED = b"tmap"  # the main image and its gain map together
 
 
 def nclx_of(file: IO[bytes]) -> tuple[int, int] | None:
@@ -26,11 +33,39 @@ def nclx_of(file: IO[bytes]) -> tuple[int, int] | None:
     try:
         meta = _Meta(file)
         colors = [meta.data[start : start + 11] for kind, start, _ in meta.main_properties() if kind == b"colr"]
-    except (struct.error, IndexError, KeyError, ValueError, OverflowError, OSError):
-        return None  # a damaged file, which libvips reports
+    except _DAMAGE:
+        return None
     if any(color[:4] in (b"prof", b"rICC") for color in colors):
         return None
     return next((struct.unpack(">HH", color[4:8]) for color in colors if color[:4] == b"nclx"), None)
+
+
+def further_images(file: IO[bytes]) -> set[str]:
+    """What a file has besides its main image, in words. No thumbnails and parts of the main image. Empty for other formats."""
+    file.seek(0)
+    if file.read(12)[4:8] != b"ftyp":
+        return set()
+    try:
+        meta = _Meta(file)
+        main, items, references = meta.main_item(), meta.items(), meta.references()
+        found = {_auxiliary_kind(meta, source) for kind, source, _ in references if kind == b"auxl"}
+    except _DAMAGE:
+        return set()
+    parts = {main}
+    for kind, source, targets in references:
+        parts |= {source} if kind in (b"auxl", b"thmb") else targets if kind == b"dimg" else set()
+    more = sum(kind in _IMAGES and not hidden and item not in parts for item, (kind, hidden) in items.items())
+    found |= {"gain map"} if any(kind == _TONE_MAPPED for kind, _ in items.values()) else set()
+    found |= {f"{more} further image{'' if more == 1 else 's'}"} if more else set()
+    return found - {""}
+
+
+def _auxiliary_kind(meta: _Meta, item: int) -> str:
+    for kind, start, end in meta.properties(item):
+        if kind == b"auxC":
+            name = meta.data[start + 4 : end].split(b"\0")[0]
+            return next((what for ending, what in _AUXILIARY.items() if name.endswith(ending)), "auxiliary image")
+    return "auxiliary image"
 
 
 def add_nclx(path: Path, primaries: int, transfer: int) -> None:
@@ -111,9 +146,37 @@ class _Meta:
         start = self.start["pitm"]
         return int(self._number(start + 4, 2 if self.data[start] == 0 else 4))
 
+    def items(self) -> dict[int, tuple[bytes, bool]]:
+        """The type of each item, and whether it is hidden."""
+        start = self.start["iinf"]
+        begin = start + (6 if self.data[start] == 0 else 8)
+        found = {}
+        for _, entry, _ in boxes(self.data, begin, self.end["iinf"]):
+            size = {2: 2, 3: 4}[self.data[entry]]
+            kind = self.data[entry + 6 + size : entry + 10 + size]
+            found[self._number(entry + 4, size)] = kind, bool(self.data[entry + 3] & 1)
+        return found
+
+    def references(self) -> list[tuple[bytes, int, set[int]]]:
+        """Kind, item and the items that it refers to."""
+        if "iref" not in self.start:
+            return []
+        start = self.start["iref"]
+        size = 4 if self.data[start] else 2
+        found = []
+        for kind, begin, _ in boxes(self.data, start + 4, self.end["iref"]):
+            first = begin + size + 2
+            count = min(self._number(begin + size, 2), (self.end["iref"] - first) // size)
+            targets = {self._number(first + size * number, size) for number in range(count)}
+            found.append((kind, self._number(begin, size), targets))
+        return found
+
     def main_properties(self) -> list[tuple[bytes, int, int]]:
+        return self.properties(self.main_item())
+
+    def properties(self, item: int) -> list[tuple[bytes, int, int]]:
         properties = list(boxes(self.data, self.start["ipco"], self.end["ipco"]))
-        place, wide, count = self.associations()[self.main_item()]
+        place, wide, count = self.associations()[item]
         step = 2 if wide else 1
         indices = [self._number(place + 1 + step * number, step) & (0x7FFF if wide else 0x7F) for number in range(count)]
         return [properties[index - 1] for index in indices if 0 < index <= len(properties)]

@@ -15,6 +15,7 @@ from srcli.io.exif import exif_of_tiff, fields_of_exif
 from srcli.io.files import open_binary
 from srcli.io.formats import Format
 from srcli.io.gain_map import GAIN_MAP, read_gain_map
+from srcli.io.heif_boxes import further_images
 from srcli.io.image import Metadata
 from srcli.io.jpeg_segments import APP1, other_images, read_segments
 from srcli.io.png_chunks import TEXTS, names_of_texts, texts_of_png, xmp_of_png
@@ -68,7 +69,7 @@ def read_metadata(source: Path | bytes, image: pyvips.Image) -> tuple[Metadata, 
             fields[TEXTS] = _BLOB, texts
         packet = xmp_of_png(file)
         segments, _ = read_segments(file)
-        others = other_images(file, segments)
+        others = other_images(file, segments) | further_images(file)
     if segments:
         packet, lost = xmp.of_jpeg([content for marker, content in segments if marker == APP1])
     if packet:

@@ -218,3 +218,36 @@ def test_a_packet_with_entities_is_not_expanded(tmp_path: Path, pixels: Pixels) 
     Image.fromarray(pixels(16, 24)).save(tmp_path / "lr.jpg", xmp=bomb)
     assert written(tmp_path / "lr.jpg", tmp_path / "sr.png") == []
     assert zlib.crc32(bomb) == zlib.crc32(xmp_of(tmp_path / "sr.png"))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+@pytest.mark.parametrize("other", ["alpha", "depth map", "gain map"])
+def test_further_images_of_avif_and_heic_are_reported(pixels: Pixels, kind: str, other: str) -> None:
+    """An image with alpha, of which the other image becomes one of another kind."""
+    heif = pytest.importorskip("pillow_heif")
+    stream, image = io.BytesIO(), Image.fromarray(pixels(24, 36, 4))
+    if kind == "AVIF":
+        image.save(stream, kind)
+    else:
+        heif.from_pillow(image).save(stream)
+    content = stream.getvalue()
+    alpha = next(
+        name for name in (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1") if name in content
+    )
+    names = {"alpha": alpha, "depth map": alpha.replace(b":alpha", b":depth").replace(b":auxid:1", b":auxid:2")}
+    name = names.get(other, b"urn:x:gainmap").ljust(len(alpha), b"\0")
+    file = open_image(content.replace(alpha, name))
+    assert file.lost == (() if other == "alpha" else (other,))
+    assert file.channels == (4 if other == "alpha" else 3)
+
+
+def test_further_images_of_heic_are_counted(tmp_path: Path, pixels: Pixels) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    file = heif.from_pillow(Image.fromarray(pixels(64, 96)))
+    file.info["thumbnails"] = [32]
+    file.save(tmp_path / "one.heic")
+    assert open_image(tmp_path / "one.heic").lost == ()
+    file.add_from_pillow(Image.fromarray(pixels(64, 64)))
+    file.save(tmp_path / "two.heic")
+    assert b"thmb" in (tmp_path / "two.heic").read_bytes()
+    assert open_image(tmp_path / "two.heic").lost == ("1 further image",)
