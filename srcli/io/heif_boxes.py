@@ -1,7 +1,7 @@
 """What libvips neither reports nor writes of AVIF and HEIC files: the color description (nclx), and further images.
 
-The boxes are those of ISO/IEC 23008-12: `iinf` holds the types of items, `pitm` names the main one, `ipco` holds properties, `ipma`
-says which item has which, and `iref` what items are to each other.
+The boxes are those of ISO/IEC 23008-12: `iinf` has the types of items, `pitm` names the main one, `ipco` holds properties,
+`ipma` says which item has which, and `iref` what items are to each other.
 """
 
 from __future__ import annotations
