@@ -14,7 +14,7 @@ from srcli.io.animation import Animation, fields_of_animation, frames_of, write_
 from srcli.io.cicp import CICP, is_hdr
 from srcli.io.exif import add_exif_to_tiff, resized_exif
 from srcli.io.formats import AVIF, AVIF_SEQUENCE, GIF, JPEG, JXL, PNG, TIFF, WEBP, Format, SaveOptions
-from srcli.io.heif_boxes import add_nclx
+from srcli.io.heif_boxes import add_nclx, replace_exif
 from srcli.io.image import Metadata
 from srcli.io.jpeg_segments import add_segments
 from srcli.io.jxl import with_metadata
@@ -61,7 +61,7 @@ def encode(
     large_exif = len(fields.get(_EXIF, b"")) > _LARGE_EXIF
     own_exif = large_exif and format_ in (PNG, TIFF)
     own_xmp = format_ is PNG or (format_ is JPEG and (_GAIN_MAP in fields or len(fields.get(_XMP, b"")) > _LARGE_EXIF))
-    if large_exif and not own_exif and format_ is not WEBP:
+    if large_exif and format_ is JPEG:
         lost.append("the largest entries of EXIF (more than 64 KB)")
 
     def dress(image: pyvips.Image) -> pyvips.Image:
@@ -111,8 +111,11 @@ def encode(
         path.write_bytes(with_exif(path.read_bytes(), resized_exif(fields[_EXIF], image.width, height)))
     elif format_ is TIFF and _EXIF in fields:
         add_exif_to_tiff(path, fields[_EXIF])
-    elif format_ is AVIF and is_hdr(fields.get(CICP)):
-        add_nclx(path, *fields[CICP][:2])
+    elif format_ is AVIF:
+        if is_hdr(fields.get(CICP)):
+            add_nclx(path, *fields[CICP][:2])
+        if large_exif:
+            replace_exif(path, resized_exif(fields[_EXIF], image.width, height))
     return lost
 
 

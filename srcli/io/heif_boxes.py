@@ -1,7 +1,7 @@
-"""What libvips neither reports nor writes of AVIF and HEIC files: the color description (nclx), and further images.
+"""What libvips neither reports nor writes of AVIF and HEIC files: the color description (nclx), further images, and large EXIF.
 
-The boxes are those of ISO/IEC 23008-12: `iinf` has the types of items, `pitm` names the main one, `ipco` holds properties,
-`ipma` says which item has which, and `iref` what items are to each other.
+The boxes are those of ISO/IEC 23008-12: `iinf` has the types of items, `iloc` says where they are, `pitm` which is the main
+one, `ipma` which properties of `ipco` each has, and `iref` what they are to each other.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def add_nclx(path: Path, primaries: int, transfer: int) -> None:
         place, wide = meta.associations()[meta.main_item()][:2]
         added = struct.pack(">H", count + 1) if wide else bytes([count + 1])
         delta = len(box) + len(added)
-        for offset, size in meta.extents():
+        for offset, size in meta.offsets():
             moved = int.from_bytes(data[offset : offset + size], "big") + delta
             data[offset : offset + size] = moved.to_bytes(size, "big")
         # from the end of the file to its beginning, so that earlier places stay right
@@ -97,6 +97,20 @@ def add_nclx(path: Path, primaries: int, transfer: int) -> None:
         file.write(struct.pack(">I", size))
         file.seek(meta.at)
         file.write(data)
+
+
+def replace_exif(path: Path, exif: bytes) -> None:
+    """Replace the EXIF of an AVIF that libvips wrote by a TIFF structure of any size, which is added at the end of the file."""
+    with path.open("r+b") as file:
+        meta = _Meta(file)
+        (item,) = (item for item, (kind, _) in meta.items().items() if kind == b"Exif")
+        ((base, ((offset, length),)),) = ((base, extents) for found, base, extents in meta.locations() if found == item)
+        content = bytes(4) + exif  # after an offset, which is 0
+        place = file.seek(0, 2) + 8
+        file.write(struct.pack(">I4s", 8 + len(content), b"mdat") + content)
+        for (at, size), value in ((base, 0), (offset, place), (length, len(content))):
+            file.seek(meta.at + at)
+            file.write(value.to_bytes(size, "big"))
 
 
 def read_box(file: IO[bytes], name: bytes) -> tuple[int, bytes]:
@@ -123,6 +137,12 @@ def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]
             return
         yield kind, start + 8, start + size
         start += size
+
+
+_Number = tuple[int, int]
+"""Place and size."""
+_Location = tuple[int, _Number, list[tuple[_Number, _Number]]]
+"""An item, its base, and the offset and length of each of its extents."""
 
 
 class _Meta:
@@ -195,8 +215,16 @@ class _Meta:
             place += size + 1 + count * (2 if wide else 1)
         return found
 
-    def extents(self) -> Iterator[tuple[int, int]]:
+    def offsets(self) -> Iterator[tuple[int, int]]:
         """Place and size of each number that is an offset in the file."""
+        for _, base, extents in self.locations():
+            if base[1]:
+                yield base
+            else:
+                yield from (offset for offset, _ in extents)
+
+    def locations(self) -> Iterator[_Location]:
+        """Of the items whose data are in the file, outside of this box."""
         start = self.start["iloc"]
         version = self.data[start]
         offset, length = self.data[start + 4] >> 4, self.data[start + 4] & 15
@@ -204,19 +232,19 @@ class _Meta:
         wide = 4 if version == 2 else 2
         place = start + 6 + wide
         for _ in range(self._number(start + 6, wide)):
+            item = self._number(place, wide)
             place += wide
             method = self._number(place, 2) & 15 if version else 0
             place += (2 if version else 0) + 2
-            if base and method == 0:
-                yield place, base
+            base_at = place
             place += base
             count = self._number(place, 2)
-            place += 2
-            for _ in range(count):
-                place += index
-                if not base and method == 0:
-                    yield place, offset
-                place += offset + length
+            place += 2 + index
+            step = index + offset + length
+            if method == 0:
+                firsts = range(place, place + count * step, step or 1)
+                yield item, (base_at, base), [((at, offset), (at + offset, length)) for at in firsts]
+            place += count * step - index
 
     def _number(self, place: int, size: int) -> int:
         return int.from_bytes(self.data[place : place + size], "big")

@@ -150,7 +150,8 @@ def _opened(
     lost += [] if srgb else unread
     image = image.autorot() if orientation(image) != 1 else image
     image = image.copy()
-    described = read_description(source, gray=image.bands < 3)
+    icc = image.get(PROFILE) if image.get_typeof(PROFILE) else None
+    described = read_description(source, icc, gray=image.bands < 3)
     if described and image.get_typeof(PROFILE):
         image.remove(PROFILE)
     if described and described.profile:

@@ -69,7 +69,7 @@ def test_exif_above_64_kb_is_kept_or_reported(tmp_path: Path, pixels: Pixels, en
     Image.fromarray(pixels(16, 24)).save(path, exif=big_exif())
     lost = written(path, target)
     fields = {name: value for name, _, value in read_image(target).metadata}
-    if ending in (".png", ".webp", ".tif", ".jxl"):
+    if ending != ".jpg":
         assert lost == []
         assert b"x\0" * 90_000 in fields["exif-data"]
     else:
