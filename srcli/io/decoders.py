@@ -43,7 +43,7 @@ _KINDS: dict[bytes, type[ImageFile]] = {
     **{b"P%d" % number: PpmImageFile for number in range(1, 7)},
 }
 """By the first two bytes."""
-_BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
 _YCBCR, _CIELAB, _ICCLAB = 6, 8, 9
 _JPEG_IN_TIFF = 7  # libvips converts its YCbCr correctly
 
@@ -99,6 +99,8 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         if kind is PngImageFile:
             with open_binary(source) as file:
                 return animation_of_png(file)
+        if kind is TiffImageFile:
+            return _pages(file_, name, frames)
         with open_binary(source) as file:
             loop = loop_of_avif(file)
         try:
@@ -114,6 +116,23 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         lambda frame: _read_frame(name, file_, frame + extra),
         animation,
         file_.close,
+    )
+
+
+def _pages(file: ImageFile, name: str, frames: int) -> Animation:
+    """Raises SrcliError if they differ."""
+    kinds = set()
+    for frame in range(frames):
+        file.seek(frame)
+        kinds.add((file.size, file.mode, file.getexif().get(_ORIENTATION)))
+    if len(kinds) > 1:
+        raise pages_differ(name, frames)
+    return Animation(frames)
+
+
+def pages_differ(name: str, frames: int) -> SrcliError:
+    return SrcliError(
+        f"{name} has {frames} pages of different sizes, types or orientations; choose one with `frame`, as in `frame=1`."
     )
 
 

@@ -143,8 +143,6 @@ def _opened(
     loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
     if frames > 1 and frame is None and animation is None:
         raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
-    if animation and orientation(image) != 1:
-        raise SrcliError(f"{name} has {frames} frames or pages that are turned; choose one with `frame`, as in `frame=1`.")
     image, lost = _as_integers(image, name)
     metadata, unread = read_metadata(source, image)
     lost += [] if srgb else unread

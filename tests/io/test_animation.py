@@ -136,11 +136,29 @@ def test_pages_of_a_tiff_stay_pages(srcli: Command, model: Path, pixels: Pixels,
     assert "cannot hold 3 pages. Write .tif, or choose one with --frame." in refused.stderr
 
 
+@pytest.mark.parametrize("photometric", ["rgb", "ycbcr"])
+def test_pages_are_turned_one_by_one(tmp_path: Path, pixels: Pixels, photometric: str) -> None:
+    """YCbCr is decoded by another library."""
+    import tifffile
+
+    stack = [Image.fromarray(pixels(HEIGHT, WIDTH, seed=seed)) for seed in range(3)]
+    with tifffile.TiffWriter(tmp_path / "lr.tif") as file:
+        for page in stack:
+            stored = np.asarray(page.transpose(Image.Transpose.ROTATE_90).convert("YCbCr" if photometric == "ycbcr" else "RGB"))
+            how = {"subsampling": (1, 1)} if photometric == "ycbcr" else {}
+            file.write(stored, photometric=photometric, metadata=None, extratags=[(274, "H", 1, 6, True)], **how)
+    image = open_image(tmp_path / "lr.tif", all_frames=True)
+    assert image.animation == Animation(3)
+    assert (image.width, image.frame_height) == (WIDTH, HEIGHT)
+    expected = np.concatenate([np.asarray(page) for page in stack]).astype(int)
+    assert np.abs(image.read(image.height) - expected).max() < (4 if photometric == "ycbcr" else 1)
+
+
 def test_pages_of_different_sizes_are_refused(srcli: Command, model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "lr.tif", save_all=True, append_images=[Image.new("RGB", (10, 20))])
     outcome = srcli("upscale", tmp_path / "lr.tif", "-m", model)
     assert outcome.exit_code == 1
-    assert "has 2 pages of different sizes or types; choose one with --frame" in outcome.stderr
+    assert "has 2 pages of different sizes, types or orientations; choose one with --frame" in outcome.stderr
 
 
 @pytest.mark.parametrize("ending", MOVING)
