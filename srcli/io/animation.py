@@ -14,7 +14,6 @@ import pyvips
 from PIL import Image as PillowImage
 
 from srcli.io.avif_loop import set_loop
-from srcli.io.exif import resized_exif
 from srcli.io.image import RowReader
 from srcli.io.png_chunks import SIGNATURE, chunks, png_chunk
 
@@ -148,12 +147,12 @@ def write_apng(
 
 
 def write_avif_sequence(
-    path: Path, image: pyvips.Image, height: int, animation: Animation, fields: dict[str, Any], quality: int
+    path: Path, image: pyvips.Image, height: int, animation: Animation, exif: bytes, fields: dict[str, Any], quality: int
 ) -> None:
     """Write a tall 8-bit image as an AVIF sequence; libvips writes single images only."""
     options: dict[str, Any] = {"icc_profile": fields.get("icc-profile-data", b""), "xmp": fields.get("xmp-data")}
-    if "exif-data" in fields:
-        options["exif"] = resized_exif(fields["exif-data"], image.width, height)
+    if exif:
+        options["exif"] = exif
     delays = list(animation.delays) or [DEFAULT_DELAY] * animation.frames
     sequence = _LazySequence(frames_of(image, height))
     sequence.save(path, "AVIF", save_all=True, duration=delays, quality=quality, subsampling="4:4:4", speed=8, **options)

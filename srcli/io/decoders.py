@@ -167,7 +167,9 @@ def _read_frame(name: str, file: ImageFile, frame: int) -> pyvips.Image:
             pixels = _as_array(file) if pixels is None else pixels
     except Exception as error:  # as above
         raise SrcliError(f"Cannot read frame {frame} of {name} ({error}). Get the file again.") from None
-    return with_fields(pixels, icc=None if file.mode == "LAB" else file.info.get("icc_profile"))
+    info = file.info
+    icc = None if file.mode == "LAB" else info.get("icc_profile")
+    return with_fields(pixels, icc=icc, exif=info.get("exif"), xmp=info.get("xmp"), dpi=info.get("dpi"))
 
 
 def _as_array(file: PillowImage) -> np.ndarray:
@@ -245,7 +247,14 @@ def _open_jxl(source: Path | bytes, name: str) -> DecodedFile:
     return DecodedFile("jxlload", *size, 1, read)
 
 
-def with_fields(pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None = None, xmp: bytes | None = None) -> pyvips.Image:
+def with_fields(
+    pixels: np.ndarray,
+    *,
+    icc: bytes | None,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> pyvips.Image:
     """An image in memory, H x W or H x W x C, with its metadata."""
     deep = pixels.dtype == np.uint16
     image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1)))
@@ -256,5 +265,7 @@ def with_fields(pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None = N
             image.set_type(pyvips.GValue.blob_type, field, value)
     for field, kind, value in fields_of_exif(exif) if exif else ():
         image.set_type(kind, field, value)
+    if dpi and min(dpi) > 0:
+        image = image.copy(xres=float(dpi[0]) / 25.4, yres=float(dpi[1]) / 25.4)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the decoders turn images upright
     return image

@@ -40,7 +40,7 @@ def size_of_jxl(data: bytes) -> tuple[int, int] | None:
     return height * wide // high, height
 
 
-def with_metadata(data: bytes, *, exif: bytes | None, xmp: bytes | None) -> bytes:
+def with_metadata(data: bytes, *, exif: bytes, xmp: bytes | None) -> bytes:
     """A JPEG XL file in a container with these boxes added. exif: a TIFF structure."""
     if exif:
         data += struct.pack(">I4s", 12 + len(exif), b"Exif") + bytes(4) + exif
