@@ -29,7 +29,7 @@ from srcli.io.animation import DEFAULT_DELAY, Animation, animation_of_png
 from srcli.io.avif_loop import loop_of_avif
 from srcli.io.exif import fields_of_exif, read_directories
 from srcli.io.files import open_binary
-from srcli.io.jxl import size_of_jxl
+from srcli.io.jxl import header_of_jxl
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
@@ -228,23 +228,33 @@ def _open_jxl(source: Path | bytes, name: str) -> DecodedFile:
         raise SrcliError(f"{name} is a JPEG XL file. Install its plugin to read it: pip install pillow-jxl-plugin.") from None
     with open_binary(source) as file:
         data = file.read()
-    size = size_of_jxl(data)
-    if size is None:
+    header = header_of_jxl(data)
+    if header is None:
         raise SrcliError(f"{name} cannot be read as JPEG XL: its header is damaged. Get the file again.")
 
-    def read(_: int) -> pyvips.Image:
+    def decoded() -> np.ndarray:
+        """Frames x H x W x C of an animation, H x W x C or H x W of an image. pillow_jxl reduces 16 bits to 8."""
+        try:
+            return imagecodecs.jpegxl_decode(data)
+        except Exception as error:  # of types of its own
+            raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
+
+    def read(frame: int) -> pyvips.Image:
         try:
             _, _, _, icc, boxes = pillow_jxl.Decoder(num_threads=1)(data)
-            pixels = imagecodecs.jpegxl_decode(data)  # pillow_jxl reduces 16 bits to 8
-        except Exception as error:  # of types of their own
+        except Exception as error:  # as above
             raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
+        pixels = decoded()[frame - 1] if frames > 1 else decoded()
         if any(sign in icc for sign in _SRGB_OF_LIBJXL):
             icc = None
         found = {box.box_type: bytes(box.data) for box in boxes}
         exif = found.get(b"Exif", b"")[4:]  # after an offset, which is 0
         return with_fields(pixels, icc=icc, exif=b"Exif\0\0" + exif if exif else None, xmp=found.get(b"xml "))
 
-    return DecodedFile("jxlload", *size, 1, read)
+    # the libraries give no delays, so frames are read one at a time
+    shape = decoded().shape if header.animated else ()
+    frames = shape[0] if set(shape[1:3]) == {header.width, header.height} else 1
+    return DecodedFile("jxlload", header.width, header.height, frames, read)
 
 
 def with_fields(
