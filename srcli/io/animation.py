@@ -13,7 +13,7 @@ import numpy as np
 import pyvips
 from PIL import Image as PillowImage
 
-from srcli.io.avif_loop import set_loop
+from srcli.io.avif import set_loop
 from srcli.io.image import RowReader
 from srcli.io.png_chunks import SIGNATURE, chunks, png_chunk
 

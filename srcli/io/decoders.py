@@ -26,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from srcli.errors import SrcliError
 from srcli.io.animation import DEFAULT_DELAY, Animation, animation_of_png
-from srcli.io.avif_loop import loop_of_avif
+from srcli.io.avif import loop_of_avif
 from srcli.io.exif import fields_of_exif, read_directories
 from srcli.io.files import open_binary
 from srcli.io.jxl import header_of_jxl

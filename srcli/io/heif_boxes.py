@@ -19,6 +19,7 @@ _DAMAGE = (struct.error, IndexError, KeyError, ValueError, OverflowError, OSErro
 _AUXILIARY = {b":auxid:1": "", b":alpha": "", b":auxid:2": "depth map", b":depth": "depth map", b"gainmap": "gain map"}
 """Of another image, by the end of the name of its type (alpha is read along with the main image)."""
 _IMAGES = (b"av01", b"hvc1", b"avc1", b"jpeg", b"j2k1", b"unci", b"grid", b"iovl", b"iden")
+_TRANSFORMS = (b"irot", b"imir", b"clap")
 _TONE_MAPPED = b"tmap"  # the main image and its gain map together
 
 
@@ -38,6 +39,18 @@ def nclx_of(file: IO[bytes]) -> tuple[int, int] | None:
     if any(color[:4] in (b"prof", b"rICC") for color in colors):
         return None
     return next((struct.unpack(">HH", color[4:8]) for color in colors if color[:4] == b"nclx"), None)
+
+
+def transforms_of(file: IO[bytes]) -> list[tuple[bytes, int]]:
+    """How the main item is turned (irot), mirrored (imir) or cropped (clap), in order, each with a number of two bits."""
+    try:
+        meta = _Meta(file)
+        found = [
+            (kind, meta.data[start] & 3) for kind, start, _ in meta.main_properties() if kind in (b"irot", b"imir", b"clap")
+        ]
+    except _DAMAGE:
+        return []
+    return found
 
 
 def further_images(file: IO[bytes]) -> set[str]:

@@ -13,6 +13,7 @@ import pyvips
 import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
 from srcli.io.animation import Animation, TallRows, animation_of
+from srcli.io.avif import decoded_by_libavif
 from srcli.io.decoders import open_decoded, pages_differ
 from srcli.io.files import open_binary
 from srcli.io.formats import EXTENSIONS, FORMATS
@@ -79,6 +80,10 @@ def load_image(
         except pyvips.Error:
             raise pages_differ(name, frames) from None
         return LoadedImage(_upright_frames(image, frames), frames, animation_of(image, frames))
+    if frames == 1 and str(image.get("vips-loader")).startswith("heif"):
+        decoded_image = decoded_by_libavif(source, image)
+        if decoded_image:
+            return LoadedImage(decoded_image)
     page = {} if frame is None or frames == 1 else {"page": frame - 1}
     return LoadedImage(load(source, fail_on=fail_on, access=access, **page), frames)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from srcli.errors import SrcliError
 from srcli.io.animation import Animation
-from srcli.io.avif_loop import loop_of_avif, set_loop
+from srcli.io.avif import loop_of_avif, set_loop
 from srcli.io.formats import SaveOptions
 from srcli.io.image import ArrayRows
 from srcli.io.read import open_image

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import pyvips
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from srcli.errors import SrcliError
 from srcli.io import image as images
@@ -152,6 +152,18 @@ def test_hdr_that_a_profile_describes_by_code_points_is_hdr(tmp_path: Path) -> N
     assert write_image(images.Image(values, file.metadata), tmp_path / "result.avif") == ["16 bits (reduced to 12)"]
     with (tmp_path / "result.avif").open("rb") as result:
         assert nclx_of(result) == (9, 16)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_avif_is_read_as_libavif_reads_it(tmp_path: Path, pixels: Pixels, orientation: int) -> None:
+    """libheif repeats colors that are stored for every other pixel, and ignores premultiplied alpha."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels(64, 96, 4))
+    image.save(tmp_path / "a.avif", subsampling="4:2:0", alpha_premultiplied=True, exif=exif, quality=90)
+    with Image.open(tmp_path / "a.avif") as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.avif").pixels, expected)
 
 
 def test_ycbcr_tiff_is_converted(tmp_path: Path, pixels: Pixels) -> None:

@@ -1,6 +1,7 @@
-"""How often an AVIF sequence plays, which Pillow neither reads nor writes.
+"""What libavif decodes otherwise than libheif, which libvips uses, and how often a sequence plays, which Pillow does not know.
 
-As in libavif, an edit list that repeats (ISO/IEC 14496-12, section 8.6.6) plays until the duration of its track is over.
+libheif repeats the color of subsampled pixels, where libavif, as browsers do, interpolates it, and ignores that alpha may be
+premultiplied. As in libavif, an edit list that repeats (ISO/IEC 14496-12, section 8.6.6) plays until its track is over.
 """
 
 from __future__ import annotations
@@ -10,13 +11,55 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from srcli.io.heif_boxes import boxes, read_box
+import imagecodecs
+import numpy as np
+import pyvips
+
+from srcli.io.files import open_binary
+from srcli.io.heif_boxes import boxes, read_box, transforms_of
 
 _DURATION = {b"mvhd": (16, 24), b"tkhd": (20, 28), b"elst": (8, 8)}
 """Where the duration of a movie, a track or its first edit is in the content of its box, by the version of the box."""
 _FORM = (">I", ">Q")
 _FOREVER = (2**32 - 1, 2**64 - 1)
 _REPEATS = 1  # the flag of an edit list
+
+
+def decoded_by_libavif(source: Path | bytes, image: pyvips.Image) -> pyvips.Image | None:
+    """The pixels of an AVIF with the metadata of `image`, which libvips opened. None if that has to decode it.
+
+    That is so for HEIC, for images that are cropped, which libavif leaves to others, and for damaged ones.
+    """
+    with open_binary(source) as file:
+        if b"avif" not in file.read(64):
+            return None
+        transforms = transforms_of(file)
+        file.seek(0)
+        data = file.read()
+    try:
+        pixels = imagecodecs.avif_decode(data)
+    except Exception:  # of types of its own
+        return None
+    deep = pixels.dtype == np.uint16
+    if deep:
+        pixels = np.rint(pixels * (65_535 / (2 ** image.get("heif-bitdepth") - 1))).astype(np.uint16)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    if pixels.shape[2] < 3:  # as libvips gives it
+        pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=2), pixels[..., 1:]], axis=2)
+    turned = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="rgb16" if deep else "srgb")
+    for kind, value in transforms:
+        if kind == b"irot":  # quarter turns to the left
+            turned = turned.rot(f"d{-90 * value % 360}") if value else turned
+        elif kind == b"imir":
+            turned = turned.fliphor() if value else turned.flipver()
+        else:
+            return None
+    if (turned.width, turned.height, turned.bands) != (image.width, image.height, image.bands):
+        return None
+    turned = turned.copy()
+    for field in set(image.get_fields()) - set(turned.get_fields()):
+        turned.set_type(image.get_typeof(field), field, image.get(field))
+    return turned.copy(xres=image.xres, yres=image.yres)
 
 
 def loop_of_avif(file: IO[bytes]) -> int:
