@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -15,7 +13,6 @@ from PIL import Image as PillowImage
 
 from srcli.io.avif import set_loop
 from srcli.io.image import RowReader
-from srcli.io.png_chunks import SIGNATURE, chunks, png_chunk
 
 DEFAULT_DELAY = 100
 """Milliseconds, of pages that become an animation."""
@@ -103,47 +100,6 @@ def animation_of(image: pyvips.Image, frames: int) -> Animation:
     if len(delays) not in (0, frames):
         delays = (*delays, *[DEFAULT_DELAY] * frames)[:frames]
     return Animation(frames, delays, int(image.get("loop")) if image.get_typeof("loop") else 0)
-
-
-def animation_of_png(file: IO[bytes]) -> Animation:
-    """From the chunks of an animated PNG (PNG specification, third edition, section 11.3.6)."""
-    delays, loop = [], 0
-    for kind, body in chunks(file, (b"acTL", b"fcTL")):
-        if kind == b"acTL":
-            loop = int.from_bytes(body[4:8], "big")
-        else:
-            numerator, denominator = struct.unpack(">HH", body[20:24])
-            delays.append(round(1000 * numerator / (denominator or 100)))
-    return Animation(len(delays), tuple(delays), loop)
-
-
-def write_apng(
-    path: Path, frames: Iterator[np.ndarray], animation: Animation, to_png: Callable[[np.ndarray, bool], bytes]
-) -> None:
-    """Write frames as an animated PNG, one after another.
-
-    Of each frame, the area that differs from the one before is stored, which it replaces. to_png: the file of an image, and
-    whether it is the first frame, whose metadata become those of the animation.
-    """
-    number = 0
-    before: np.ndarray | None = None
-    with path.open("wb") as file:
-        for index, pixels in enumerate(frames):
-            left, top, right, bottom = changed_area(before, pixels)
-            before = pixels
-            parts = list(chunks(io.BytesIO(to_png(pixels[top:bottom, left:right], index == 0))))
-            if index == 0:
-                control = struct.pack(">LL", animation.frames, animation.loop)
-                others = [png_chunk(kind, body) for kind, body in parts[1:] if kind != b"IDAT"]
-                file.write(SIGNATURE + png_chunk(*parts[0]) + png_chunk(b"acTL", control) + b"".join(others))
-            delay = animation.delays[index] if animation.delays else DEFAULT_DELAY
-            area = right - left, bottom - top, left, top
-            file.write(png_chunk(b"fcTL", struct.pack(">LLLLLHHBB", number, *area, min(delay, 65_535), 1000, 0, 0)))
-            number += 1
-            for _, body in (part for part in parts if part[0] == b"IDAT"):
-                file.write(png_chunk(b"fdAT", struct.pack(">L", number) + body) if index else png_chunk(b"IDAT", body))
-                number += 1 if index else 0
-        file.write(png_chunk(b"IEND", b""))
 
 
 def write_avif_sequence(

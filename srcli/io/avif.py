@@ -17,6 +17,7 @@ import pyvips
 
 from srcli.io.files import open_binary
 from srcli.io.heif_boxes import boxes, read_box, transforms_of
+from srcli.io.vips import with_fields_of
 
 _DURATION = {b"mvhd": (16, 24), b"tkhd": (20, 28), b"elst": (8, 8)}
 """Where the duration of a movie, a track or its first edit is in the content of its box, by the version of the box."""
@@ -56,10 +57,7 @@ def decoded_by_libavif(source: Path | bytes, image: pyvips.Image) -> pyvips.Imag
             return None
     if (turned.width, turned.height, turned.bands) != (image.width, image.height, image.bands):
         return None
-    turned = turned.copy()
-    for field in set(image.get_fields()) - set(turned.get_fields()):
-        turned.set_type(image.get_typeof(field), field, image.get(field))
-    return turned.copy(xres=image.xres, yres=image.yres)
+    return with_fields_of(turned, image)
 
 
 def loop_of_avif(file: IO[bytes]) -> int:

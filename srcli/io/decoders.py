@@ -6,9 +6,11 @@ Animated PNG, AVIF sequences, BMP, PNM, HEIC and JPEG XL, and TIFF in YCbCr and 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,23 +22,24 @@ from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.Image import Image as PillowImage
 from PIL.ImageFile import ImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srcli.errors import SrcliError
-from srcli.io.animation import DEFAULT_DELAY, Animation, animation_of_png
+from srcli.io.animation import DEFAULT_DELAY, Animation
+from srcli.io.apng import animation_of_png, read_apng
 from srcli.io.avif import loop_of_avif
 from srcli.io.exif import fields_of_exif, read_directories
 from srcli.io.files import open_binary
 from srcli.io.jxl import header_of_jxl
+from srcli.io.png_chunks import SIGNATURE
+from srcli.io.vips import with_fields_of
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _SRGB_OF_LIBJXL = (b"cicp\0\0\0\0\x01\x0d", "_D65_Rel_SRG".encode("utf-16-be"))
 """What the profiles contain that libjxl makes for sRGB: code points, and a description for gray."""
 _KINDS: dict[bytes, type[ImageFile]] = {
-    b"\x89P": PngImageFile,
     b"BM": BmpImageFile,
     b"II": TiffImageFile,
     b"MM": TiffImageFile,
@@ -75,6 +78,8 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         return _open_jxl(source, name)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC and b"avif" not in start:
         return _open_heic(source, name)
+    if start.startswith(SIGNATURE):
+        return _open_apng(source, name)
     kind = AvifImageFile if start[4:12] == b"ftypavis" else _KINDS.get(start[:2])
     if kind is None:
         return None
@@ -87,18 +92,12 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
             frames = int(getattr(file_, "n_frames", 1))
     except Exception:  # Pillow raises errors of many types for damaged files
         return None
-    if frames == 1 and kind in (PngImageFile, AvifImageFile):
+    if frames == 1 and kind is AvifImageFile:
         file_.close()
         return None
-    loader = {PngImageFile: "pngload", AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(
-        kind, "ppmload"
-    )
-    extra = 1 if file_.info.get("default_image") else 0  # the first image is not part of the animation
+    loader = {AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(kind, "ppmload")
 
     def animation() -> Animation:
-        if kind is PngImageFile:
-            with open_binary(source) as file:
-                return animation_of_png(file)
         if kind is TiffImageFile:
             return _pages(file_, name, frames)
         with open_binary(source) as file:
@@ -112,11 +111,41 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         loader,
         file_.width,
         file_.height,
-        frames - extra,
-        lambda frame: _read_frame(name, file_, frame + extra),
+        frames,
+        lambda frame: _read_frame(name, file_, frame),
         animation,
         file_.close,
     )
+
+
+def _open_apng(source: Path | bytes, name: str) -> DecodedFile | None:
+    """None for a PNG with one image."""
+    file = open_binary(source)
+    animation = animation_of_png(file)
+    if animation is None:
+        file.close()
+        return None
+    try:
+        header = pyvips.Image.pngload_buffer(source if isinstance(source, bytes) else source.read_bytes())
+    except pyvips.Error:
+        file.close()
+        return None
+    frames: Iterator[np.ndarray] = iter(())
+    done = 0
+
+    def read(frame: int) -> pyvips.Image:
+        """Frames are composed one after another."""
+        nonlocal frames, done
+        if frame <= done or not done:
+            frames, done = read_apng(file), 0
+        try:
+            pixels = next(islice(frames, frame - done - 1, None))
+            done = frame
+        except (pyvips.Error, ValueError, struct.error, StopIteration) as error:
+            raise SrcliError(f"Cannot read frame {frame} of {name} ({error or 'it is missing'}). Get the file again.") from None
+        return with_fields_of(with_fields(pixels, icc=None), header)
+
+    return DecodedFile("pngload", header.width, header.height, animation.frames, read, lambda: animation, file.close)
 
 
 def _pages(file: ImageFile, name: str, frames: int) -> Animation:

@@ -11,7 +11,8 @@ import pyvips
 from PIL import Image as PillowImage
 
 from srcli.io import iptc, xmp
-from srcli.io.animation import Animation, fields_of_animation, frames_of, write_apng, write_avif_sequence
+from srcli.io.animation import Animation, fields_of_animation, frames_of, write_avif_sequence
+from srcli.io.apng import write_apng
 from srcli.io.cicp import CICP, is_hdr
 from srcli.io.exif import EXIF_START, add_to_tiff, updated_exif
 from srcli.io.formats import AVIF, AVIF_SEQUENCE, GIF, JPEG, JXL, PNG, TIFF, WEBP, Format, SaveOptions

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyvips
 
-import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
 from srcli.io.animation import Animation, TallRows, animation_of
 from srcli.io.avif import decoded_by_libavif
@@ -19,6 +18,7 @@ from srcli.io.files import open_binary
 from srcli.io.formats import EXTENSIONS, FORMATS
 from srcli.io.image import ArrayRows
 from srcli.io.stream import RowStream
+from srcli.io.vips import with_fields_of
 
 _REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
 _MAX_PIXELS = 1_000_000_000
@@ -104,9 +104,7 @@ def _all_frames(source: Path | bytes, name: str, animation: Animation) -> Loaded
     first = decoded.read(1)
     images = chain([first], map(decoded.read, range(2, decoded.frames + 1)))
     stream = RowStream(TallRows(lambda: ArrayRows(next(images).numpy()), decoded.frames))
-    image = stream.image()
-    for field in set(first.get_fields()) - set(image.get_fields()):
-        image.set_type(first.get_typeof(field), field, first.get(field))
+    image = with_fields_of(stream.image(), first)
     image.set_type(pyvips.GValue.gstr_type, "vips-loader", decoded.loader)
     return LoadedImage(image, decoded.frames, animation, stream)
 

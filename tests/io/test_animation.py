@@ -188,6 +188,41 @@ def test_a_page_compares_the_first_frame(srcli: Command, model: Path, pixels: Pi
     assert (tmp_path / "page.html").is_file()
 
 
+@pytest.mark.parametrize("blending", [0, 1])
+@pytest.mark.parametrize("disposal", [0, 1, 2])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_frames_of_apng_are_composed(tmp_path: Path, pixels: Pixels, disposal: int, blending: int, hidden: bool) -> None:
+    """Pillow composes frames that are disposed of to the previous one otherwise than browsers."""
+    frames = frames_of(pixels, transparent=True)
+    how = {"save_all": True, "duration": DELAYS, "loop": 3, "disposal": disposal, "blend": blending}
+    if hidden:
+        Image.new("RGBA", (WIDTH, HEIGHT), "red").save(tmp_path / "a.png", append_images=frames, default_image=True, **how)
+    else:
+        frames[0].save(tmp_path / "a.png", append_images=frames[1:], **how)
+    image = open_image(tmp_path / "a.png", all_frames=True)
+    assert image.animation == Animation(len(frames), tuple(DELAYS), 3)
+    shown = image.read(image.height).reshape(len(frames), HEIGHT, WIDTH, 4)
+    for one, frame in zip(shown, frames, strict=True):
+        if disposal == 1 or blending == 0:  # otherwise, what is transparent does not replace what was there
+            np.testing.assert_array_equal(visible(one.astype(float)), visible(np.asarray(frame).astype(float)))
+    again = open_image(tmp_path / "a.png", frame=4)
+    np.testing.assert_array_equal(again.read(HEIGHT), shown[3])
+
+
+def test_an_animated_png_keeps_16_bits_and_its_metadata(tmp_path: Path, pixels: Pixels) -> None:
+    frames = np.concatenate([pixels(HEIGHT, WIDTH, 3, np.uint16, seed=seed) for seed in range(3)])
+    blob = pyvips.GValue.blob_type
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    metadata = (("icc-profile-data", blob, pyvips.Image.profile_load("p3")), ("exif-data", blob, exif.tobytes()))
+    write_rows(ArrayRows(frames), tmp_path / "a.png", animation=Animation(3, (10, 20, 30)), metadata=metadata)
+    image = open_image(tmp_path / "a.png", all_frames=True)
+    np.testing.assert_array_equal(image.read(image.height), frames)
+    fields = {name: value for name, _, value in image.metadata}
+    assert fields["icc-profile-data"] == metadata[0][2]
+    assert b"Maker" in fields["exif-data"]
+
+
 @pytest.mark.parametrize("ending", [".png", ".webp"])
 def test_only_what_changes_is_stored(tmp_path: Path, pixels: Pixels, ending: str) -> None:
     """Frames that do not change, change at an odd place, or become transparent."""
