@@ -86,12 +86,14 @@ def changed_area(before: np.ndarray | None, pixels: np.ndarray) -> tuple[int, in
 
 
 def fields_of_animation(animation: Animation, height: int) -> list[tuple[int, str, Any]]:
-    """The type, name and value of libvips' fields of an animation."""
+    """The type, name and value of libvips' fields of pages or of an animated GIF."""
     number, numbers = pyvips.GValue.gint_type, pyvips.GValue.array_int_type
     pages: list[tuple[int, str, Any]] = [(number, "page-height", height), (number, "n-pages", animation.frames)]
     if not animation.delays:
         return pages
-    return [*pages, (numbers, "delay", list(animation.delays)), (number, "loop", animation.loop)]
+    ends = np.rint(np.cumsum(animation.delays) / 10) * 10  # GIF counts in 10 ms; this way, the total stays the same
+    delays = np.maximum(np.diff(ends, prepend=0), np.minimum(animation.delays, 10)).astype(int).tolist()
+    return [*pages, (numbers, "delay", delays), (number, "loop", animation.loop)]
 
 
 def animation_of(image: pyvips.Image, frames: int) -> Animation:

@@ -251,6 +251,12 @@ def test_only_what_changes_is_stored(tmp_path: Path, pixels: Pixels, ending: str
     assert target.stat().st_size < still.stat().st_size + 800
 
 
+def test_delays_of_gif_add_up(tmp_path: Path, pixels: Pixels) -> None:
+    rows = ArrayRows(np.concatenate([pixels(HEIGHT, WIDTH, seed=seed) for seed in range(6)]))
+    write_rows(rows, tmp_path / "a.gif", animation=Animation(6, (33, 33, 33, 33, 33, 35)))
+    assert played(tmp_path / "a.gif")[1] == [30, 40, 30, 30, 30, 40]
+
+
 def test_a_loop_that_an_avif_does_not_state_is_forever(tmp_path: Path, pixels: Pixels) -> None:
     save(tmp_path / "a.avif", frames_of(pixels, transparent=True), loop=2)
     whole = (tmp_path / "a.avif").read_bytes()
