@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyvips
 from PIL import Image as PillowImage
 
-from srcli.io.exif import resized_exif
+from srcli.io.avif import set_loop
 from srcli.io.image import RowReader
-from srcli.io.png_chunks import SIGNATURE, chunks, png_chunk
 
 DEFAULT_DELAY = 100
 """Milliseconds, of pages that become an animation."""
@@ -76,13 +73,27 @@ def frames_of(image: pyvips.Image, height: int) -> Iterator[np.ndarray]:
         yield np.frombuffer(region.fetch(0, top, image.width, height), dtype).reshape(height, image.width, image.bands)
 
 
+def changed_area(before: np.ndarray | None, pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the pixels that differ from those of the frame before. Left and top are even."""
+    height, width = pixels.shape[:2]
+    if before is None:
+        return 0, 0, width, height
+    differs = (before != pixels).any(axis=2)
+    rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return 0, 0, 1, 1
+    return int(columns[0]) & ~1, int(rows[0]) & ~1, int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def fields_of_animation(animation: Animation, height: int) -> list[tuple[int, str, Any]]:
-    """The type, name and value of libvips' fields of an animation."""
+    """The type, name and value of libvips' fields of pages or of an animated GIF."""
     number, numbers = pyvips.GValue.gint_type, pyvips.GValue.array_int_type
     pages: list[tuple[int, str, Any]] = [(number, "page-height", height), (number, "n-pages", animation.frames)]
     if not animation.delays:
         return pages
-    return [*pages, (numbers, "delay", list(animation.delays)), (number, "loop", animation.loop)]
+    ends = np.rint(np.cumsum(animation.delays) / 10) * 10  # GIF counts in 10 ms; this way, the total stays the same
+    delays = np.maximum(np.diff(ends, prepend=0), np.minimum(animation.delays, 10)).astype(int).tolist()
+    return [*pages, (numbers, "delay", delays), (number, "loop", animation.loop)]
 
 
 def animation_of(image: pyvips.Image, frames: int) -> Animation:
@@ -93,50 +104,18 @@ def animation_of(image: pyvips.Image, frames: int) -> Animation:
     return Animation(frames, delays, int(image.get("loop")) if image.get_typeof("loop") else 0)
 
 
-def animation_of_png(file: IO[bytes]) -> Animation:
-    """From the chunks of an animated PNG (PNG specification, third edition, section 11.3.6)."""
-    delays, loop = [], 0
-    for kind, body in chunks(file, (b"acTL", b"fcTL")):
-        if kind == b"acTL":
-            loop = int.from_bytes(body[4:8], "big")
-        else:
-            numerator, denominator = struct.unpack(">HH", body[20:24])
-            delays.append(round(1000 * numerator / (denominator or 100)))
-    return Animation(len(delays), tuple(delays), loop)
-
-
-def write_apng(
-    path: Path, frames: Iterator[np.ndarray], animation: Animation, to_png: Callable[[np.ndarray, bool], bytes]
-) -> None:
-    """Write frames as an animated PNG. Every frame replaces the one before. to_png: a frame, and whether it is the first."""
-    number = 0
-    with path.open("wb") as file:
-        for index, pixels in enumerate(frames):
-            parts = list(chunks(io.BytesIO(to_png(pixels, index == 0))))
-            if index == 0:
-                control = struct.pack(">LL", animation.frames, animation.loop)
-                others = [png_chunk(kind, body) for kind, body in parts[1:] if kind != b"IDAT"]
-                file.write(SIGNATURE + png_chunk(*parts[0]) + png_chunk(b"acTL", control) + b"".join(others))
-            delay = animation.delays[index] if animation.delays else DEFAULT_DELAY
-            sides = pixels.shape[1], pixels.shape[0], 0, 0
-            file.write(png_chunk(b"fcTL", struct.pack(">LLLLLHHBB", number, *sides, min(delay, 65_535), 1000, 0, 0)))
-            number += 1
-            for _, body in (part for part in parts if part[0] == b"IDAT"):
-                file.write(png_chunk(b"fdAT", struct.pack(">L", number) + body) if index else png_chunk(b"IDAT", body))
-                number += 1 if index else 0
-        file.write(png_chunk(b"IEND", b""))
-
-
 def write_avif_sequence(
-    path: Path, image: pyvips.Image, height: int, animation: Animation, fields: dict[str, Any], quality: int
+    path: Path, image: pyvips.Image, height: int, animation: Animation, exif: bytes, fields: dict[str, Any], quality: int
 ) -> None:
     """Write a tall 8-bit image as an AVIF sequence; libvips writes single images only."""
     options: dict[str, Any] = {"icc_profile": fields.get("icc-profile-data", b""), "xmp": fields.get("xmp-data")}
-    if "exif-data" in fields:
-        options["exif"] = resized_exif(fields["exif-data"], image.width, height)
+    if exif:
+        options["exif"] = exif
     delays = list(animation.delays) or [DEFAULT_DELAY] * animation.frames
     sequence = _LazySequence(frames_of(image, height))
     sequence.save(path, "AVIF", save_all=True, duration=delays, quality=quality, subsampling="4:4:4", speed=8, **options)
+    if animation.loop:
+        set_loop(path, animation.loop)
 
 
 class _LazySequence(PillowImage.Image):

@@ -52,17 +52,19 @@ class ColorDescription:
     code_points: bytes | None = None
 
 
-def read_description(source: Path | bytes, *, gray: bool) -> ColorDescription | None:
-    """The color description of a file. None if it has none that takes precedence over an ICC profile.
+def read_description(source: Path | bytes, icc: bytes | None = None, *, gray: bool) -> ColorDescription | None:
+    """The color description of a file. None if it has none that takes precedence over its ICC profile.
 
-    cICP does, as PNG requires; nclx, gAMA and cHRM do not. The profile of an HDR image (PQ or HLG) clips what is brighter than
-    `HDR_WHITE`.
+    cICP does, as PNG requires, and code points of HDR (PQ or HLG) in the profile itself; nclx, gAMA and cHRM do not. An HDR
+    image gets a profile that clips what is brighter than `HDR_WHITE`.
     """
     with open_binary(source) as file:
         chunks = color_of_png(file)
         nclx = nclx_of(file)
     if len(chunks.get(b"cICP", b"")) == 4:
         nclx = chunks[b"cICP"][0], chunks[b"cICP"][1]
+    elif icc and (in_profile := _code_points_of_profile(icc)) and in_profile[1] in _LIGHT:
+        nclx = in_profile
     if nclx:
         profile = _profile_of_code_points(*nclx, gray=gray)
         return ColorDescription(profile, bytes([*nclx, 0, 1]) if profile else None)
@@ -77,6 +79,16 @@ def read_description(source: Path | bytes, *, gray: bool) -> ColorDescription | 
     if close and abs(gamma - 0.45455) < 0.02:  # programs write this for sRGB
         return None
     return ColorDescription(_build(primaries, white, gamma=1 / gamma, gray=gray))
+
+
+def _code_points_of_profile(icc: bytes) -> tuple[int, int] | None:
+    """Primaries and transfer of the cicp tag (ICC.1:2022, section 9.2.17), with which a profile describes HDR."""
+    for place in range(132, min(len(icc), 132 + 12 * 100), 12):
+        if icc[place : place + 4] == b"cicp":
+            start = int.from_bytes(icc[place + 4 : place + 8], "big")
+            points = icc[start + 8 : start + 10]
+            return (points[0], points[1]) if len(points) == 2 else None
+    return None
 
 
 def is_hdr(code_points: bytes | None) -> bool:

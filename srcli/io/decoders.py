@@ -6,9 +6,11 @@ Animated PNG, AVIF sequences, BMP, PNM, HEIC and JPEG XL, and TIFF in YCbCr and 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,29 +22,31 @@ from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.Image import Image as PillowImage
 from PIL.ImageFile import ImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srcli.errors import SrcliError
-from srcli.io.animation import DEFAULT_DELAY, Animation, animation_of_png
+from srcli.io.animation import DEFAULT_DELAY, Animation
+from srcli.io.apng import animation_of_png, read_apng
+from srcli.io.avif import loop_of_avif
 from srcli.io.exif import fields_of_exif, read_directories
 from srcli.io.files import open_binary
-from srcli.io.jxl import size_of_jxl
+from srcli.io.jxl import header_of_jxl
+from srcli.io.png_chunks import SIGNATURE
+from srcli.io.vips import with_fields_of
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _SRGB_OF_LIBJXL = (b"cicp\0\0\0\0\x01\x0d", "_D65_Rel_SRG".encode("utf-16-be"))
 """What the profiles contain that libjxl makes for sRGB: code points, and a description for gray."""
 _KINDS: dict[bytes, type[ImageFile]] = {
-    b"\x89P": PngImageFile,
     b"BM": BmpImageFile,
     b"II": TiffImageFile,
     b"MM": TiffImageFile,
     **{b"P%d" % number: PpmImageFile for number in range(1, 7)},
 }
 """By the first two bytes."""
-_BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
 _YCBCR, _CIELAB, _ICCLAB = 6, 8, 9
 _JPEG_IN_TIFF = 7  # libvips converts its YCbCr correctly
 
@@ -74,6 +78,8 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         return _open_jxl(source, name)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC and b"avif" not in start:
         return _open_heic(source, name)
+    if start.startswith(SIGNATURE):
+        return _open_apng(source, name)
     kind = AvifImageFile if start[4:12] == b"ftypavis" else _KINDS.get(start[:2])
     if kind is None:
         return None
@@ -86,20 +92,18 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
             frames = int(getattr(file_, "n_frames", 1))
     except Exception:  # Pillow raises errors of many types for damaged files
         return None
-    if frames == 1 and kind in (PngImageFile, AvifImageFile):
+    if frames == 1 and kind is AvifImageFile:
         file_.close()
         return None
-    loader = {PngImageFile: "pngload", AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(
-        kind, "ppmload"
-    )
-    extra = 1 if file_.info.get("default_image") else 0  # the first image is not part of the animation
+    loader = {AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(kind, "ppmload")
 
     def animation() -> Animation:
-        if kind is PngImageFile:
-            with open_binary(source) as file:
-                return animation_of_png(file)
+        if kind is TiffImageFile:
+            return _pages(file_, name, frames)
+        with open_binary(source) as file:
+            loop = loop_of_avif(file)
         try:
-            return Animation(frames, tuple(_delay(file_, frame) for frame in range(frames)))
+            return Animation(frames, tuple(_delay(file_, frame) for frame in range(frames)), loop)
         except Exception as error:  # as above
             raise SrcliError(f"Cannot read all frames of {name} ({error}). Get the file again.") from None
 
@@ -107,10 +111,57 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         loader,
         file_.width,
         file_.height,
-        frames - extra,
-        lambda frame: _read_frame(name, file_, frame + extra),
+        frames,
+        lambda frame: _read_frame(name, file_, frame),
         animation,
         file_.close,
+    )
+
+
+def _open_apng(source: Path | bytes, name: str) -> DecodedFile | None:
+    """None for a PNG with one image."""
+    file = open_binary(source)
+    animation = animation_of_png(file)
+    if animation is None:
+        file.close()
+        return None
+    try:
+        header = pyvips.Image.pngload_buffer(source if isinstance(source, bytes) else source.read_bytes())
+    except pyvips.Error:
+        file.close()
+        return None
+    frames: Iterator[np.ndarray] = iter(())
+    done = 0
+
+    def read(frame: int) -> pyvips.Image:
+        """Frames are composed one after another."""
+        nonlocal frames, done
+        if frame <= done or not done:
+            frames, done = read_apng(file), 0
+        try:
+            pixels = next(islice(frames, frame - done - 1, None))
+            done = frame
+        except (pyvips.Error, ValueError, struct.error, StopIteration) as error:
+            raise SrcliError(f"Cannot read frame {frame} of {name} ({error or 'it is missing'}). Get the file again.") from None
+        return with_fields_of(with_fields(pixels, icc=None), header)
+
+    return DecodedFile("pngload", header.width, header.height, animation.frames, read, lambda: animation, file.close)
+
+
+def _pages(file: ImageFile, name: str, frames: int) -> Animation:
+    """Raises SrcliError if they differ."""
+    kinds = set()
+    for frame in range(frames):
+        file.seek(frame)
+        kinds.add((file.size, file.mode, file.getexif().get(_ORIENTATION)))
+    if len(kinds) > 1:
+        raise pages_differ(name, frames)
+    return Animation(frames)
+
+
+def pages_differ(name: str, frames: int) -> SrcliError:
+    return SrcliError(
+        f"{name} has {frames} pages of different sizes, types or orientations; choose one with `frame`, as in `frame=1`."
     )
 
 
@@ -145,7 +196,9 @@ def _read_frame(name: str, file: ImageFile, frame: int) -> pyvips.Image:
             pixels = _as_array(file) if pixels is None else pixels
     except Exception as error:  # as above
         raise SrcliError(f"Cannot read frame {frame} of {name} ({error}). Get the file again.") from None
-    return with_fields(pixels, icc=None if file.mode == "LAB" else file.info.get("icc_profile"))
+    info = file.info
+    icc = None if file.mode == "LAB" else info.get("icc_profile")
+    return with_fields(pixels, icc=icc, exif=info.get("exif"), xmp=info.get("xmp"), dpi=info.get("dpi"))
 
 
 def _as_array(file: PillowImage) -> np.ndarray:
@@ -204,26 +257,43 @@ def _open_jxl(source: Path | bytes, name: str) -> DecodedFile:
         raise SrcliError(f"{name} is a JPEG XL file. Install its plugin to read it: pip install pillow-jxl-plugin.") from None
     with open_binary(source) as file:
         data = file.read()
-    size = size_of_jxl(data)
-    if size is None:
+    header = header_of_jxl(data)
+    if header is None:
         raise SrcliError(f"{name} cannot be read as JPEG XL: its header is damaged. Get the file again.")
 
-    def read(_: int) -> pyvips.Image:
+    def decoded() -> np.ndarray:
+        """Frames x H x W x C of an animation, H x W x C or H x W of an image. pillow_jxl reduces 16 bits to 8."""
+        try:
+            return imagecodecs.jpegxl_decode(data)
+        except Exception as error:  # of types of its own
+            raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
+
+    def read(frame: int) -> pyvips.Image:
         try:
             _, _, _, icc, boxes = pillow_jxl.Decoder(num_threads=1)(data)
-            pixels = imagecodecs.jpegxl_decode(data)  # pillow_jxl reduces 16 bits to 8
-        except Exception as error:  # of types of their own
+        except Exception as error:  # as above
             raise SrcliError(f"{name} cannot be read as JPEG XL ({error}). Get the file again.") from None
+        pixels = decoded()[frame - 1] if frames > 1 else decoded()
         if any(sign in icc for sign in _SRGB_OF_LIBJXL):
             icc = None
         found = {box.box_type: bytes(box.data) for box in boxes}
         exif = found.get(b"Exif", b"")[4:]  # after an offset, which is 0
         return with_fields(pixels, icc=icc, exif=b"Exif\0\0" + exif if exif else None, xmp=found.get(b"xml "))
 
-    return DecodedFile("jxlload", *size, 1, read)
+    # the libraries give no delays, so frames are read one at a time
+    shape = decoded().shape if header.animated else ()
+    frames = shape[0] if set(shape[1:3]) == {header.width, header.height} else 1
+    return DecodedFile("jxlload", header.width, header.height, frames, read)
 
 
-def with_fields(pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None = None, xmp: bytes | None = None) -> pyvips.Image:
+def with_fields(
+    pixels: np.ndarray,
+    *,
+    icc: bytes | None,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> pyvips.Image:
     """An image in memory, H x W or H x W x C, with its metadata."""
     deep = pixels.dtype == np.uint16
     image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1)))
@@ -234,5 +304,7 @@ def with_fields(pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None = N
             image.set_type(pyvips.GValue.blob_type, field, value)
     for field, kind, value in fields_of_exif(exif) if exif else ():
         image.set_type(kind, field, value)
+    if dpi and min(dpi) > 0:
+        image = image.copy(xres=float(dpi[0]) / 25.4, yres=float(dpi[1]) / 25.4)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the decoders turn images upright
     return image

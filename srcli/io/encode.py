@@ -8,19 +8,21 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pyvips
+from PIL import Image as PillowImage
 
-from srcli.io import xmp
-from srcli.io.animation import Animation, fields_of_animation, frames_of, write_apng, write_avif_sequence
+from srcli.io import iptc, xmp
+from srcli.io.animation import Animation, fields_of_animation, frames_of, write_avif_sequence
+from srcli.io.apng import write_apng
 from srcli.io.cicp import CICP, is_hdr
-from srcli.io.exif import add_exif_to_tiff, resized_exif
+from srcli.io.exif import EXIF_START, add_to_tiff, updated_exif
 from srcli.io.formats import AVIF, AVIF_SEQUENCE, GIF, JPEG, JXL, PNG, TIFF, WEBP, Format, SaveOptions
-from srcli.io.heif_boxes import add_nclx
+from srcli.io.heif_boxes import add_nclx, replace_exif
 from srcli.io.image import Metadata
 from srcli.io.jpeg_segments import add_segments
 from srcli.io.jxl import with_metadata
 from srcli.io.metadata import BITS
 from srcli.io.png_chunks import TEXTS, add_to_png, png_chunk, xmp_chunk
-from srcli.io.webp_chunks import replace_exif
+from srcli.io.webp_chunks import with_exif, write_webp_animation
 
 _SAVE: dict[Format, dict[str, Any]] = {
     PNG: {"compression": 6},
@@ -34,9 +36,11 @@ _JXL_QUALITY = 95
 _CLASSIC_TIFF = 3_500_000_000  # bytes of pixels that certainly fit into 32-bit offsets
 _DEFAULT_DPI = 72  # what programs assume for files without a resolution; libvips would write 25.4
 _IN_MEMORY = 2**24  # pixels that may be in memory at once
-_LARGE_EXIF = 65_000  # bytes of EXIF from which on libexif, which libvips uses, leaves out entries
+_LARGEST_EXIF = 65_533 - len(EXIF_START)  # bytes that fit into a segment of JPEG
+_NO_EXIF = PillowImage.Exif().tobytes()
+"""In the place of EXIF that replaces it in a file that libvips wrote."""
 _DOTS = ("xres", "yres")
-_EXIF, _XMP, _GAIN_MAP = "exif-data", "xmp-data", "gainmap-data"
+_EXIF, _XMP, _IPTC, _GAIN_MAP = "exif-data", "xmp-data", "iptc-data", "gainmap-data"
 
 
 def encode(
@@ -55,41 +59,46 @@ def encode(
     height = image.height // animation.frames if animation else image.height
     if _XMP in fields:
         fields[_XMP] = xmp.resized(fields[_XMP], image.width, height)
+    if _IPTC in fields:
+        fields[_IPTC] = (iptc.for_tiff if format_ is TIFF else iptc.for_jpeg)(fields[_IPTC])
+    exif = updated_exif(fields[_EXIF], image.width, height) if _EXIF in fields else b""
     if format_ is JXL:
-        return _encode_jxl(image, path, fields, options)
+        return _encode_jxl(image, path, exif, fields.get(_XMP), options)
     lost = ["colors (reduced to 256)"] if format_ is GIF else []
-    large_exif = len(fields.get(_EXIF, b"")) > _LARGE_EXIF
-    own_exif = large_exif and format_ in (PNG, TIFF)
-    own_xmp = format_ is PNG or (format_ is JPEG and (_GAIN_MAP in fields or len(fields.get(_XMP, b"")) > _LARGE_EXIF))
-    if large_exif and not own_exif and format_ is not WEBP:
+    reduced = format_ is JPEG and len(exif) > _LARGEST_EXIF
+    if reduced:
         lost.append("the largest entries of EXIF (more than 64 KB)")
+    dots = {axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in _DOTS}  # per mm
+    own = {TEXTS, CICP, BITS, *_DOTS, *(name for name in fields if name.startswith("exif-") and not reduced)}
+    own |= {_XMP} if format_ in (PNG, JPEG) else {_IPTC} if format_ is TIFF else set()
 
     def dress(image: pyvips.Image) -> pyvips.Image:
         """The image with the metadata that libvips writes."""
-        image = image.copy(**{axis: fields.get(axis, _DEFAULT_DPI / 25.4) for axis in _DOTS})  # dots per mm
+        image = image.copy(**dots)
         for name, kind, _ in metadata:
-            own = name in (TEXTS, CICP, BITS, *_DOTS) or (own_xmp and name == _XMP) or (own_exif and name.startswith("exif-"))
-            if not own:
+            if name not in own:
                 image.set_type(kind, name, fields[name])
-        if _EXIF in fields and not own_exif:
+        if reduced:
             image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the pixels are upright now
+        elif exif and format_ in (WEBP, AVIF):
+            image.set_type(pyvips.GValue.blob_type, _EXIF, _NO_EXIF)
         return image
 
-    keep_exif = _EXIF in fields and not own_exif
+    keep_exif = reduced or (bool(exif) and format_ in (WEBP, AVIF))
     if animation and format_ is AVIF_SEQUENCE:
         quality = 100 if options.lossless else options.output_quality or _SAVE[AVIF]["Q"]
-        write_avif_sequence(path, image, height, animation, fields, quality)
-    elif animation and format_ is PNG:
-        save = _options(image, format_, options, keep_exif=keep_exif)
-        gray = image.bands < 3
+        write_avif_sequence(path, image, height, animation, exif, fields, quality)
+    elif animation and format_ in (PNG, WEBP):
+        save, gray = _options(image, format_, options, keep_exif=keep_exif), image.bands < 3
 
-        def to_png(pixels: np.ndarray, first: bool) -> bytes:
-            frame = pyvips.Image.new_from_array(pixels)
+        def to_still(pixels: np.ndarray, first: bool) -> bytes:
+            frame = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
             deep = pixels.dtype == np.uint16
             frame = frame.copy(interpretation=("grey16" if deep else "b-w") if gray else "rgb16" if deep else "srgb")
-            return bytes((dress(frame) if first else frame).pngsave_buffer(**save))
+            data = bytes((dress(frame) if first else frame).write_to_buffer(format_.extensions[0], **save))
+            return with_exif(data, exif) if first and exif and format_ is WEBP else data
 
-        write_apng(path, frames_of(image, height), animation, to_png)
+        (write_apng if format_ is PNG else write_webp_animation)(path, frames_of(image, height), animation, to_still)
     else:
         image = dress(image)
         for kind, name, value in fields_of_animation(animation, height) if animation else ():
@@ -97,19 +106,23 @@ def encode(
         _save(image, path, _options(image, format_, options, keep_exif=keep_exif), gain_map=_GAIN_MAP in fields)
 
     if format_ is PNG:
-        before = png_chunk(b"cICP", fields[CICP]) if CICP in fields else b""
-        if own_exif:
-            before += png_chunk(b"eXIf", resized_exif(fields[_EXIF], image.width, height))
-        before += xmp_chunk(fields[_XMP]) if _XMP in fields else b""
-        add_to_png(path, before=before, after=fields.get(TEXTS, b""))
-    elif format_ is JPEG and own_xmp and _XMP in fields:
-        add_segments(path, xmp.for_jpeg(fields[_XMP]))
-    elif format_ is WEBP and large_exif:
-        replace_exif(path, resized_exif(fields[_EXIF], image.width, height))
-    elif format_ is TIFF and _EXIF in fields:
-        add_exif_to_tiff(path, fields[_EXIF])
-    elif format_ is AVIF and is_hdr(fields.get(CICP)):
-        add_nclx(path, *fields[CICP][:2])
+        added = png_chunk(b"cICP", fields[CICP]) if CICP in fields else b""
+        added += png_chunk(b"eXIf", exif) if exif else b""
+        added += xmp_chunk(fields[_XMP]) if _XMP in fields else b""
+        add_to_png(path, added + fields.get(TEXTS, b""))
+    elif format_ is JPEG:
+        block = EXIF_START + exif if exif and not reduced else b""
+        inch = dots["xres"] * 25.4, dots["yres"] * 25.4
+        add_segments(path, dots=inch, exif=block, xmp=xmp.for_jpeg(fields[_XMP]) if _XMP in fields else [])
+    elif format_ is WEBP and exif and not animation:
+        path.write_bytes(with_exif(path.read_bytes(), exif))
+    elif format_ is TIFF and (exif or fields.get(_IPTC)):
+        add_to_tiff(path, exif, fields.get(_IPTC, b""))
+    elif format_ is AVIF:
+        if is_hdr(fields.get(CICP)):
+            add_nclx(path, *fields[CICP][:2])
+        if exif:
+            replace_exif(path, exif)
     return lost
 
 
@@ -147,7 +160,7 @@ def _save(image: pyvips.Image, path: Path, save: dict[str, Any], *, gain_map: bo
         image.write_to_file(str(path), **save)
 
 
-def _encode_jxl(image: pyvips.Image, path: Path, fields: dict[str, Any], options: SaveOptions) -> list[str]:
+def _encode_jxl(image: pyvips.Image, path: Path, exif: bytes, packet: bytes | None, options: SaveOptions) -> list[str]:
     pixels = image.numpy()
     how: dict[str, Any] = {"lossless": True} if options.lossless else {"level": options.output_quality or _JXL_QUALITY}
     if pixels.dtype == np.uint16:  # imagecodecs declares 16 bits to be linear
@@ -158,6 +171,5 @@ def _encode_jxl(image: pyvips.Image, path: Path, fields: dict[str, Any], options
         pixels[..., color] = np.rint(light * 65_535).astype(np.uint16)[pixels[..., color]]
         pixels = pixels.squeeze(axis=2) if image.bands == 1 else pixels
     data = bytes(imagecodecs.jpegxl_encode(pixels, usecontainer=True, **how))
-    exif = resized_exif(fields[_EXIF], image.width, image.height) if _EXIF in fields else None
-    path.write_bytes(with_metadata(data, exif=exif, xmp=fields.get(_XMP)))
+    path.write_bytes(with_metadata(data, exif=exif, xmp=packet))
     return []

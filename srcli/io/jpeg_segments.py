@@ -8,7 +8,7 @@ from typing import IO
 
 from srcli.io.png_chunks import insert_bytes
 
-APP1, _APP2 = 0xE1, 0xE2
+_APP0, APP1, _APP2 = 0xE0, 0xE1, 0xE2
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 _SOS, _DQT = 0xDA, 0xDB
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
@@ -94,15 +94,30 @@ def other_images(file: IO[bytes], segments: list[tuple[int, bytes]]) -> set[str]
     return found
 
 
-def add_segments(path: Path, contents: list[bytes]) -> None:
-    """Insert APP1 segments into a JPEG that libvips wrote, after its EXIF."""
+def add_segments(path: Path, *, dots: tuple[float, float], exif: bytes, xmp: list[bytes]) -> None:
+    """Insert segments into a JPEG that libvips wrote: a JFIF header, EXIF after it, and XMP after all EXIF and XMP.
+
+    dots: per inch, across and down.
+    """
+    inch, density = 1, (min(max(round(dot), 1), 65_535) for dot in dots)
+    header = struct.pack(">5sHBHHBB", b"JFIF\0", 0x0102, inch, *density, 0, 0)
     with path.open("r+b") as file:
-        place = 2
+        file.seek(2)
+        if file.read(2) != bytes([0xFF, _APP0]):
+            _insert_after(file, (), _APP0, [header])
+        _insert_after(file, (_APP0,), APP1, [exif] if exif else [])
+        _insert_after(file, (_APP0, APP1), APP1, xmp)
+
+
+def _insert_after(file: IO[bytes], before: tuple[int, ...], marker: int, contents: list[bytes]) -> None:
+    """Insert segments after those at the beginning that have certain markers."""
+    place = 2
+    file.seek(place)
+    while len(head := file.read(4)) == 4 and head[1] in before:
+        place += 2 + struct.unpack(">H", head[2:])[0]
         file.seek(place)
-        while (head := file.read(4))[:2] in (b"\xff\xe0", b"\xff\xe1"):
-            place += 2 + struct.unpack(">H", head[2:])[0]
-            file.seek(place)
-        insert_bytes(file, place, b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in contents))
+    parts = (struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for content in contents)
+    insert_bytes(file, place, b"".join(parts))
 
 
 def _further_images(content: bytes) -> int:

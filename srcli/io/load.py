@@ -10,14 +10,15 @@ from typing import Any
 
 import pyvips
 
-import srcli.io.vips  # noqa: F401, sets up libvips
 from srcli.errors import SrcliError
 from srcli.io.animation import Animation, TallRows, animation_of
-from srcli.io.decoders import open_decoded
+from srcli.io.avif import decoded_by_libavif
+from srcli.io.decoders import open_decoded, pages_differ
 from srcli.io.files import open_binary
 from srcli.io.formats import EXTENSIONS, FORMATS
 from srcli.io.image import ArrayRows
 from srcli.io.stream import RowStream
+from srcli.io.vips import with_fields_of
 
 _REVERSED = (3, 4, 5, 6, 7, 8)  # EXIF orientations for which the last row may be needed first
 _MAX_PIXELS = 1_000_000_000
@@ -70,19 +71,30 @@ def load_image(
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     _check_frame(name, frames, frame)
     whole = all_frames and frame is None and frames > 1
+    # sequential access keeps little of the image in memory; rotated images are decoded first, to a file if they are large
+    access = "random" if orientation(image) in _REVERSED else "sequential"
     _check_pixels(name, image.width, image.height * (frames if whole else 1), max_pixels, _file_size(source))
     if whole:
         try:
-            image = load(source, fail_on=fail_on, access="sequential", n=-1)
+            image = load(source, fail_on=fail_on, access=access, n=-1)
         except pyvips.Error:
-            raise SrcliError(
-                f"{name} has {frames} pages of different sizes or types; choose one with `frame`, as in `frame=1`."
-            ) from None
-        return LoadedImage(image, frames, animation_of(image, frames))
+            raise pages_differ(name, frames) from None
+        return LoadedImage(_upright_frames(image, frames), frames, animation_of(image, frames))
+    if frames == 1 and str(image.get("vips-loader")).startswith("heif"):
+        decoded_image = decoded_by_libavif(source, image)
+        if decoded_image:
+            return LoadedImage(decoded_image)
     page = {} if frame is None or frames == 1 else {"page": frame - 1}
-    # sequential access keeps little of the image in memory; rotated images are decoded first, to a file if they are large
-    access = "random" if orientation(image) in _REVERSED else "sequential"
     return LoadedImage(load(source, fail_on=fail_on, access=access, **page), frames)
+
+
+def _upright_frames(image: pyvips.Image, frames: int) -> pyvips.Image:
+    """A tall image whose frames are turned one by one."""
+    if orientation(image) == 1:
+        return image
+    height = image.height // frames
+    parts = [image.crop(0, top, image.width, height).autorot() for top in range(0, image.height, height)]
+    return pyvips.Image.arrayjoin(parts, across=1)
 
 
 def _all_frames(source: Path | bytes, name: str, animation: Animation) -> LoadedImage:
@@ -92,9 +104,7 @@ def _all_frames(source: Path | bytes, name: str, animation: Animation) -> Loaded
     first = decoded.read(1)
     images = chain([first], map(decoded.read, range(2, decoded.frames + 1)))
     stream = RowStream(TallRows(lambda: ArrayRows(next(images).numpy()), decoded.frames))
-    image = stream.image()
-    for field in set(first.get_fields()) - set(image.get_fields()):
-        image.set_type(first.get_typeof(field), field, first.get(field))
+    image = with_fields_of(stream.image(), first)
     image.set_type(pyvips.GValue.gstr_type, "vips-loader", decoded.loader)
     return LoadedImage(image, decoded.frames, animation, stream)
 

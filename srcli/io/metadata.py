@@ -11,13 +11,14 @@ import pyvips
 from srcli.io import xmp
 from srcli.io.cicp import CICP, is_hdr
 from srcli.io.color import PROFILE
-from srcli.io.exif import exif_of_tiff, fields_of_exif
+from srcli.io.exif import exif_of_resolution, exif_of_tiff, fields_of_exif
 from srcli.io.files import open_binary
 from srcli.io.formats import Format
 from srcli.io.gain_map import GAIN_MAP, read_gain_map
+from srcli.io.heif_boxes import further_images
 from srcli.io.image import Metadata
 from srcli.io.jpeg_segments import APP1, other_images, read_segments
-from srcli.io.png_chunks import TEXTS, names_of_texts, texts_of_png, xmp_of_png
+from srcli.io.png_chunks import TEXTS, names_of_texts, resolution_of_png, texts_of_png, xmp_of_png
 
 _BLOB = pyvips.GValue.blob_type
 
@@ -67,8 +68,10 @@ def read_metadata(source: Path | bytes, image: pyvips.Image) -> tuple[Metadata, 
         if texts:
             fields[TEXTS] = _BLOB, texts
         packet = xmp_of_png(file)
+        for axis, dots in resolution_of_png(file).items():  # libvips prefers that of EXIF
+            fields[axis] = pyvips.GValue.gdouble_type, dots
         segments, _ = read_segments(file)
-        others = other_images(file, segments)
+        others = other_images(file, segments) | further_images(file)
     if segments:
         packet, lost = xmp.of_jpeg([content for marker, content in segments if marker == APP1])
     if packet:
@@ -87,16 +90,24 @@ def read_metadata(source: Path | bytes, image: pyvips.Image) -> tuple[Metadata, 
 def kept_by(metadata: Metadata, format_: Format) -> tuple[Metadata, list[str]]:
     """The metadata that a format can hold, and what it cannot, in words."""
     kept, lost = [], dict[str, None]()
+    known = {name: value for name, _, value in metadata}
+    keeps_exif, has_exif = "EXIF" in format_.keeps, "exif-data" in known
     for field in metadata:
         kind = next((kind for start, kind in _KINDS.items() if field[0].startswith(start)), None)
         if kind is None or kind in format_.keeps:
             kept.append(field)
         elif kind == "texts":
             lost[f"texts ({', '.join(names_of_texts(field[2]))})"] = None
+        elif kind == "description":
+            lost |= {} if keeps_exif and has_exif else {kind: None}  # EXIF has it, too
         elif kind != "resolution":
             lost[kind] = None
-        elif field[0] == "xres" and round(field[2] * 25.4) not in _PLAIN_DPI and "EXIF" not in format_.keeps:
-            lost["resolution"] = None
+        elif field[0] == "xres" and round(field[2] * 25.4) not in _PLAIN_DPI:
+            if not keeps_exif:
+                lost["resolution"] = None
+            elif not has_exif:
+                block = exif_of_resolution(field[2] * 25.4, (known.get("yres") or field[2]) * 25.4)
+                kept.append(("exif-data", _BLOB, block))
     return tuple(kept), list(lost)
 
 

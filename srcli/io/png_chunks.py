@@ -16,7 +16,6 @@ _TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
 _COLOR_KINDS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 _XMP = b"XML:com.adobe.xmp\0"  # libvips handles it
 _MOST = 2**24  # bytes, more than any real text
-_END = b"\0\0\0\0IEND\xaeB`\x82"
 _COPY = 2**20  # bytes that are moved at a time
 
 
@@ -61,23 +60,30 @@ def xmp_chunk(xmp: bytes) -> bytes:
     return png_chunk(b"iTXt", _XMP + bytes(4) + xmp)
 
 
+def resolution_of_png(file: IO[bytes]) -> dict[str, float]:
+    """Dots per mm, by libvips' name. Empty if there is none, or for other files."""
+    for _, body in chunks(file, (b"pHYs",), until=b"IDAT"):
+        if len(body) == 9 and body[8] == 1:
+            across, down = struct.unpack(">LL", body[:8])
+            return {"xres": across / 1000, "yres": down / 1000} if across and down else {}
+    return {}
+
+
 def color_of_png(file: IO[bytes]) -> dict[bytes, bytes]:
     """The chunks of a PNG that describe its color, by their name."""
     return dict(chunks(file, _COLOR_KINDS, until=b"IDAT"))
 
 
-def add_to_png(path: Path, *, before: bytes = b"", after: bytes = b"") -> None:
-    """Insert chunks into a PNG that libvips wrote, before and after the pixels."""
+def add_to_png(path: Path, added: bytes) -> None:
+    """Insert chunks into a PNG that libvips wrote, after its header. Some programs ignore metadata after the pixels."""
     with path.open("r+b") as file:
-        if after:
-            file.seek(-len(_END), 2)
-            file.write(after + _END)
-        if before:
-            insert_bytes(file, len(SIGNATURE) + 25, before)  # after the header
+        insert_bytes(file, len(SIGNATURE) + 25, added)
 
 
 def insert_bytes(file: IO[bytes], place: int, data: bytes) -> None:
     """Insert bytes into a file that is open for reading and writing, by moving the rest block by block from its end."""
+    if not data:
+        return
     end = file.seek(0, 2)
     while end > place:
         start = max(place, end - _COPY)

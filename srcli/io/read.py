@@ -143,14 +143,13 @@ def _opened(
     loader = str(image.get("vips-loader")) if image.get_typeof("vips-loader") else "pngload"
     if frames > 1 and frame is None and animation is None:
         raise SrcliError(f"{name} has {frames} frames or pages; choose one with `frame`, as in `frame=1`.")
-    if animation and orientation(image) != 1:
-        raise SrcliError(f"{name} has {frames} frames or pages that are turned; choose one with `frame`, as in `frame=1`.")
     image, lost = _as_integers(image, name)
     metadata, unread = read_metadata(source, image)
     lost += [] if srgb else unread
     image = image.autorot() if orientation(image) != 1 else image
     image = image.copy()
-    described = read_description(source, gray=image.bands < 3)
+    icc = image.get(PROFILE) if image.get_typeof(PROFILE) else None
+    described = read_description(source, icc, gray=image.bands < 3)
     if described and image.get_typeof(PROFILE):
         image.remove(PROFILE)
     if described and described.profile:

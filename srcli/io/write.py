@@ -150,6 +150,8 @@ class _ResampledRows:
         except pyvips.Error as error:
             raise self._stream.failure or error from None
         self._done += count
+        if self._done == self.height:
+            self._stream.close()
         return np.frombuffer(data, self.dtype).reshape(count, self.width, self.channels)
 
 

@@ -51,7 +51,7 @@ def resized(xmp: bytes, width: int, height: int) -> bytes:
 def marked(xmp: bytes | None) -> bytes:
     """The packet, or a new one, with the mark of a result of `srcli upscale`. A packet of another form stays unchanged."""
     if xmp is None:
-        xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"></rdf:RDF></x:xmpmeta>' % _RDF.encode()
+        xmp = _wrapped(b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"></rdf:RDF></x:xmpmeta>' % _RDF.encode())
     mark = b'<rdf:Description rdf:about="" xmlns:srcli="%s" srcli:version="%s"/>' % (RESULT_MARK, __version__.encode())
     return xmp if RESULT_MARK in xmp else xmp.replace(b"</rdf:RDF>", mark + b"</rdf:RDF>", 1)
 
@@ -134,5 +134,8 @@ def _parsed(xmp: bytes) -> ElementTree.Element | None:
 
 
 def _packet(root: ElementTree.Element) -> bytes:
-    body: bytes = ElementTree.tostring(root, encoding="utf-8")
+    return _wrapped(ElementTree.tostring(root, encoding="utf-8"))
+
+
+def _wrapped(body: bytes) -> bytes:
     return b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>' + body + b'<?xpacket end="w"?>'

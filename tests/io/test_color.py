@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import pyvips
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from srcli.errors import SrcliError
 from srcli.io import image as images
+from srcli.io.cicp import CICP
 from srcli.io.heif_boxes import nclx_of
 from srcli.io.png_chunks import SIGNATURE, color_of_png
 from srcli.io.read import open_image, read_exact_srgb, read_image, read_srgb
@@ -138,6 +139,31 @@ def test_hdr_reads_the_same_after_upscaling(srcli: Callable[..., CommandResult],
         values = imagecodecs.avif_decode((CASES / "pq.avif").read_bytes()).astype(float) / 1023
         seen = imagecodecs.imread(target).astype(float)
         assert np.abs(seen.mean((0, 1)) / (65_535 if ending == ".png" else 4095) - values.mean((0, 1))).max() < 1 / 255
+
+
+def test_hdr_that_a_profile_describes_by_code_points_is_hdr(tmp_path: Path) -> None:
+    """As libjxl describes PQ in its profile; the file is of cjxl."""
+    pytest.importorskip("pillow_jxl")
+    file = open_image(CASES / "pq.jxl")
+    assert {name: value for name, _, value in file.metadata}[CICP] == bytes([9, 16, 0, 1])
+    values = file.read(file.height)
+    (tmp_path / "hdr.png").write_bytes(png_with({b"cICP": bytes([9, 16, 0, 1])}, values))
+    np.testing.assert_array_equal(read_srgb(CASES / "pq.jxl"), read_srgb(tmp_path / "hdr.png"))
+    assert write_image(images.Image(values, file.metadata), tmp_path / "result.avif") == ["16 bits (reduced to 12)"]
+    with (tmp_path / "result.avif").open("rb") as result:
+        assert nclx_of(result) == (9, 16)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_avif_is_read_as_libavif_reads_it(tmp_path: Path, pixels: Pixels, orientation: int) -> None:
+    """libheif repeats colors that are stored for every other pixel, and ignores premultiplied alpha."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels(64, 96, 4))
+    image.save(tmp_path / "a.avif", subsampling="4:2:0", alpha_premultiplied=True, exif=exif, quality=90)
+    with Image.open(tmp_path / "a.avif") as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.avif").pixels, expected)
 
 
 def test_ycbcr_tiff_is_converted(tmp_path: Path, pixels: Pixels) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from srcli.errors import SrcliError
 from srcli.io.formats import SaveOptions
 from srcli.io.image import Image as Picture
-from srcli.io.jxl import size_of_jxl
+from srcli.io.jxl import Header, header_of_jxl
 from srcli.io.read import open_image, read_exact_srgb, read_image, read_srgb
 from srcli.io.write import write_image
 
@@ -99,7 +99,7 @@ def test_the_profile_of_jpeg_xl_is_read_and_converted_when_written(tmp_path: Pat
 @pytest.mark.parametrize("size", [(64, 96), (8, 8), (1, 1), (300, 400), (1000, 1600), (513, 2049), (9000, 16)])
 def test_the_size_of_jpeg_xl_is_known_before_decoding(size: tuple[int, int], container: bool) -> None:
     data = imagecodecs.jpegxl_encode(np.zeros((*size, 3), np.uint8), usecontainer=container, effort=1)
-    assert size_of_jxl(bytes(data)) == size[::-1]
+    assert header_of_jxl(bytes(data)) == Header(*size[::-1], animated=False)
 
 
 def test_too_many_pixels_are_rejected_before_decoding(tmp_path: Path) -> None:
@@ -130,3 +130,15 @@ def test_damaged_files_are_errors(tmp_path: Path, start: bytes) -> None:
         (tmp_path / "damaged").write_bytes(start + rest)
         with pytest.raises(SrcliError):
             open_image(tmp_path / "damaged").read(10)
+
+
+def test_frames_of_an_animated_jpeg_xl_are_read_one_at_a_time() -> None:
+    """The file is of cjxl, as no library gives the delays."""
+    pytest.importorskip("pillow_jxl")
+    path = Path(__file__).parent / "cases" / "animated.jxl"
+    with pytest.raises(SrcliError, match="has 3 frames or pages; choose one with `frame`"):
+        open_image(path, all_frames=True)
+    for number, red in enumerate((0, 60, 120), start=1):
+        pixels = open_image(path, frame=number).read(20)
+        assert pixels.shape[:2] == (20, 30)
+        assert np.all(pixels[..., :3] == (red, 100, 200))

@@ -11,8 +11,11 @@ import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.IptcImagePlugin import getiptcinfo
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from srcli.io.exif import updated_exif
 from srcli.io.image import Image as Picture
 from srcli.io.jpeg_segments import APP1, read_segments
 from srcli.io.png_chunks import chunks
@@ -69,7 +72,7 @@ def test_exif_above_64_kb_is_kept_or_reported(tmp_path: Path, pixels: Pixels, en
     Image.fromarray(pixels(16, 24)).save(path, exif=big_exif())
     lost = written(path, target)
     fields = {name: value for name, _, value in read_image(target).metadata}
-    if ending in (".png", ".webp", ".tif", ".jxl"):
+    if ending != ".jpg":
         assert lost == []
         assert b"x\0" * 90_000 in fields["exif-data"]
     else:
@@ -218,3 +221,113 @@ def test_a_packet_with_entities_is_not_expanded(tmp_path: Path, pixels: Pixels) 
     Image.fromarray(pixels(16, 24)).save(tmp_path / "lr.jpg", xmp=bomb)
     assert written(tmp_path / "lr.jpg", tmp_path / "sr.png") == []
     assert zlib.crc32(bomb) == zlib.crc32(xmp_of(tmp_path / "sr.png"))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+@pytest.mark.parametrize("other", ["alpha", "depth map", "gain map"])
+def test_further_images_of_avif_and_heic_are_reported(pixels: Pixels, kind: str, other: str) -> None:
+    """An image with alpha, of which the other image becomes one of another kind."""
+    heif = pytest.importorskip("pillow_heif")
+    stream, image = io.BytesIO(), Image.fromarray(pixels(24, 36, 4))
+    if kind == "AVIF":
+        image.save(stream, kind)
+    else:
+        heif.from_pillow(image).save(stream)
+    content = stream.getvalue()
+    alpha = next(
+        name for name in (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1") if name in content
+    )
+    names = {"alpha": alpha, "depth map": alpha.replace(b":alpha", b":depth").replace(b":auxid:1", b":auxid:2")}
+    name = names.get(other, b"urn:x:gainmap").ljust(len(alpha), b"\0")
+    file = open_image(content.replace(alpha, name))
+    assert file.lost == (() if other == "alpha" else (other,))
+    assert file.channels == (4 if other == "alpha" else 3)
+
+
+def test_further_images_of_heic_are_counted(tmp_path: Path, pixels: Pixels) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    file = heif.from_pillow(Image.fromarray(pixels(64, 96)))
+    file.info["thumbnails"] = [32]
+    file.save(tmp_path / "one.heic")
+    assert open_image(tmp_path / "one.heic").lost == ()
+    file.add_from_pillow(Image.fromarray(pixels(64, 64)))
+    file.save(tmp_path / "two.heic")
+    assert b"thmb" in (tmp_path / "two.heic").read_bytes()
+    assert open_image(tmp_path / "two.heic").lost == ("1 further image",)
+
+
+THUMBNAIL = b"\xff\xd8 a thumbnail \xff\xd9"
+
+
+def camera_exif(order: str) -> bytes:
+    """An EXIF block with a tag that few programs know, a note at a certain place, and a thumbnail, written by hand."""
+
+    def directory(entries: list[tuple[int, int, int, int]], following: int) -> bytes:
+        values = (struct.pack(order + ("HHLHxx" if kind == 3 else "HHLL"), tag, kind, *rest) for tag, kind, *rest in entries)
+        return struct.pack(order + "H", len(entries)) + b"".join(values) + struct.pack(order + "L", following)
+
+    main = directory([(0x0112, 3, 1, 6), (0x4746, 3, 1, 4), (0x8769, 4, 1, 100)], 200)
+    sub = directory([(0x927C, 7, 20, 160), (0xA002, 3, 1, 24), (0xA003, 4, 1, 16)], 0)
+    small = directory([(0x0201, 4, 1, 240), (0x0202, 4, 1, len(THUMBNAIL))], 0)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", 8)
+    block = (head + main).ljust(100, b"\0") + sub
+    block = (block.ljust(160, b"\0") + b"a note of the camera").ljust(200, b"\0") + small
+    return b"Exif\0\0" + block.ljust(240, b"\0") + THUMBNAIL
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".avif", ".jxl"])
+def test_exif_stays_as_it_is_but_for_what_changes(tmp_path: Path, pixels: Pixels, ending: str, order: str) -> None:
+    """Places in a block matter to the notes of camera makers."""
+    block = camera_exif(order)
+    Image.fromarray(pixels(16, 24)).save(tmp_path / "lr.jpg", exif=block)
+    target = tmp_path / f"sr{ending}"
+    assert written(tmp_path / "lr.jpg", target) == []
+    content = target.read_bytes()
+    assert THUMBNAIL not in content
+    start = content.rfind(block[6:14])
+    known = ImageFileDirectory_v2(content[start : start + 8])
+    stream = io.BytesIO(content[start : start + len(block) - 6])
+    assert content[start + 160 :].startswith(b"a note of the camera")
+    stream.seek(8)
+    known.load(stream)
+    assert (known[0x0112], known[0x4746], known.next) == (1, 4, 0)
+    with Image.open(target) if ending != ".jxl" else Image.open(tmp_path / "lr.jpg") as file:
+        sub = file.getexif().get_ifd(0x8769)
+        assert (sub[0xA002], sub[0xA003]) == ((32, 48) if ending != ".jxl" else (24, 16))
+    damaged = bytes(block[:60])
+    assert len(updated_exif(damaged, 1, 1)) == 54
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".tif"])
+@pytest.mark.parametrize("source", [".jpg", ".tif"])
+def test_iptc_is_kept_whole(tmp_path: Path, pixels: Pixels, source: str, ending: str) -> None:
+    records = b"".join(struct.pack(">BBBH", 28, 2, number, 5) + b"Value" for number in range(20, 29))
+    lr, target = tmp_path / f"lr{source}", tmp_path / f"sr{ending}"
+    image = Image.fromarray(pixels(16, 24))
+    if source == ".tif":
+        image.save(lr, tiffinfo={33723: records})
+    else:
+        resources = b"".join(b"8BIM" + struct.pack(">HHL", kind, 0, len(records)) + records for kind in (0x040C, 0x0404))
+        image.save(lr)
+        content = lr.read_bytes()
+        segment = b"Photoshop 3.0\0" + resources
+        lr.write_bytes(content[:2] + b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment + content[2:])
+    assert written(lr, target) == []
+    assert target.read_bytes().count(records) == 1  # not as a thumbnail
+    with Image.open(target) as file:
+        assert getiptcinfo(file) == {(2, number): b"Value" for number in range(20, 29)}
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("source", [".png", ".jpg", ".bmp"])
+def test_the_resolution_is_kept(tmp_path: Path, pixels: Pixels, source: str, ending: str) -> None:
+    """Also where only EXIF holds it, and if EXIF says otherwise."""
+    exif = Image.Exif()
+    exif[0x011A] = exif[0x011B] = 72
+    more = {"exif": exif} if source == ".png" and ending != ".webp" else {}
+    Image.fromarray(pixels(16, 24)).save(tmp_path / f"lr{source}", dpi=(300, 200), **more)
+    assert written(tmp_path / f"lr{source}", tmp_path / f"sr{ending}") == []
+    with Image.open(tmp_path / f"sr{ending}") as file:
+        found = file.info.get("dpi") or [file.getexif()[tag] for tag in (0x011A, 0x011B)]
+        assert [round(float(dots)) for dots in found] == [300, 200]
