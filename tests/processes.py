@@ -22,7 +22,7 @@ class Command:
         context.set_forkserver_preload(list(MODULES))
         self.scratch = scratch
         self.scratch.write_text("")
-        self.process: BaseProcess = context.Process(target=_run, args=(words, str(scratch)))
+        self.process: BaseProcess = context.Process(target=_run, args=(words, str(scratch), dict(os.environ)))
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # for the server, which starts with the first process
         try:
@@ -66,11 +66,12 @@ def run(words: list[str], scratch: Path) -> None:
     assert command.end() == 0, command.stderr
 
 
-def _run(words: list[str], stderr: str) -> None:
+def _run(words: list[str], stderr: str, variables: dict[str, str]) -> None:
     import torch
 
     from srcli.cli import main
 
+    os.environ.update(variables)  # the server has those of an earlier test
     torch.set_num_threads(1)
     with open(stderr, "w") as file, open(os.devnull, "w") as nothing:  # noqa: PTH123
         os.dup2(file.fileno(), 2)

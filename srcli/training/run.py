@@ -204,6 +204,8 @@ class TrainingRun:
             photos, held_out = read_photos(self.config, self.progress.image_decoded, self.progress.message, chunks=chunks)
         if isinstance(photos, PhotoDataset):
             self._report_left_out(photos)
+        else:
+            self.progress.message("Reading the first chunk of photographs.")
         if self.world.is_first and held_out is not None and len(held_out) < FEW_TO_VALIDATE:
             self.progress.message(
                 f"Only {counted(len(held_out), 'photograph')} to validate on, so scores are rough. Set `val_split` or `val`."

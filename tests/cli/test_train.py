@@ -570,6 +570,7 @@ def test_no_gloo_thread_is_left_after_distributed_training(tmp_path: Path) -> No
         (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
         (["--val", "missing"], 1, "missing is not a folder"),
         (["--lr-data", "missing"], 1, "missing is not a folder"),
+        (["--unlabeled", "half"], 2, "--unlabeled needs --teacher, without --lr-data."),
         (["--val", "missing", "--lr-data", "missing"], 2, "set --val-split instead of --val"),
     ],
 )
