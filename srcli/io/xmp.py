@@ -86,7 +86,7 @@ def for_jpeg(xmp: bytes) -> list[bytes]:
     root = _parsed(xmp)
     body = ElementTree.tostring(root, encoding="utf-8") if root is not None else xmp
     guid = hashlib.md5(body, usedforsecurity=False).hexdigest().upper().encode()
-    main = (
+    main = _wrapped(
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"><rdf:Description rdf:about="" xmlns:xmpNote="%s" '
         b'xmpNote:HasExtendedXMP="%s"/></rdf:RDF></x:xmpmeta>' % (_RDF.encode(), _NOTE.encode(), guid)
     )
