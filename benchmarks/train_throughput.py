@@ -3,7 +3,6 @@
     python benchmarks/train_throughput.py PHOTOS [--config YAML] [--steps 10] [--rounds 5] [--device cpu]
 
 Alternates between: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's loop in float32; and a
-Alternates between: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's loop in float32; and a
 common loop, a DataLoader with two workers that opens and decodes a photograph with Pillow for each crop, with the same network,
 losses, batch and patch, in float32 and the default memory format. Prints medians and median ratios; then the share of
 generator, loss, images (here before the step; in training they are prepared while the optimizer runs) and the rest; then time
@@ -40,6 +39,7 @@ from srcli.core.vgg import VGG16Features
 from srcli.io.discover import find_images
 from srcli.models.perceptual import FeatureLoss
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
+from srcli.training.pairs import PairMaker
 from srcli.training.settings import read_yaml
 from srcli.training.trainer import Trainer, crop_size
 
@@ -50,13 +50,19 @@ def make_loss(config: TrainConfig) -> WeightedLoss:
     return WeightedLoss(loss, feature, config.generator.scale)
 
 
-class Ready(Trainer):
-    """A trainer whose images are ready in memory."""
+class Ready(PairMaker):
+    """Images that are ready in memory."""
 
-    def pair(self, crops: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
+    def pair(self, batch: TrainBatch, step: int) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "ready"):
-            self.ready = super().pair(crops, step)
+            self.ready = super().pair(batch, step)
         return self.ready
+
+
+def ready(config: TrainConfig, device: torch.device) -> Trainer:
+    trainer = Trainer(config, make_loss(config), device)
+    trainer.pairs = Ready(config, device)
+    return trainer
 
 
 def ours(trainer: Trainer, photos: PhotoDataset) -> Callable[[int], None]:
@@ -65,7 +71,7 @@ def ours(trainer: Trainer, photos: PhotoDataset) -> Callable[[int], None]:
     def crops_of(step: int) -> TrainBatch:
         return photos.batch(step, seed=0, size=config.batch, patch=crop_size(config))
 
-    batches = prefetched(crops_of, 0) if type(trainer) is Trainer else repeat(crops_of(0))
+    batches = prefetched(crops_of, 0) if type(trainer.pairs) is PairMaker else repeat(crops_of(0))
     crops = next(batches)
 
     def steps(count: int) -> None:
@@ -258,7 +264,7 @@ def main() -> None:
     single = replace(config, precision="fp32")
     arms = {
         f"srcli, {str(trainer.autocast).removeprefix('torch.')}": ours(trainer, photos),
-        "the same with ready tensors": ours(Ready(config, make_loss(config), device), photos),
+        "the same with ready tensors": ours(ready(config, device), photos),
         "srcli, float32": ours(Trainer(single, make_loss(single), device), photos),
         "plain PyTorch loop, float32": plain(options.photos, config, device),
     }

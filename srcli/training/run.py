@@ -23,13 +23,14 @@ from srcli.models.registry import describe_model
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
 from srcli.training.history import LOG_INTERVAL, History
+from srcli.training.loop import DivergedError, Ending
+from srcli.training.loop import train as train_steps
 from srcli.training.plots import draw_curves, draw_sample_grid
 from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.run_dir import RunDirectory
 from srcli.training.settings import merge, read_yaml
 from srcli.training.teacher import Teacher
-from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size
-from srcli.training.trainer import train as train_steps
+from srcli.training.trainer import Step, Trainer, crop_size
 from srcli.training.validation import Scores, Validation, smallest_side
 
 _LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)

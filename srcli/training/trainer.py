@@ -1,4 +1,4 @@
-"""The training loop: takes batches of crops, and trains a generator. Reports through callbacks; uses no files.
+"""The state of training, and its steps.
 
 A step computes LR images from crops, upscales them, compares the result with the crops, updates the weights, and updates their
 moving average.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig
-from srcli.core.degradation import degraded_pair, margin
+from srcli.core.degradation import margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator, build_generator
@@ -30,8 +27,8 @@ from srcli.training.adversary import Adversary
 from srcli.training.dataset import TrainBatch
 from srcli.training.distributed import DistributedContext, shutdown_distributed
 from srcli.training.optim import Muon
+from srcli.training.pairs import PairMaker
 from srcli.training.schedule import is_over, learning_rate
-from srcli.training.validation import Scores
 
 
 @dataclass(frozen=True)
@@ -50,23 +47,6 @@ class Step:
     skipped: bool = False
     seconds: float = 0.0
     waited: float = 0.0
-
-
-class DivergedError(SrcliError):
-    """The loss was not finite in several consecutive steps. batch: of the last of them, at `step`."""
-
-    def __init__(self, step: int, batch: TrainBatch) -> None:
-        super().__init__(f"The loss was not finite in {MAX_CONSECUTIVE_NONFINITE} consecutive steps, up to step {step}.")
-        self.step = step
-        self.batch = batch
-
-
-MAX_CONSECUTIVE_NONFINITE = 10
-"""Consecutive steps without a finite loss after which training stops."""
-
-
-EARLY_VALIDATION = 60.0
-"""Seconds from the start after which there is a validation, even if the first of `val_every` steps is later."""
 
 
 def crop_size(config: TrainConfig) -> int:
@@ -102,9 +82,7 @@ class Trainer:
             Adversary(device, seed=config.seed, dtype=self.autocast, world=world) if config.loss.adversarial else None
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast == torch.float16)
-        self.buffers: dict[tuple[object, ...], Tensor] = {}
-        self.maker = ThreadPoolExecutor(1)
-        self.ahead: tuple[TrainBatch, Future[tuple[Tensor, Tensor]]] | None = None
+        self.pairs = PairMaker(config, device, world.rank)
         self.steps = 0
         self.schedule_start = 0
         self.elapsed = 0.0
@@ -190,7 +168,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_now
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = self._pair_of(batch)
+        lr, hr = self.pairs.pair_of(batch, self.steps)
         values = torch.zeros(1 + len(self.weights), device=self.device)
         for number in range(config.accumulate):
             part = slice(number, None, config.accumulate)
@@ -206,7 +184,7 @@ class Trainer:
             if self.adversary:
                 self.adversary.learn(sr.float(), hr[part], share=1 / config.accumulate)
         if following is not None:  # not earlier, as the next images overwrite these
-            self.ahead = self._begin_pair(following, self.steps + 1)
+            self.pairs.begin(following, self.steps + 1)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
         total, *terms = self.world.mean(values).tolist()
@@ -234,48 +212,9 @@ class Trainer:
     def _unsynchronised(self) -> AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
-    def _begin_pair(self, batch: TrainBatch, step: int) -> tuple[TrainBatch, Future[tuple[Tensor, Tensor]]]:
-        return batch, self.maker.submit(self.pair, batch, step)
-
-    def _pair_of(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """The images of a step, always computed by the same thread, so that the result is the same to the bit."""
-        if self.ahead is None or self.ahead[0] is not batch:
-            self.ahead = self._begin_pair(batch, self.steps)
-        return self.ahead[1].result()
-
     def pair(self, batch: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
-        """(lr, hr) on the device, augmented: N x 3 x patch / scale and N x 3 x patch (both sides), RGB in [0, 1].
-
-        With labels, hr is the mean of photograph and label, weighted by `teacher_weight`.
-        step: number of steps before this one, which seeds the degradation; None for the current number.
-        """
-        scale = self.config.generator.scale
-        hr = self._to_device("hr", batch.hr, batch.augmentations)
-        labels = None if batch.labels is None else self._to_device("labels", batch.labels, batch.augmentations)
-        if batch.lr is not None:
-            lr = self._to_device("lr", batch.lr, batch.augmentations)
-        else:
-            seed = (self.config.seed, self.steps if step is None else step, 1)
-            first = self.world.rank * self.config.batch
-            lr, hr = degraded_pair(self.config.degradation, hr, scale, seed=seed, first=first)
-        if labels is not None:
-            rim = (labels.shape[-1] - hr.shape[-1]) // 2
-            hr = hr.lerp(labels[..., rim : rim + hr.shape[-2], rim : rim + hr.shape[-1]], self.config.teacher_weight)
-        return lr.contiguous(memory_format=torch.channels_last), hr
-
-    def _to_device(self, role: str, pixels: np.ndarray, augmentations: np.ndarray) -> Tensor:
-        """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, augmented. role: each has its own memory."""
-        crops = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            crops = crops.pin_memory().to(self.device, non_blocking=True)
-        shape = (len(crops), 3, *crops.shape[1:3])
-        key = (role, *shape)
-        if key not in self.buffers:  # allocating new memory would take longer than filling it
-            self.buffers[key] = torch.empty(shape, device=self.device)
-        images = self.buffers[key]
-        for image, crop, augmentation in zip(images, crops, augmentations, strict=True):
-            image.copy_(_augmented(crop.permute(2, 0, 1), *augmentation).contiguous())  # augmented while a value is one byte
-        return images.div_(255)
+        """`PairMaker.pair` of a step, or of the next one."""
+        return self.pairs.pair(batch, self.steps if step is None else step)
 
     def _random_vgg_crop(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
         """Crop both images at a random offset if the loss uses VGG.
@@ -324,72 +263,3 @@ def _optimizer(config: TrainConfig, generator: Generator) -> torch.optim.Optimiz
 
 def _sizes(generator: GeneratorConfig) -> str:
     return f"{generator.architecture} with {counted(generator.channels, 'channel')} and {counted(generator.blocks, 'block')}"
-
-
-def _augmented(image: Tensor, transpose: bool, flip: bool, mirror: bool) -> Tensor:
-    """C x P x P transposed, flipped vertically, and flipped horizontally: eight variants."""
-    image = image.transpose(1, 2) if transpose else image
-    return image.flip([axis for axis, wanted in ((1, flip), (2, mirror)) if wanted])
-
-
-Ending = Literal["done", "stopped", "patience"]
-
-
-def train(
-    trainer: Trainer,
-    batches: Iterator[TrainBatch],
-    *,
-    on_step: Callable[[Step], None],
-    on_save: Callable[[], None],
-    validate: Callable[[Generator], Scores] | None = None,
-    on_scores: Callable[[Scores, bool], None] = lambda _scores, _improved: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Ending:
-    """Train until the last step, until `stop` returns true, or until patience runs out.
-
-    batches: for the next step and those after it. on_save: called at intervals and at the end. validate: scores the averaged
-    generator. on_scores: called after each validation with the scores and whether the loss is the lowest so far.
-    Raises DivergedError if the loss is not finite in many consecutive steps. The weights are then those of the last finite
-    step.
-    """
-    config = trainer.config
-
-    def score() -> None:
-        if validate is not None:
-            scores = validate(trainer.average)
-            improved = scores.loss < trainer.best
-            trainer.best = min(scores.loss, trainer.best)
-            trainer.validations_without_improvement = 0 if improved else trainer.validations_without_improvement + 1
-            on_scores(scores, improved)
-
-    mark = time.monotonic()
-    early = mark + EARLY_VALIDATION if trainer.steps == 0 else math.inf
-    if trainer.steps == 0:
-        score()
-    batch = next(batches)
-    while not trainer.is_done:
-        started = time.perf_counter()
-        following = next(batches)
-        waited = time.perf_counter() - started
-        step = trainer.step(batch, following)
-        on_step(replace(step, seconds=time.perf_counter() - started, waited=waited))
-        if trainer.consecutive_skips >= MAX_CONSECUTIVE_NONFINITE:
-            raise DivergedError(step.number, batch)
-        batch = following
-        now = time.monotonic()
-        trainer.tick(now - mark)
-        mark = now
-        last = trainer.is_done
-        if last or step.number % config.val_every == 0 or now >= early:
-            score()
-            early = math.inf
-        # one process validates and any may be stopped, but all end at the same step
-        out_of_patience = bool(config.patience) and trainer.world.any(
-            trainer.validations_without_improvement >= config.patience, trainer.device
-        )
-        stopped = trainer.world.any(stop(), trainer.device)
-        if last or out_of_patience or stopped or step.number % config.save_every == 0:
-            on_save()
-        if last or out_of_patience or stopped:
-            return "done" if last else "patience" if out_of_patience else "stopped"
-    return "done"

@@ -18,9 +18,11 @@ from srcli.models.checkpoint import load_generator, save_model
 from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model, read_weights
 from srcli.training.dataset import PhotoDataset, TrainBatch
+from srcli.training.loop import DivergedError, train
 from srcli.training.run_dir import RunDirectory
+from srcli.training.schedule import learning_rate
 from srcli.training.settings import read_yaml, write_yaml
-from srcli.training.trainer import DivergedError, Step, Trainer, crop_size, learning_rate, train
+from srcli.training.trainer import Step, Trainer, crop_size
 from srcli.training.validation import Scores
 from tests.conftest import EXAMPLES
 
@@ -85,7 +87,7 @@ def test_the_first_validation_does_not_wait_for_many_steps(crops: PhotoDataset, 
         return steps
 
     assert validated(start(tiny())) == [0, 6]
-    monkeypatch.setattr("srcli.training.trainer.EARLY_VALIDATION", 0.0)
+    monkeypatch.setattr("srcli.training.loop.EARLY_VALIDATION", 0.0)
     assert validated(start(tiny())) == [0, 1, 6]
     resumed = start(tiny())
     run(resumed, crops, until=2)
