@@ -21,6 +21,7 @@ Degradation = Literal["bicubic", "johnson", "photo"]
 Optimizer = Literal["muon", "adam", "adamw"]
 Schedule = Literal["cosine", "multistep", "constant"]
 Log = Literal["csv", "tensorboard"]
+Unlabeled = Literal["none", "half"]
 
 VGG_LAYERS = tuple(
     f"{kind}{block}_{number}"
@@ -176,14 +177,14 @@ class TrainConfig:
     Each field is an option of `srcli train` and a key of its YAML file. Paths are relative to the current folder.
     """
 
-    photos: str | None = _setting(None, "Folder of photographs, including subfolders.")
+    photos: str | None = _setting(None, "Folder of photographs, including subfolders; or tar shards, as in data/{00..99}.tar.")
     output: str | None = _setting(None, "Folder for the model, checkpoints and history.")
     lr_data: str | None = _setting(None, "Folder of LR images with the names of the photographs, instead of a degradation.")
     val: str | None = _setting(None, "Folder of photographs for validation, instead of held-out ones.")
     val_split: float = _setting(0.02, "Share of the photographs held out for validation; 0 disables validation.")
     strict: bool = _setting(False, "Treat a photograph that cannot be read or is too small as an error.")
     val_every: int = _setting(1000, "Steps between validations; there is one before step 1, and one after a minute.")
-    cache: str = _setting("auto", "Folder for decoded photographs; auto is the user's cache folder, none keeps them in memory.")
+    cache: str = _setting("auto", "Folder for decoded photographs; auto (the user's cache), none (memory) or stream (chunks).")
 
     generator: GeneratorConfig = field(default_factory=CompactConfig)
     degradation: Degradation = _setting(
@@ -193,6 +194,7 @@ class TrainConfig:
     vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
     teacher: str | None = _setting(None, "Learn from this model as well: a shipped model or a model file of the same scale.")
     teacher_weight: float = _setting(0.5, "Share of the teacher in the target, from 0 to 1; the rest is the photograph.")
+    unlabeled: Unlabeled = _setting("none", "half adds the photographs at half their size, which only the teacher labels.")
     init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")
 
     steps: int = _setting(10_000, "Number of training steps.")
@@ -232,6 +234,10 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
         _check_between(0, 1, "teacher_weight", self.teacher_weight)
+        if self.unlabeled != "none" and (self.teacher is None or self.lr_data is not None):
+            raise ConfigError(
+                "Without ground truth, only a teacher can label images: `unlabeled` needs `teacher`, without `lr_data`."
+            )
         if self.batch % self.accumulate:
             raise ConfigError(f"A batch of {self.batch} crops has no {self.accumulate} equal parts; change `accumulate`.")
         if self.schedule == "multistep" and not self.milestones:

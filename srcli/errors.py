@@ -38,3 +38,9 @@ def unexpected(error: Exception) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 photograph`, `2 photographs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min` or `3 h 05 min`."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -61,9 +61,3 @@ def detail(message: str) -> None:
     """Print one line on stderr if the user wants details."""
     if is_verbose():
         report(message)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min` or `3 h 05 min`."""
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -145,6 +145,7 @@ def train(
     ] = None,
     teacher: Annotated[str | None, _option(LOSS, "teacher", metavar="MODEL")] = None,
     teacher_weight: Annotated[float | None, _option(LOSS, "teacher_weight")] = None,
+    unlabeled: Annotated[str | None, _option(LOSS, "unlabeled")] = None,
     vgg: Annotated[str | None, _option(LOSS, "vgg", metavar="FILE")] = None,
     check_data: Annotated[bool, DATA.flag("--check-data", help="Read the photographs, report problems, and exit.")] = False,
     lr_data: Annotated[str | None, _option(DATA, "lr_data", metavar="DIR")] = None,
@@ -257,13 +258,24 @@ def _resume(path: Path, given: dict[str, Any]) -> None:
 
 
 def _check_data(config: TrainConfig) -> None:
-    from srcli.training.run import read_photos
+    from srcli.training.folder import ignored
+    from srcli.training.photos import Reading, read_photos, too_large
+    from srcli.training.stream import StreamedPhotos
 
-    photos, held_out = read_photos(config)
+    why = too_large(config)
+    if why:
+        report(why)
+    photos, held_out = read_photos(config, on_message=report, chunks=Reading() if why or config.cache == "stream" else None)
+    if isinstance(photos, StreamedPhotos):
+        photos.at(0)
+        photos.close()
+        print(f"{photos.description}, of which the first chunk was read.")
+        print(f"{counted(len(held_out or ()), 'photograph')} to validate on.")
+        return
     for sentence in photos.left_out:
         report(f"Left out: {sentence}")
-    if photos.results:
-        report(f"Left out: {counted(photos.results, 'result')} of srcli upscale next to their images.")
+    if photos.ignored:
+        report(f"Left out: {ignored(photos.ignored)}.")
     print(
         f"{counted(len(photos), 'photograph')} to train on, {photos.megapixels:.1f} megapixels, "
         f"{counted(photos.crops(config.patch), 'crop')} of {config.patch}x{config.patch} without overlap."

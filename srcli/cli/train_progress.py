@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -12,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-from srcli.cli.messages import as_options, duration, is_quiet, is_verbose
-from srcli.errors import counted
+from srcli.cli.messages import as_options, is_quiet, is_verbose
+from srcli.core.device import peak_memory
+from srcli.errors import counted, duration
 from srcli.training.trainer import Step
 from srcli.training.validation import Scores
 
@@ -62,7 +62,7 @@ class TerminalProgress:
 
     def label_made(self, done: int, total: int) -> None:
         if self.labels is None:
-            self.message(f"The teacher has labels to make for {total - done} of {total} photographs.")
+            self.message(f"The teacher has labels to make for {total - done} of {total} images.")
             columns = (TextColumn("Labels"), BarColumn(bar_width=None), MofNCompleteColumn())
             left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
             self.labels = Progress(*columns, *left, console=self.console, disable=not self.console.is_terminal)
@@ -146,21 +146,9 @@ class TerminalProgress:
             {name: sum(each.weighted[name] for each in finite) / len(finite) for name in finite[0].weighted} if finite else {}
         )
         terms = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+        peak = peak_memory()
+        memory = "" if peak is None else f", {peak / 1e6:.0f} MB"
         return (
             f"epoch {epoch:.1f}, {terms}, {self.images_per_step * len(self.recent) / seconds:.0f} images/s, "
-            f"waiting {waited / seconds:.0%}{_memory()}"
+            f"waiting {waited / seconds:.0%}{memory}"
         )
-
-
-def _memory() -> str:
-    """Peak memory: of the GPU if it is used, otherwise of this process, if the system reports it."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return f", {torch.cuda.max_memory_allocated() / 1e6:.0f} MB"
-    try:
-        import resource
-    except ImportError:  # Windows
-        return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f", {peak / (1e6 if sys.platform == 'darwin' else 1e3):.0f} MB"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
-from srcli.cli.messages import detail, duration, is_quiet, note
+from srcli.cli.messages import detail, is_quiet, note
+from srcli.errors import duration
 
 if TYPE_CHECKING:
     from srcli.inference.batch import UpscaleResult

@@ -66,6 +66,19 @@ def degraded_pair(
     return lr[..., inner, inner], hr[..., outer, outer]
 
 
+def degraded_small(
+    degradation: Degradation, small: Tensor, scale: int, *, seed: tuple[int, ...] = (0,), first: int = 0
+) -> Tensor:
+    """LR images that are clean, degraded as `degrade` does it while it downscales, and without the margin."""
+    if degradation == "johnson":
+        sigma = JOHNSON_SIGMA / scale
+        lr = rounded(blur(small, small.new_full((len(small), 2), sigma), small.new_zeros(len(small)), _radius(sigma)))
+    else:
+        lr = degrade(degradation, small, 1, seed=seed, first=first)
+    inner = slice(margin(degradation, scale), -margin(degradation, scale))
+    return lr[..., inner, inner]
+
+
 def bicubic(hr: Tensor, scale: int) -> Tensor:
     """`downscale`, rounded to 256 levels and clamped to [0, 1]."""
     return rounded(downscale(hr, scale))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srcli.config import Precision
-from srcli.errors import ConfigError, SrcliError
+from srcli.errors import ConfigError, SrcliError, counted
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +67,34 @@ def pick_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise SrcliError("The device mps is not available: it needs a Mac with Apple silicon. Use `device=cpu`.")
     return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device by its name, such as `cuda:0, NVIDIA H100` or `cpu, AMD EPYC 9B14, 8 threads`."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    if device.type != "cpu":
+        return str(device)
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # not Linux
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        name = names[0] if names else name
+    return f"cpu, {name}, {counted(torch.get_num_threads(), 'thread')}"
+
+
+def peak_memory() -> int | None:
+    """The peak memory in bytes: of the GPU if it is used, otherwise of this process, if the system reports it."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:

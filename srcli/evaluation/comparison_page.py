@@ -12,8 +12,8 @@ import numpy as np
 from srcli.evaluation.compare import Comparison
 from srcli.evaluation.formatting import better, format_value, meaning_of, metrics_of, settings_of
 from srcli.evaluation.heatmap import at_most, colors, overlay, scale_top
-from srcli.evaluation.html import data_url, png, render, stage_width
 from srcli.evaluation.regions import Region, worst_regions
+from srcli.io.html import data_url, png, render, stage_width
 
 SIDE = 1600
 """Longest side of the images on the page, in pixels. Larger images are downscaled."""
@@ -24,7 +24,7 @@ def as_page(comparison: Comparison, reference: np.ndarray, candidate: np.ndarray
     shown = [at_most(image, SIDE) for image in (reference, candidate)]
     height, width = shown[0].shape[:2]
     return render(
-        "comparison_page.html",
+        "evaluation/comparison_page.html",
         title=f"{Path(comparison.candidate).name} against {Path(comparison.reference).name}",
         comparison=comparison,
         images=[data_url(png(image)) for image in shown],
@@ -69,7 +69,7 @@ def as_index(entries: Sequence[IndexEntry], background: str = "white") -> str:
     values = [metrics_of(entry.comparison) for entry in rows]
     names = list(dict.fromkeys(name for row in values for name in row))
     return render(
-        "comparison_index.html",
+        "evaluation/comparison_index.html",
         title=f"{len(rows)} comparisons, worst first",
         names=names,
         rows=[

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srcli.evaluation.html import render
 from srcli.inference.previews import PreviewPair
+from srcli.io.html import render
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,4 @@ class UpscaledImage:
 def as_page(images: Sequence[UpscaledImage], *, left_out: int = 0) -> str:
     """The page as HTML. left_out: how many more images were upscaled."""
     subject = images[0].source if len(images) == 1 else f"{len(images)} images"
-    return render("upscale_page.html", title=f"{subject}, before and after", images=images, left_out=left_out)
+    return render("evaluation/upscale_page.html", title=f"{subject}, before and after", images=images, left_out=left_out)

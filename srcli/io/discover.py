@@ -18,9 +18,10 @@ _RESULT = re.compile(r"(?P<source>.+)_(x\d+(\.\d+)?|\d+[wh]|\d+x\d+)")
 """The stem of a result of `srcli upscale`, such as photo_x4 or photo_1920w."""
 
 
-def find_images(folder: Path) -> list[Path]:
+def find_images(folder: Path, on_hidden: Callable[[Path], None] = lambda _: None) -> list[Path]:
     """Every image file in the folder and its subfolders, sorted. Hidden files are left out.
 
+    on_hidden: called for each hidden file with the name of an image.
     Raises SrcliError if there is none, or if a folder cannot be read.
     """
     if not folder.is_dir():
@@ -29,7 +30,8 @@ def find_images(folder: Path) -> list[Path]:
     def unreadable(path: Path, error: OSError) -> None:
         raise SrcliError(f"Cannot read the folder {path}: {error.strerror}.")
 
-    paths = sorted(path for path in image_like(folder, recursive=True, on_error=unreadable) if not path.is_dir())
+    found = image_like(folder, recursive=True, on_error=unreadable, on_hidden=on_hidden)
+    paths = sorted(path for path in found if not path.is_dir())
     if not paths:
         raise SrcliError(f"{folder} contains no image. Give a folder with files that end in {', '.join(EXTENSIONS)}.")
     return paths
@@ -41,26 +43,32 @@ def image_like(
     recursive: bool,
     on_error: Callable[[Path, OSError], None],
     on_other: Callable[[Path], None] = lambda _: None,
+    on_hidden: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Path]:
     """Entries of the folder with the name of an image, hidden ones left out. Symbolic links to folders are not followed.
 
     A folder may have such a name, too. It is included if it cannot hold images of its own: empty, or not searched.
-    on_error: called for each folder that cannot be read. on_other: called for each file with another name.
+    on_error: called for each folder that cannot be read. on_other: called for each file with another name. on_hidden: called
+    for each hidden file with the name of an image.
     """
     try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        entries = list(os.scandir(folder))
     except OSError as error:
         on_error(folder, error)
         return
     for entry in entries:
         path = folder / entry.name
+        if entry.name.startswith("."):
+            if path.suffix.lower() in EXTENSIONS and entry.is_file():
+                on_hidden(path)
+            continue
         searched = recursive and entry.is_dir(follow_symlinks=False)
         if path.suffix.lower() in EXTENSIONS and not (searched and _has_entries(path)):
             yield path
         elif not entry.is_dir():
             on_other(path)
         if searched:
-            yield from image_like(path, recursive=True, on_error=on_error, on_other=on_other)
+            yield from image_like(path, recursive=True, on_error=on_error, on_other=on_other, on_hidden=on_hidden)
 
 
 def source_stem(stem: str) -> str | None:

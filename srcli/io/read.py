@@ -227,8 +227,8 @@ def _has_png_end(path: Path) -> bool:
         return b"IEND\xaeB`\x82" in file.read()
 
 
-def read_srgb(path: Path) -> np.ndarray:
-    """An image as H x W x 3 uint8 in sRGB: profiles converted, gray expanded to RGB, alpha blended with white.
+def read_srgb(path: Path | bytes) -> np.ndarray:
+    """An image file, or the bytes of one, as H x W x 3 uint8 in sRGB: profiles converted, gray expanded, alpha over white.
 
     Raises SrcliError as `read_image` does.
     """
@@ -240,7 +240,7 @@ def read_srgb(path: Path) -> np.ndarray:
     return flat
 
 
-def read_exact_srgb(path: Path, *, deep: bool = True, max_pixels: int | None = None) -> np.ndarray:
+def read_exact_srgb(path: Path | bytes, *, deep: bool = True, max_pixels: int | None = None) -> np.ndarray:
     """An image in sRGB as H x W x 3, or H x W x 4 with alpha (not premultiplied): profiles converted, gray expanded to RGB.
 
     deep: return 16-bit images as uint16. All others, and all if `deep` is false, are uint8.

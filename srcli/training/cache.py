@@ -1,7 +1,8 @@
 """A cache of decoded images in a memory-mapped file, so that they are decoded once and only used parts take memory.
 
 Each folder of images has two files: the pixels of all images, and an index of their sizes. The names of both contain a hash of
-the path, size and modification time of every image, so that a change decodes the folder again.
+the path, size and modification time of every image, so that a change decodes the folder again. What was not used for a while is
+removed.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import hashlib
 import json
 import os
 import random
+import re
+import shutil
+import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +30,9 @@ from srcli.io.atomic import atomic_write, remove_all_stale_temp_files
 FORMAT = 2
 """Increased whenever decoding changes the pixels of an image."""
 
+KEPT_DAYS = 90
+"""Days without use after which a file is removed from the cache."""
+
 CHECKED_BYTES = 2**32
 """How much of a cache is checked for damage when it is opened."""
 
@@ -32,20 +40,23 @@ Decoded = np.ndarray | SrcliError
 """An image, H x W x 3 uint8, or the reason why it cannot be read."""
 
 
-def decode(paths: Sequence[Path], read: Callable[[Path], np.ndarray], on_image: Callable[[], None]) -> Iterator[Decoded]:
+Encoded = TypeVar("Encoded")
+
+
+def decode(images: Iterable[Encoded], read: Callable[[Encoded], np.ndarray], on_image: Callable[[], None]) -> Iterator[Decoded]:
     """Decode images in order, several at a time in threads, as decoding releases the GIL."""
     workers = os.cpu_count() or 1
-    remaining = iter(paths)
+    remaining = iter(images)
     with ThreadPoolExecutor(workers) as pool:
         while chunk := list(islice(remaining, 4 * workers)):  # limits the images in memory
-            for result in pool.map(lambda path: _decoded(read, path), chunk):
+            for result in pool.map(lambda image: _decoded(read, image), chunk):
                 on_image()
                 yield result
 
 
-def _decoded(read: Callable[[Path], np.ndarray], path: Path) -> Decoded:
+def _decoded(read: Callable[[Encoded], np.ndarray], image: Encoded) -> Decoded:
     try:
-        return read(path)
+        return read(image)
     except SrcliError as error:
         return error
 
@@ -63,7 +74,7 @@ def decode_cached(
     name: of the collection, of which only the latest state is kept.
     Raises SrcliError if the cache cannot be written.
     """
-    collection = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+    collection = _hash_of(name)
     key = _key(paths)
     index, pixels = (folder / f"{collection}-{key}.{ending}" for ending in ("json", "pixels"))
     entries = _read_index(index)
@@ -74,8 +85,38 @@ def decode_cached(
             if old not in (index, pixels):
                 with suppress(OSError):  # another run may be reading it
                     old.unlink()
+    mark_used([index])
+    for unused in unused_files(folder.glob("*.json")):
+        if re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{16}", unused.stem):
+            for old in (unused.with_suffix(".pixels"), unused):
+                with suppress(OSError):
+                    old.unlink()
     images = _mapped(entries, pixels)
     return [image if image.size else _decoded(read, path) for path, image in zip(paths, images, strict=True)]
+
+
+def room_for(folder: Path, name: str) -> int:
+    """Bytes that the decoded images of a collection can take: the free space and what they take now."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free + sum(file.stat().st_size for file in folder.glob(f"{_hash_of(name)}-*"))
+
+
+def _hash_of(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def mark_used(files: Iterable[Path]) -> None:
+    """Set the date of the last access, which some file systems do not set themselves."""
+    for file in files:
+        with suppress(OSError):  # the cache may belong to someone else
+            os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
+
+
+def unused_files(files: Iterable[Path]) -> list[Path]:
+    """Those that were neither written nor marked as used for KEPT_DAYS."""
+    since = time.time() - KEPT_DAYS * 86_400
+    dated = [(file, file.stat()) for file in files]
+    return [file for file, status in dated if max(status.st_atime, status.st_mtime) < since]
 
 
 def _key(paths: Sequence[Path]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from srcli.errors import SrcliError, counted
-from srcli.io.discover import find_images, without_results
+from srcli.io.discover import find_images
 from srcli.io.files import user_cache
 from srcli.io.read import read_srgb
 from srcli.training.cache import Decoded, decode, decode_cached
+from srcli.training.folder import find_photos
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,24 @@ class TrainBatch:
 
     hr: N x P x P x 3 uint8, not yet augmented. lr: the same regions of the given LR images, or None if LR images are computed.
     augmentations: N x 3 bool, whether to transpose, flip vertically, and flip horizontally. labels: the same regions of the
-    teacher's labels, if there is a teacher.
+    teacher's labels, if there is a teacher. unlabeled: N bool, which crops have no ground truth, so that hr is the label as
+    well. small: their clean inputs, N x P / scale x P / scale x 3 uint8, 0 for the others.
     """
 
     hr: np.ndarray
     lr: np.ndarray | None
     augmentations: np.ndarray
     labels: np.ndarray | None = None
+    unlabeled: np.ndarray | None = None
+    small: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class UnlabeledImages:
+    """Inputs without ground truth, one for each photograph, and labels of a teacher, `scale` times as large."""
+
+    images: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,10 @@ class PhotoDataset:
     scale: int = 1
     left_out: tuple[str, ...] = ()
     """Why images in the folder are not used, a sentence each."""
-    results: int = 0
-    """The number of results of `srcli upscale` in the folder, which are not used."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """How many images in the folder were left out without being read, by kind. See `find_photos`."""
     labels: tuple[np.ndarray, ...] | None = None
+    unlabeled: UnlabeledImages | None = None
 
     @classmethod
     def read(
@@ -65,7 +78,7 @@ class PhotoDataset:
         strict: bool = False,
         on_image: Callable[[], None] = lambda: None,
     ) -> PhotoDataset:
-        """Read every image in the folder and its subfolders, except results of `srcli upscale` next to their source.
+        """Read the photographs in the folder and its subfolders that `find_photos` finds.
 
         smallest: shortest side of a photograph in pixels. cache: a folder for decoded images, `auto` for the user's cache
         folder, `none` for memory. lr_data: a folder with the LR image of each photograph, with the same name or `x{scale}`
@@ -74,8 +87,7 @@ class PhotoDataset:
         Raises SrcliError if no usable image is left, or, if `strict`, if any image is unreadable, too small, or does not match
         its pair.
         """
-        found = find_images(folder)
-        paths = without_results(found)
+        paths, ignored = find_photos(folder)
         photos = _decode_all(folder, paths, cache, on_image)
         pairs = _decode_pairs(folder, paths, lr_data, scale, cache, on_image) if lr_data is not None else None
         names: list[str] = []
@@ -84,10 +96,10 @@ class PhotoDataset:
         left_out: list[str] = []
         for number, (path, photo) in enumerate(zip(paths, photos, strict=True)):
             try:
-                image = _checked(path, photo, smallest)
+                image = checked(path, photo, smallest)
                 if pairs is not None:
                     pair, lr = pairs[number]
-                    image, lr = _cropped(pair, image, _checked(pair, lr, smallest // scale), scale)
+                    image, lr = _cropped(pair, image, checked(pair, lr, smallest // scale), scale)
                     lr_images.append(lr)
                 images.append(image)
                 names.append(str(path.relative_to(folder)))
@@ -95,10 +107,9 @@ class PhotoDataset:
                 left_out.append(str(error))
         if left_out and (strict or not images):
             raise SrcliError("\n".join(shortened(left_out)))
-        results = len(found) - len(paths)
         if pairs is None:
-            return cls(tuple(names), tuple(images), left_out=tuple(left_out), results=results)
-        return cls(tuple(names), tuple(images), tuple(lr_images), scale, tuple(left_out), results)
+            return cls(tuple(names), tuple(images), left_out=tuple(left_out), ignored=ignored)
+        return cls(tuple(names), tuple(images), tuple(lr_images), scale, tuple(left_out), ignored)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -113,6 +124,19 @@ class PhotoDataset:
         known = [(name, *image.shape) for name, image in zip(self.names, self.images, strict=True)]
         return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
+    @property
+    def description(self) -> str:
+        return f"{counted(len(self), 'photograph')} to train on, {self.megapixels:.1f} megapixels"
+
+    @staticmethod
+    def collection(folder: Path) -> str:
+        """The name of a folder in the cache."""
+        return str(folder.resolve())
+
+    def at(self, _step: int) -> PhotoDataset:
+        """The photographs for a step: always all."""
+        return self
+
     def crops(self, patch: int) -> int:
         """The number of crops that fit into the photographs without overlap: one epoch."""
         return sum((image.shape[0] // patch) * (image.shape[1] // patch) for image in self.images)
@@ -122,14 +146,8 @@ class PhotoDataset:
 
         Raises SrcliError if none would be left to train on.
         """
-        held = max(least, round(share * len(self)))
-        if held >= len(self):
-            raise SrcliError(
-                f"There is only {counted(len(self), 'photograph')}, and {held} would be held out for validation. "
-                "Add photographs, set `val` to another folder, or train without validation with `val_split=0`."
-            )
-        order = np.random.default_rng([seed, len(self)]).permutation(len(self))
-        return self._subset(sorted(order[held:])), self._subset(sorted(order[:held]))
+        held = held_out_numbers(len(self), share, seed=seed, least=least)
+        return self._subset(sorted({*range(len(self))} - {*held})), self._subset(held)
 
     def _subset(self, numbers: Sequence[int]) -> PhotoDataset:
         return replace(
@@ -143,7 +161,8 @@ class PhotoDataset:
         """`size` crops of `patch` x `patch` pixels, or the `part` of them that one process takes.
 
         A pure function of its arguments: a resumed run gets the same crops as an uninterrupted one, and so do runs with other
-        losses or generators. Photographs are chosen in proportion to their pixels.
+        losses or generators. Photographs are chosen in proportion to their pixels. If there are unlabeled inputs, half of the
+        crops are from them.
         """
         random = np.random.default_rng([seed, step])
         chosen = self._choose(random, size)[part]
@@ -156,18 +175,25 @@ class PhotoDataset:
             else np.empty((len(chosen), patch // self.scale, patch // self.scale, 3), dtype=np.uint8)
         )
         labels = None if self.labels is None else np.empty_like(hr)
+        unlabeled = None if self.unlabeled is None else (random.random(size) < 0.5)[part]
+        small = None if unlabeled is None else np.zeros((len(chosen), *(2 * [patch // self.scale]), 3), dtype=np.uint8)
         aligned = self.lr_images is not None or self.labels is not None
         grid = self.scale if aligned else 1  # crops of pairs and labels start at a pixel of the LR image
         for number, (index, place) in enumerate(zip(chosen, places, strict=True)):
-            image = self.images[index]
+            image, label = self.images[index], None if self.labels is None else self.labels[index]
+            alone = self.unlabeled if unlabeled is not None and unlabeled[number] else None
+            if alone is not None:
+                image = label = alone.labels[index]
             top, left = (int(at * ((side - patch) // grid + 1)) for at, side in zip(place, image.shape[:2], strict=True))
             rows, columns = (slice(start * grid, start * grid + patch) for start in (top, left))
             hr[number] = image[rows, columns]
-            if labels is not None and self.labels is not None:
-                labels[number] = self.labels[index][rows, columns]
+            if labels is not None and label is not None:
+                labels[number] = label[rows, columns]
+            if alone is not None and small is not None:
+                small[number] = alone.images[index][top : top + small.shape[1], left : left + small.shape[2]]
             if lr is not None and self.lr_images is not None:
                 lr[number] = self.lr_images[index][top : top + lr.shape[1], left : left + lr.shape[2]]
-        return TrainBatch(hr, lr, augmentations, labels)
+        return TrainBatch(hr, lr, augmentations, labels, unlabeled, small)
 
     def source_names(self, step: int, *, seed: int, size: int) -> list[str]:
         """The names of the photographs that the crops of a step are from."""
@@ -181,6 +207,25 @@ class PhotoDataset:
     def _ends(self) -> np.ndarray:
         """Cumulative number of pixels."""
         return np.cumsum([image.shape[0] * image.shape[1] for image in self.images])
+
+
+def held_out_numbers(photos: int, share: float, *, seed: int, least: int = 1) -> list[int]:
+    """The numbers of the photographs that are held out: `share` of them, but at least `least`, chosen by the seed.
+
+    Raises SrcliError if none would be left to train on.
+    """
+    held = max(least, round(share * photos))
+    if held >= photos:
+        raise SrcliError(
+            f"There is only {counted(photos, 'photograph')}, and {held} would be held out for validation. "
+            "Add photographs, set `val` to another folder, or train without validation with `val_split=0`."
+        )
+    return sorted(np.random.default_rng([seed, photos]).permutation(photos)[:held].tolist())
+
+
+def cache_folder(cache: str) -> Path | None:
+    """The folder of the setting `cache`, None for memory."""
+    return None if cache == "none" else user_cache() if cache == "auto" else Path(cache)
 
 
 def prefetched(make: Callable[[int], TrainBatch], first: int) -> Iterator[TrainBatch]:
@@ -200,10 +245,10 @@ def shortened(sentences: Sequence[str], most: int = 20) -> list[str]:
 
 
 def _decode_all(folder: Path, paths: Sequence[Path], cache: str, on_image: Callable[[], None]) -> list[Decoded]:
-    if cache == "none":
+    where = cache_folder(cache)
+    if where is None:
         return list(decode(paths, read_srgb, on_image))
-    where = user_cache() if cache == "auto" else Path(cache)
-    return decode_cached(paths, read_srgb, on_image, folder=where, name=str(folder.resolve()))
+    return decode_cached(paths, read_srgb, on_image, folder=where, name=PhotoDataset.collection(folder))
 
 
 def _decode_pairs(
@@ -222,7 +267,7 @@ def _decode_pairs(
     ]
 
 
-def _checked(path: Path, image: Decoded, smallest: int) -> np.ndarray:
+def checked(path: Path, image: Decoded, smallest: int) -> np.ndarray:
     """The image. Raises SrcliError if it could not be read, or if its shorter side has fewer than `smallest` pixels."""
     if isinstance(image, SrcliError):
         raise image

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,10 +34,27 @@ class DistributedContext:
         """Whether `one` is true in any process, so that all of them decide alike."""
         return one if self.size == 1 else bool(self.mean(torch.tensor(float(one), device=device)) > 0)
 
+    def gather(self, values: Sequence[int], device: torch.device) -> list[list[int]]:
+        """The integers of all processes, by rank."""
+        own = torch.tensor(values, device=device)
+        every = [own.clone() for _ in range(self.size)]
+        if self.size > 1:
+            torch.distributed.all_gather(every, own)
+        return [each.tolist() for each in every]
+
     def wait(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
             torch.distributed.barrier()
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """The first process runs the block before the others do, as when it fills a cache that they read."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
 
 
 def init_distributed(device: torch.device) -> DistributedContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -18,38 +19,43 @@ LOG_INTERVAL = 100
 class History:
     """Collects steps into rows of RUN/history.csv, and optionally logs them to TensorBoard."""
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, *, images: int, crops: int) -> None:
-        """images: crops per step of all processes. crops: per epoch.
+    def __init__(self, run: RunDirectory, config: TrainConfig, *, images: int, epoch: Callable[[int], float]) -> None:
+        """images: crops per step of all processes. epoch: of a step.
 
         Raises SrcliError if TensorBoard is requested but not installed.
         """
         self.run = run
         self.images = images
-        self.crops = crops
+        self.epoch = epoch
         self.terms = [name for name in LOSS_TERMS if getattr(config.loss, name)]
         self.steps: list[Step] = []
         """Since the last row."""
+        self.skipped = 0
+        """Steps that were skipped since the start."""
         self.board_class = _board_class() if config.log == "tensorboard" else None
         self.board: Any = None
 
-    def epoch(self, step: int) -> float:
-        return step * self.images / max(1, self.crops)
+    def add(self, step: Step, skipped: int) -> None:
+        """Add a step. skipped: number of skipped steps since the start.
 
-    def add(self, step: Step) -> None:
+        Every LOG_INTERVAL steps, a row is due, but it is written with the next step: a validation may still belong to it.
+        """
+        if self.steps and self.steps[-1].number % LOG_INTERVAL == 0:
+            self.write(self.steps[-1].number)
         self.steps.append(step)
+        self.skipped = skipped
 
     def pending(self) -> list[dict[str, Any]]:
         """The steps since the last row, as plain values for the checkpoint."""
         return [asdict(step) for step in self.steps]
 
-    def restore(self, pending: list[dict[str, Any]]) -> None:
-        self.steps = [Step(**step) for step in pending]
+    def restore(self, pending: list[dict[str, Any]], skipped: int) -> None:
+        self.steps, self.skipped = [Step(**step) for step in pending], skipped
 
-    def write(self, number: int, skipped: int, scores: tuple[Scores, Scores] | None = None) -> None:
+    def write(self, number: int, scores: tuple[Scores, Scores] | None = None) -> None:
         """Write a row for the steps since the last row up to step `number`.
 
-        skipped: number of skipped steps since the start. scores: of a validation, and of bicubic interpolation. Every row has
-        all columns; unknown values are empty.
+        scores: of a validation, and of bicubic interpolation. Every row has all columns; unknown values are empty.
         """
         if not self.steps and scores is None:
             return
@@ -65,7 +71,7 @@ class History:
             **{f"{name}_weighted": _mean([step.weighted[name] for step in finite]) for name in self.terms},
             "images_per_second": _rounded(self.images * len(steps) / seconds) if seconds else "",
             "data_wait": _rounded(sum(step.waited for step in steps) / seconds) if seconds else "",
-            "skipped": skipped,
+            "skipped": self.skipped,
         }
         for name, place in (("val", 0), ("bicubic", 1)):
             row |= (

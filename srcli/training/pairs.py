@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srcli.config import TrainConfig
-from srcli.core.degradation import degraded_pair
+from srcli.core.degradation import degraded_pair, degraded_small
 from srcli.training.dataset import TrainBatch
 
 
@@ -41,20 +41,24 @@ class PairMaker:
         step: number of steps before this one, which seeds the degradation.
         """
         scale = self.config.generator.scale
-        hr = self._to_device("hr", batch.hr, batch.augmentations)
-        labels = None if batch.labels is None else self._to_device("labels", batch.labels, batch.augmentations)
+        hr = self.to_device("hr", batch.hr, batch.augmentations)
+        labels = None if batch.labels is None else self.to_device("labels", batch.labels, batch.augmentations)
         if batch.lr is not None:
-            lr = self._to_device("lr", batch.lr, batch.augmentations)
+            lr = self.to_device("lr", batch.lr, batch.augmentations)
         else:
             seed = (self.config.seed, step, 1)
             first = self.rank * self.config.batch
             lr, hr = degraded_pair(self.config.degradation, hr, scale, seed=seed, first=first)
+            if batch.small is not None and batch.unlabeled is not None:
+                small = self.to_device("small", batch.small, batch.augmentations)
+                small = degraded_small(self.config.degradation, small, scale, seed=seed, first=first)
+                lr = torch.where(torch.from_numpy(batch.unlabeled).to(self.device)[:, None, None, None], small, lr)
         if labels is not None:
             rim = (labels.shape[-1] - hr.shape[-1]) // 2
             hr = hr.lerp(labels[..., rim : rim + hr.shape[-2], rim : rim + hr.shape[-1]], self.config.teacher_weight)
         return lr.contiguous(memory_format=torch.channels_last), hr
 
-    def _to_device(self, role: str, pixels: np.ndarray, augmentations: np.ndarray) -> Tensor:
+    def to_device(self, role: str, pixels: np.ndarray, augmentations: np.ndarray) -> Tensor:
         """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, augmented. role: each has its own memory."""
         crops = torch.from_numpy(pixels)
         if self.device.type == "cuda":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,31 @@ from torch import Tensor
 from srcli.config import TrainConfig, seconds, to_mapping
 from srcli.core.device import pick_device
 from srcli.core.losses import WeightedLoss
-from srcli.errors import ConfigError, SrcliError, counted
+from srcli.errors import ConfigError, SrcliError, counted, unexpected
 from srcli.models.checkpoint import load_generator, save_model
 from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
-from srcli.training.history import LOG_INTERVAL, History
+from srcli.training.folder import ignored
+from srcli.training.history import History
 from srcli.training.loop import DivergedError, Ending
 from srcli.training.loop import train as train_steps
-from srcli.training.plots import draw_curves, draw_sample_grid
+from srcli.training.photos import FEW_TO_VALIDATE, Reading, read_photos, too_large
 from srcli.training.progress import NoProgress, TrainingProgress
+from srcli.training.report import RunReport
 from srcli.training.run_dir import RunDirectory
 from srcli.training.settings import merge, read_yaml
+from srcli.training.stream import StreamedPhotos
 from srcli.training.teacher import Teacher
 from srcli.training.trainer import Step, Trainer, crop_size
-from srcli.training.validation import Scores, Validation, smallest_side
+from srcli.training.validation import Sample, Scores, Validation
 
 _LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
 """In errors of torch.distributed, which are all RuntimeErrors."""
 
-FEW_TO_VALIDATE = 5
-"""Photographs below which validation scores say little."""
+DRAW_INTERVAL = 60.0
+"""Seconds between two drawings of a run without validation, which otherwise draws it."""
 
 CALIBRATION_PIXELS = 100_000
 """Pixels of LR images for int8 calibration."""
@@ -62,17 +65,19 @@ class TrainingRun:
         self.lock = ExitStack()  # on the run folder, from the first change in it until training ends
         self.trainer = self._make_trainer(device, state)
         teacher = Teacher(config, device) if config.teacher is not None else None
-        self.photos, held_out = self._read_photos()
-        if teacher is not None:
-            self.photos = self._labeled(teacher)
+        self.photos, held_out = self._read_photos(state)
+        if teacher is not None and isinstance(self.photos, PhotoDataset):
+            self.photos = self._labeled(teacher, self.photos)
         self.calibration_images = self._calibration_images()
         images = config.batch * self.world.size
-        self.history = History(directory, config, images=images, crops=self.photos.crops(config.patch))
+        self.history = History(directory, config, images=images, epoch=self._epoch)
         validates = held_out is not None and self.world.is_first
         self.validation = Validation(held_out, config, self.trainer.loss, device) if validates and held_out else None
+        data = f"{self.photos.description}, and {len(held_out or ())} to validate on"
+        self.drawn = time.monotonic()
+        self.report = RunReport(directory, config, self.validation, command=about["command"], data=data)
         self.progress.message(
-            f"{counted(len(self.photos), 'photograph')} to train on, {self.photos.megapixels:.1f} megapixels, "
-            f"and {len(held_out or ())} to validate on; {config.generator.architecture} x{config.generator.scale} on {device}, "
+            f"{data}; {config.generator.architecture} x{config.generator.scale} on {device}, "
             f"{str(self.trainer.autocast).removeprefix('torch.')}."
         )
 
@@ -133,7 +138,7 @@ class TrainingRun:
         if run.world.is_first:
             run.lock.enter_context(directory.locked())
             directory.truncate_history(run.trainer.steps)
-            run.history.restore(state.get("history", []))
+            run.history.restore(state.get("history", []), run.trainer.skipped)
         return run
 
     def train(self, *, interrupted: Callable[[], bool]) -> Ending:
@@ -162,7 +167,11 @@ class TrainingRun:
         finally:
             self.progress.stop()
             self.lock.close()
+            if isinstance(self.photos, StreamedPhotos):
+                self.photos.close()
             self.trainer.shutdown()
+        if self.world.is_first:
+            self._show({"done": "finished", "stopped": "stopped", "patience": "ended without further improvement"}[ending])
         self._report(ending, timed_out=not interrupted())
         return ending
 
@@ -181,14 +190,21 @@ class TrainingRun:
                 )
         return trainer
 
-    def _read_photos(self) -> tuple[PhotoDataset, PhotoDataset | None]:
+    def _read_photos(self, state: dict[str, Any] | None) -> tuple[PhotoDataset | StreamedPhotos, PhotoDataset | None]:
         """The photographs to train on and those held out. The first process decodes them for all."""
-        if not self.world.is_first:
-            self.world.wait()
-        photos, held_out = read_photos(self.config, self.progress.image_decoded)
-        if self.world.is_first:
-            self.world.wait()
-        self._report_left_out(photos)
+        why = too_large(self.config) if state is None and self.world.is_first else ""
+        positions = (state or {}).get("positions", ())
+        chunks: Reading | None = None
+        if self.config.cache == "stream" or positions or self.world.any(bool(why), self.trainer.device):
+            chunks = Reading(self.world.rank, self.world.size, self.trainer.steps, positions)
+        if why:
+            self.progress.message(why)
+        if positions and len(positions) != self.world.size:
+            self.progress.message(f"{counted(len(positions), 'process')} read the photographs before; a new epoch begins.")
+        with self.world.first_before_others():
+            photos, held_out = read_photos(self.config, self.progress.image_decoded, self.progress.message, chunks=chunks)
+        if isinstance(photos, PhotoDataset):
+            self._report_left_out(photos)
         if self.world.is_first and held_out is not None and len(held_out) < FEW_TO_VALIDATE:
             self.progress.message(
                 f"Only {counted(len(held_out), 'photograph')} to validate on, so scores are rough. Set `val_split` or `val`."
@@ -199,23 +215,21 @@ class TrainingRun:
             )
         return photos, held_out
 
-    def _labeled(self, teacher: Teacher) -> PhotoDataset:
+    def _labeled(self, teacher: Teacher, photos: PhotoDataset) -> PhotoDataset:
         """The photographs with labels. Each process makes a part of those that are missing; the first decodes all for all."""
+        with self.world.first_before_others():
+            photos = teacher.with_unlabeled(photos)
         try:
-            teacher.make(self.photos, self.progress.label_made, slice(self.world.rank, None, self.world.size))
+            teacher.make(photos, self.progress.label_made, slice(self.world.rank, None, self.world.size))
         finally:
             self.progress.stop()
         self.world.wait()
-        if not self.world.is_first:
-            self.world.wait()
-        photos = teacher.labeled(self.photos)
-        if self.world.is_first:
-            self.world.wait()
-        return photos
+        with self.world.first_before_others():
+            return teacher.labeled(photos)
 
     def _report_left_out(self, photos: PhotoDataset) -> None:
-        if photos.results:
-            self.progress.message(f"Left out {counted(photos.results, 'result')} of srcli upscale next to their images.")
+        if photos.ignored:
+            self.progress.message(f"Left out: {ignored(photos.ignored)}.")
         if photos.left_out:
             self.progress.message(f"Left out {counted(len(photos.left_out), 'image')}; `strict` makes this an error:")
             for sentence in shortened(photos.left_out):
@@ -225,40 +239,64 @@ class TrainingRun:
         """The crops that this process takes of a step."""
         batch, world = self.config.batch, self.world
         part = slice(world.rank * batch, (world.rank + 1) * batch)
-        return self.photos.batch(step, seed=self.config.seed, size=batch * world.size, patch=crop_size(self.config), part=part)
+        size, patch = batch * world.size, crop_size(self.config)
+        return self.photos.at(step).batch(step, seed=self.config.seed, size=size, patch=patch, part=part)
+
+    def _epoch(self, step: int) -> float:
+        if isinstance(self.photos, StreamedPhotos):
+            return self.photos.epoch(step)
+        return step * self.config.batch * self.world.size / max(1, self.photos.crops(self.config.patch))
 
     def _calibration_images(self) -> Tensor:
-        """The LR images of the first steps: N x 3 x H x W."""
+        """The LR images of the first steps: N x 3 x H x W. If photographs are read in chunks, those of the first chunk."""
         lrs: list[Tensor] = []
+        photos, size, patch = self.photos.at(self.trainer.steps), self.config.batch, crop_size(self.config)
+        part = slice(self.world.rank * size, (self.world.rank + 1) * size)
         while sum(lr[:, 0].numel() for lr in lrs) < CALIBRATION_PIXELS:
             step = len(lrs)
-            lrs.append(self.trainer.pair(self._batch(step), step)[0])
+            crops = photos.batch(step, seed=self.config.seed, size=size * self.world.size, patch=patch, part=part)
+            lrs.append(self.trainer.pair(crops, step)[0])
         return torch.cat(lrs)
 
     def _on_step(self, step: Step) -> None:
-        self.progress.step(step, self.history.epoch(step.number))
-        self.history.add(step)
-        if self.world.is_first and step.number % LOG_INTERVAL == 0 and step.number % self.config.val_every:
-            self.history.write(step.number, self.trainer.skipped)
+        self.progress.step(step, self._epoch(step.number))
+        if self.world.is_first:
+            self.history.add(step, self.trainer.skipped)
 
     def _on_scores(self, scores: Scores, improved: bool) -> None:
         assert self.validation is not None
         bicubic, step = self.validation.baseline, self.trainer.steps
         self.progress.scores(scores, bicubic, step=step, improved=improved)
-        self.history.write(step, self.trainer.skipped, (scores, bicubic))
+        self.history.write(step, (scores, bicubic))
         if improved:
             metrics = {"val_psnr": scores.psnr, "val_ssim": scores.ssim, "val_loss": scores.loss}
             self._save_model(self.directory.best, self.about | metrics)
-        draw_curves(self.directory.history, self.directory.curves)
-        draw_sample_grid(self.validation.samples(self.trainer.average), self.directory.sample_grid, step=step)
+        self._show(None if self.trainer.is_done else "training", self.validation.samples(self.trainer.average))
 
     def _on_save(self) -> None:
+        positions: Sequence[Sequence[int]] = ()
+        if isinstance(self.photos, StreamedPhotos):
+            positions = self.world.gather(self.photos.position(self.trainer.steps), self.trainer.device)
         if self.world.is_first:
             step = self.trainer.steps
             if step % self.config.save_every == 0 or self.trainer.is_done:  # not when the user stops training
-                self.history.write(step, self.trainer.skipped)
-            self.directory.save_checkpoint(self.trainer, self.about, self.history.pending())
+                self.history.write(step)
+            self.directory.save_checkpoint(self.trainer, self.about, self.history.pending(), positions)
             self._save_model(self.directory.model, self.about)
+            if self.validation is None and not self.trainer.is_done and time.monotonic() - self.drawn > DRAW_INTERVAL:
+                self._show("training")
+
+    def _show(self, state: str | None, samples: Sequence[Sample] = ()) -> None:
+        """Draw the run and the samples of a validation, unless the end follows. What goes wrong here does not end training."""
+        self.drawn = time.monotonic()
+        try:
+            if samples:
+                self.report.add_snapshot(samples, self.trainer.steps)
+            if state is not None:
+                self.report.write(self.trainer, state)
+        except Exception as error:
+            reason = error if isinstance(error, SrcliError) else f"{self.directory.report}: {unexpected(error)}"
+            self.progress.message(f"The run could not be drawn, but training goes on. {reason}")
 
     def _save_model(self, path: Path, about: dict[str, Any]) -> None:
         """Write the averaged generator."""
@@ -294,7 +332,8 @@ class TrainingRun:
             if self.trainer.is_finite:
                 self._on_save()
             size = self.config.batch * self.world.size
-            names = ", ".join(self.photos.source_names(error.step - 1, seed=self.config.seed, size=size)[:4])
+            photos = self.photos.at(error.step - 1)
+            names = ", ".join(photos.source_names(error.step - 1, seed=self.config.seed, size=size)[:4])
             lr = f"{self.config.lr / 10:g}"
             then = (
                 f"Use `resume={self.directory.folder}` and `lr={lr}` to continue from the last finite state."
@@ -337,33 +376,3 @@ def train(
     run = TrainingRun.begin_or_continue(directory, config, "srcli.train", overwrite=overwrite, progress=progress)
     run.train(interrupted=interrupted)
     return directory.model
-
-
-def read_photos(config: TrainConfig, on_image: Callable[[], None] = lambda: None) -> tuple[PhotoDataset, PhotoDataset | None]:
-    """The photographs to train on and those to validate on. Raises SrcliError with everything that is wrong with any.
-
-    on_image: called after each decoded image.
-    """
-    assert config.photos is not None
-    if config.val is not None and config.lr_data is not None:
-        raise ConfigError("With `lr_data`, some of the pairs are used for validation: set `val_split` instead of `val`.")
-    smallest = max(crop_size(config), smallest_side(config))
-
-    def read(folder: str, lr_data: str | None = None) -> PhotoDataset:
-        return PhotoDataset.read(
-            Path(folder),
-            smallest=smallest,
-            cache=config.cache,
-            lr_data=Path(lr_data) if lr_data is not None else None,
-            scale=config.generator.scale,
-            strict=config.strict,
-            on_image=on_image,
-        )
-
-    photos = read(config.photos, config.lr_data)
-    if config.val is not None:
-        return photos, read(config.val)
-    if not config.val_split:
-        return photos, None
-    enough = FEW_TO_VALIDATE if config.val_split == TrainConfig.val_split and len(photos) >= 5 * FEW_TO_VALIDATE else 1
-    return photos.split(config.val_split, seed=config.seed, least=enough)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -24,12 +23,9 @@ from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_
 from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
 from srcli.training.schedule import is_over
-from srcli.training.settings import write_yaml
+from srcli.training.settings import is_settings_of_run, write_yaml
 from srcli.training.trainer import Trainer
 from srcli.version import __version__
-
-_MADE_BY = re.compile(r"# srcli.*\n# srcli \d")
-"""How the settings of a run begin, which `RunDirectory.create` wrote."""
 
 NOT_DECISIVE = ("cache", "device", "save_every", "keep", "max_time", "log")
 """Settings that do not influence the result of a run."""
@@ -70,6 +66,22 @@ class RunDirectory:
         return self.folder / "strip.png"
 
     @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    def snapshot(self, step: int) -> Path:
+        """The images of a validation."""
+        return self.samples / f"{step:08d}.jpg"
+
+    def snapshots(self) -> dict[int, Path]:
+        """The images of validations by their steps."""
+        return {int(path.stem): path for path in self.samples.glob("*.jpg") if path.stem.isdecimal()}
+
+    @property
     def not_finite(self) -> Path:
         return self.folder / "not-finite.npz"
 
@@ -83,17 +95,14 @@ class RunDirectory:
 
     def files(self) -> list[Path]:
         """What training writes, as far as it exists."""
-        names = (self.checkpoint, self.model, self.best, self.config_file, self.history, self.curves, self.sample_grid)
-        return [path for path in (*names, self.not_finite, self.tensorboard, *self.kept()) if os.path.lexists(path)]
+        models = (self.checkpoint, self.model, self.best, *self.kept())
+        shown = (self.curves, self.sample_grid, self.samples, self.report, self.tensorboard)
+        return [path for path in (*models, self.config_file, self.history, *shown, self.not_finite) if os.path.lexists(path)]
 
     @property
     def without_checkpoint(self) -> bool:
         """Whether srcli began a run in the folder that ended before its first checkpoint."""
-        try:
-            with self.config_file.open(encoding="utf-8") as file:
-                return not self.checkpoint.exists() and _MADE_BY.match("".join(islice(file, 2))) is not None
-        except (OSError, ValueError):
-            return False
+        return not self.checkpoint.exists() and is_settings_of_run(self.config_file)
 
     def unfinished(self, config: TrainConfig) -> dict[str, Any] | None:
         """The state in the last checkpoint, if it belongs to a run with this config that has steps left."""
@@ -156,8 +165,15 @@ class RunDirectory:
                 "Free some space or choose another `output`."
             )
 
-    def save_checkpoint(self, trainer: Trainer, about: dict[str, Any], history: Sequence[dict[str, Any]] = ()) -> None:
-        """Write the checkpoint atomically. history: the steps that are not in the history yet.
+    def save_checkpoint(
+        self,
+        trainer: Trainer,
+        about: dict[str, Any],
+        history: Sequence[dict[str, Any]] = (),
+        positions: Sequence[Sequence[int]] = (),
+    ) -> None:
+        """Write the checkpoint atomically. history: the steps that are not in the history yet. positions: how far each process
+        has read photographs that are read in chunks.
 
         Raises SrcliError if the weights are not finite, and keeps the previous checkpoint.
         """
@@ -173,7 +189,7 @@ class RunDirectory:
                 _duplicate(self.checkpoint, self.folder / f"checkpoint-{before:08d}.pt")
         with atomic_write(self.checkpoint) as part:
             state = {"settings": to_mapping(trainer.config), "about": about, "history": list(history), **trainer.state()}
-            torch.save(state, part)
+            torch.save(state | ({"positions": [list(each) for each in positions]} if positions else {}), part)
         for path in self.kept()[: -keep or None]:
             path.unlink()
 
@@ -188,11 +204,14 @@ class RunDirectory:
         return state
 
     def truncate_history(self, step: int) -> None:
-        """Remove rows after `step` from the history, and files that a killed process left incomplete.
+        """Remove what came after `step` from the history and the samples, and files that a killed process left incomplete.
 
         Raises SrcliError if the history is damaged.
         """
-        remove_all_stale_temp_files(self.folder)
+        for folder in (self.folder, self.samples):
+            remove_all_stale_temp_files(folder)
+        for later in (path for at, path in self.snapshots().items() if at > step):
+            later.unlink()
         if not self.history.exists():
             return
         try:

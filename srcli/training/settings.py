@@ -5,9 +5,11 @@ A name of the command line is accepted wherever it is unambiguous: `lr-data`, `s
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -161,6 +163,19 @@ def read_yaml(path: Path) -> TrainConfig:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not YAML: {reason}.") from None
     return merge(TrainConfig(), {} if mapping is None else mapping, str(path))
+
+
+_MADE_BY = re.compile(r"# srcli.*\n# srcli \d")
+"""How the settings of a run begin, which `RunDirectory.create` wrote."""
+
+
+def is_settings_of_run(path: Path) -> bool:
+    """Whether there is a file with the settings of a run."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return _MADE_BY.match("".join(islice(file, 2))) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def write_yaml(config: TrainConfig) -> str:

@@ -60,11 +60,13 @@ class Validation:
         return self._scores([(fused(lr), hr) for lr, hr in self.pairs])
 
     @torch.no_grad()
-    def samples(self, generator: Generator, most: int = 4) -> list[Sample]:
+    def samples(self, generator: Generator, most: int = 5) -> list[Sample]:
+        """The images of some photographs, spread over all."""
         fused = generator.fused().eval()
+        shown = np.linspace(0, len(self.names) - 1, min(most, len(self.names))).round().astype(int)
         return [
-            Sample(name, *(_pixels(image) for image in (lr, bicubic_upsample(lr, self.scale), fused(lr), hr)))
-            for name, (lr, hr) in list(zip(self.names, self.pairs, strict=True))[:most]
+            Sample(self.names[i], *(_pixels(image) for image in (lr, bicubic_upsample(lr, self.scale), fused(lr), hr)))
+            for i, (lr, hr) in ((i, self.pairs[i]) for i in shown)
         ]
 
     @torch.no_grad()

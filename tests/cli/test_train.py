@@ -60,11 +60,13 @@ def test_train_then_upscale(srcli: Command, photos: Path, photo: Path, tmp_path:
     assert read_image(photo.with_name("photo_x2.png")).width == 80
 
 
-def test_check_data_counts_results_of_upscale(srcli: Command, photos: Path, pixels: Pixels) -> None:
+def test_check_data_counts_what_is_left_out(srcli: Command, photos: Path, pixels: Pixels) -> None:
     source = next(photos.glob("*.png"))
     write_image(Image(pixels(160, 192)), source.with_name(f"{source.stem}_x2.png"))
+    for name in (".one.png", ".two.png"):
+        (photos / name).write_bytes(b"")
     result = srcli("train", photos, "--check-data", *TINY)
-    assert "Left out: 1 result of srcli upscale next to their images." in words(result)
+    assert "Left out: 2 hidden files, 1 result of srcli upscale." in words(result)
     assert result.stdout.startswith("2 photographs to train on")
 
 
@@ -80,6 +82,8 @@ def test_files_of_a_run(srcli: Command, photos: Path, tmp_path: Path) -> None:
         "history.csv",
         "curves.png",
         "strip.png",
+        "samples",
+        "report.html",
     }
     assert {path.name for path in run.iterdir()} == names
     history = rows(run)
@@ -155,7 +159,7 @@ def test_a_used_run_folder_is_rejected_resumed_or_overwritten(srcli: Command, ph
     assert (run / "mine.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["settings.yaml", "best.safetensors", "curves.png", "strip.png", "tensorboard/events"])
+@pytest.mark.parametrize("name", ["settings.yaml", "best.safetensors", "strip.png", "report.html", "samples/mine.jpg"])
 def test_files_of_the_user_in_the_run_folder_are_not_replaced(srcli: Command, photos: Path, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
     (run / name).parent.mkdir(parents=True)

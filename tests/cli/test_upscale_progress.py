@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from srcli.cli import upscale_progress
-from srcli.cli.messages import duration
 from srcli.cli.upscale_progress import UpscaleProgress
+from srcli.errors import duration
 from srcli.inference.batch import UpscaleResult
 from srcli.inference.plan import Job
 from srcli.io.image import Image

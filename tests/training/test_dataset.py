@@ -68,11 +68,16 @@ def test_unusable_images_and_results_are_left_out_and_named(photos: Path, pixels
     (photos / "broken.png").write_text("no image")
     write_image(Image(pixels(20, 200)), photos / "low.png")
     write_image(Image(pixels(160, 192)), photos / "one_x2.png")
+    for name in (".hidden.png", "below/._two.jpg", ".notes.txt", "run/strip.png", "run/samples/00000000.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(b"")
+    (photos / "run" / "settings.yaml").write_text("# srcli train photos -o photos/run\n# srcli 0.1, torch 2\nphotos: photos\n")
+    (photos / "below" / "settings.yaml").write_text("of another program")
     for cache in ("none", "auto", "auto"):
         read = PhotoDataset.read(photos, smallest=40, cache=cache)
         assert read.names == ("below/three.png", "one.png", "two.png")
         assert [sentence.split()[0].split("/")[-1] for sentence in read.left_out] == ["broken.png", "low.png"]
-        assert read.results == 1
+        assert read.ignored == {"hidden file": 2, "result of srcli upscale": 1, "file of srcli train": 2}
     with pytest.raises(SrcliError, match=r"one\.png is 96x80 pixels"):  # none is left
         PhotoDataset.read(photos, smallest=900)
 
@@ -200,6 +205,23 @@ def test_a_cache_with_a_changed_byte_is_created_again(photos: Path, tmp_path: Pa
     again, decoded = counted(photos, str(cache))
     assert decoded == 3
     assert all(np.array_equal(one, other) for one, other in zip(whole, again.images, strict=True))
+
+
+def test_a_folder_that_was_not_used_for_long_is_removed_from_the_cache(photos: Path, pixels: Pixels, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    counted(photos, str(cache))
+    old = set(cache.iterdir())
+    (mine := cache / "mine.json").write_text("{}")
+    for path in (*old, mine):
+        os.utime(path, (0, 0))
+    counted(photos, str(cache))
+    assert {*old, mine} <= set(cache.iterdir())  # used just now
+    for path in (*old, mine):
+        os.utime(path, (0, 0))
+    write_image(Image(pixels(80, 96)), tmp_path / "other" / "one.png")
+    counted(tmp_path / "other", str(cache))
+    assert not old & set(cache.iterdir())
+    assert mine.exists()
 
 
 def test_incomplete_files_of_a_killed_process_are_removed_from_the_cache(photos: Path, tmp_path: Path) -> None:

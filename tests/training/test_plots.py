@@ -3,17 +3,35 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from srcli.training.plots import BLUE, draw_curves
+from srcli.training.plots import BLUE, GRAY, curves_as_svg, draw_curves
+
+NAMES = "step,lr,loss,pixel_weighted,val_psnr,bicubic_psnr,val_ssim,bicubic_ssim"
 
 
-def test_a_single_point_is_visible(tmp_path: Path) -> None:
-    """The learning rate is drawn at the upper right, in blue."""
-    names = "step,lr,loss,pixel_weighted,val_psnr,bicubic_psnr,val_ssim,bicubic_ssim"
-    (tmp_path / "history.csv").write_text(f"{names}\n5,0.005,0.01,0.01,,,,\n")
-    draw_curves(tmp_path / "history.csv", tmp_path / "curves.png")
-    pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
-    height, width, _ = pixels.shape
-    blue = np.all(pixels[: height // 2, width // 2 :] == tuple(bytes.fromhex(BLUE[1:])), axis=-1)
-    assert blue.sum() > 4
+def rows(*lines: str) -> list[dict[str, str]]:
+    return [dict(zip(NAMES.split(","), line.split(","), strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("color", "top", "left"), [(BLUE, 0, 0), (BLUE, 0, 1), (BLUE, 1, 0), (GRAY, 1, 0), (BLUE, 1, 1), (GRAY, 1, 1)]
+)
+def test_a_single_point_is_visible(tmp_path: Path, color: str, top: int, left: int) -> None:
+    """Loss, learning rate, PSNR and SSIM, each in a quarter of the image; and the values of bicubic interpolation in gray."""
+    path = tmp_path / "curves.png"
+    draw_curves(rows("5,0.005,0.01,0.01,30,28,0.9,0.8"), path)
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    height, width = (side // 2 for side in pixels.shape[:2])
+    quarter = pixels[top * height : (top + 1) * height, left * width : (left + 1) * width]
+    distance = np.abs(quarter.astype(int) - list(bytes.fromhex(color[1:]))).max(axis=-1)
+    assert (distance < 3).sum() > 4
+
+
+def test_a_page_shows_only_curves_with_points() -> None:
+    assert list(curves_as_svg(rows("5,0.005,0.01,0.01,,,,"))) == ["Training loss, weighted terms", "Learning rate"]
+    assert curves_as_svg([]) == {}
+    for svg in curves_as_svg(rows("5,0.005,0.01,0.01,30,28,0.9,0.8", "6,0.005,0.01,0.01,30,28,0.9,0.8")).values():
+        assert svg.startswith("<svg")
+        assert ">step</text>" in svg

@@ -1,5 +1,6 @@
 """Labels of a teacher: made once, found again, aligned with the photographs, and mixed with them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from srcli.config import TrainConfig
-from srcli.core.degradation import bicubic
+from srcli.core.degradation import bicubic, degraded_small
 from srcli.errors import ConfigError, SrcliError
 from srcli.models.checkpoint import load_generator
-from srcli.training.dataset import PhotoDataset
+from srcli.training.cache import unused_files
+from srcli.training.dataset import PhotoDataset, UnlabeledImages
 from srcli.training.teacher import Teacher
 from srcli.training.trainer import crop_size
 from tests.conftest import CommandResult, make_model
@@ -142,13 +144,91 @@ def test_the_teacher_of_pairs_sees_their_lr_images(photos: Path, crops: PhotoDat
 
 def test_a_run_with_a_teacher_resumes_to_the_bit(srcli: Command, photos: Path, model: Path, tmp_path: Path) -> None:
     size = ["--channels", 8, "--blocks", 1, "--scale", 2, "--patch", 32, "--batch", 2, "--device", "cpu"]
-    words = ["train", photos, *size, "--teacher", model, "--steps", 4, "--val-split", 0]
+    words = ["train", photos, *size, "--teacher", model, "--unlabeled", "half", "--steps", 4, "--val-split", 0]
     first = srcli(*words, "--max-time", "0.001s", "-o", tmp_path / "run")
     assert first.exit_code == 0, first.stderr
-    assert "The teacher has labels to make for 3 of 3 photographs." in first.stderr
+    assert "The teacher has labels to make for 6 of 6 images." in first.stderr
     again = srcli(*words, "-o", tmp_path / "run")
     assert "continuing it" in again.stderr
     assert "labels to make" not in again.stderr
     assert srcli(*words, "-o", tmp_path / "whole").exit_code == 0
     one, other = (load_generator(tmp_path / run / "model.safetensors").state_dict().values() for run in ("run", "whole"))
     assert all(torch.equal(weight, same) for weight, same in zip(one, other, strict=True))
+
+
+def with_halves(photos: PhotoDataset, config: TrainConfig) -> PhotoDataset:
+    teacher = Teacher(replace(config, unlabeled="half"), CPU)
+    photos = teacher.with_unlabeled(photos)
+    teacher.make(photos, lambda _done, _total: None)
+    return teacher.labeled(photos)
+
+
+def test_only_the_teacher_labels_photographs_at_half_their_size(
+    crops: PhotoDataset, photos: Path, model: Path, tmp_path: Path
+) -> None:
+    config = taught(model, tmp_path, photos=str(photos), batch=16, teacher_weight=0.25)
+    labeled = with_halves(crops, config)
+    assert labeled.unlabeled is not None
+    generator = load_generator(model)
+    for image, half, label in zip(crops.images, labeled.unlabeled.images, labeled.unlabeled.labels, strict=True):
+        hr = torch.tensor(image).permute(2, 0, 1)[None] / 255
+        lr = bicubic(hr, 2)
+        np.testing.assert_allclose(half, lr[0].permute(1, 2, 0).numpy() * 255, atol=0.51)
+        with torch.no_grad():
+            sr = generator(lr)[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255
+        assert np.abs(sr - label).max() < 1.01
+    batch = labeled.batch(0, seed=0, size=16, patch=crop_size(config))
+    assert batch.unlabeled is not None
+    assert 2 < batch.unlabeled.sum() < 14
+    lr, target = start(config).pair(replace(batch, augmentations=np.zeros((16, 3), bool)), 0)
+    with torch.no_grad():
+        sr = generator(lr).clamp(0, 1)
+    inner = (slice(None), slice(None), slice(12, -12), slice(12, -12))  # which do not depend on what surrounds a crop
+    difference = (sr - target)[inner].abs().amax(dim=(1, 2, 3))
+    assert (difference[torch.from_numpy(batch.unlabeled)] < 0.006).all()  # the label alone, aligned with its input
+    assert (difference[~torch.from_numpy(batch.unlabeled)] > 0.006).all()  # photograph and label
+
+
+@pytest.mark.parametrize("degradation", ["johnson", "photo"])
+def test_the_generator_sees_unlabeled_images_degraded(crops: PhotoDataset, degradation: str) -> None:
+    """White labels show by value which crops are unlabeled; the others stay as they are."""
+    config = tiny(degradation=degradation, teacher="any", batch=16)
+    big = tuple(np.tile(image, (4, 4, 1)) for image in crops.images)
+    halves = tuple(np.tile(image, (2, 2, 1)) for image in crops.images)
+    labels = tuple(np.full((2 * half.shape[0], 2 * half.shape[1], 3), 255, np.uint8) for half in halves)
+    photos = PhotoDataset(crops.names, big, scale=2, labels=big, unlabeled=UnlabeledImages(halves, labels))
+    batch = photos.batch(0, seed=0, size=16, patch=crop_size(config))
+    alone = torch.from_numpy(batch.unlabeled)
+    lr, target = start(config).pair(batch, 0)
+    plain, truth = start(config).pair(replace(batch, small=None, unlabeled=None), 0)
+    assert (target[alone] == 1).all()
+    torch.testing.assert_close(lr[~alone], plain[~alone])
+    torch.testing.assert_close(target[~alone], truth[~alone])
+    clean = degraded_small("bicubic", start(config).pairs.to_device("small", batch.small, batch.augmentations), 2)
+    rim = (clean.shape[-1] - lr.shape[-1]) // 2
+    difference = (lr - clean[..., rim : rim + lr.shape[-2], rim : rim + lr.shape[-1]])[alone].abs().mean(dim=(1, 2, 3))
+    assert (difference > 0.001).any()
+    assert (difference < 0.15).all()
+
+
+def test_unlabeled_images_need_a_teacher() -> None:
+    with pytest.raises(ConfigError, match=r"^Without ground truth.*: `unlabeled` needs `teacher`, without `lr_data`\.$"):
+        tiny(unlabeled="half")
+    with pytest.raises(ConfigError, match="without `lr_data`"):
+        tiny(unlabeled="half", teacher="any", lr_data="pairs")
+
+
+def test_labels_that_no_run_used_for_long_are_removed(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    teacher = Teacher(taught(model, tmp_path), CPU)
+    made(teacher, crops)
+    before = sorted(teacher.folder.iterdir())
+    old = teacher.folder.parent / "another teacher" / "lr-0123.png"
+    old.parent.mkdir()
+    old.write_bytes(b"label")
+    for path in (*before, old):
+        os.utime(path, (0, 0))
+    teacher.labeled(crops)
+    assert sorted(teacher.folder.iterdir()) == before
+    assert not old.exists()
+    assert not unused_files(before)
+    assert before[0].stat().st_mtime == 0  # else they would be decoded again

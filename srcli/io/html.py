@@ -1,4 +1,4 @@
-"""HTML pages from the templates in this folder: self-contained, light and dark, for screens of any width and for print."""
+"""HTML pages from templates: self-contained, light and dark, for screens of any width and for print."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _JPEG = b"\xff\xd8"
 
 
 def render(template: str, **values: Any) -> str:
-    """A complete page from a template, with every value escaped."""
+    """A complete page from a template, with every value escaped. template: its path in the package."""
     return _TEMPLATES.get_template(template).render(values)
 
 
@@ -40,7 +40,7 @@ def png(image: Image.Image | np.ndarray) -> bytes:
 
 
 _TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
+    loader=FileSystemLoader(Path(__file__).parents[1]),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
