@@ -6,11 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Literal
+
+import torch
 
 from srcli.core.networks import Generator
 from srcli.errors import SrcliError
-from srcli.training.dataset import TrainBatch
+from srcli.training.gather import Batch
 from srcli.training.trainer import Step, Trainer
 from srcli.training.validation import Scores
 
@@ -22,12 +25,40 @@ EARLY_VALIDATION = 60.0
 
 
 class DivergedError(SrcliError):
-    """The loss was not finite in several consecutive steps. batch: of the last of them, at `step`."""
+    """The loss was not finite in several consecutive steps, the last of which is `step`."""
 
-    def __init__(self, step: int, batch: TrainBatch) -> None:
+    def __init__(self, step: int) -> None:
         super().__init__(f"The loss was not finite in {MAX_CONSECUTIVE_NONFINITE} consecutive steps, up to step {step}.")
         self.step = step
-        self.batch = batch
+
+
+READ_STEPS, READ_SECONDS = 25, 0.5
+"""Steps and seconds after which the results of steps on a GPU are read. Reading each one would make the GPU wait."""
+
+
+class Unread:
+    """Decides when to read the results of steps, and shares their time among them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.most = READ_STEPS if device.type == "cuda" else 1
+        self.count, self.seconds, self.waited = 0, 0.0, 0.0
+
+    def add(self, seconds: float, waited: float) -> None:
+        self.count, self.seconds, self.waited = self.count + 1, self.seconds + seconds, self.waited + waited
+
+    @property
+    def is_due(self) -> bool:
+        return self.count >= self.most or self.seconds >= READ_SECONDS
+
+    def read(self, trainer: Trainer) -> Iterator[Step]:
+        started = time.perf_counter()
+        steps = trainer.results()
+        first = next(steps)  # waits for the device
+        seconds = (self.seconds + time.perf_counter() - started) / self.count
+        waited = self.waited / self.count
+        self.count, self.seconds, self.waited = 0, 0.0, 0.0
+        for step in chain([first], steps):
+            yield replace(step, seconds=seconds, waited=waited)
 
 
 Ending = Literal["done", "stopped", "patience"]
@@ -35,7 +66,7 @@ Ending = Literal["done", "stopped", "patience"]
 
 def train(
     trainer: Trainer,
-    batches: Iterator[TrainBatch],
+    batches: Iterator[Batch],
     *,
     on_step: Callable[[Step], None],
     on_save: Callable[[], None],
@@ -65,28 +96,35 @@ def train(
     if trainer.steps == 0:
         score()
     batch = next(batches)
+    unread = Unread(trainer.device)
     while not trainer.is_done:
         started = time.perf_counter()
         following = next(batches)
         waited = time.perf_counter() - started
-        step = trainer.step(batch, following)
-        on_step(replace(step, seconds=time.perf_counter() - started, waited=waited))
-        if trainer.consecutive_skips >= MAX_CONSECUTIVE_NONFINITE:
-            raise DivergedError(step.number, batch)
-        batch = following
+        trainer.advance(batch, following)
+        unread.add(time.perf_counter() - started, waited)
         now = time.monotonic()
         trainer.tick(now - mark)
         mark = now
         last = trainer.is_done
-        if last or step.number % config.val_every == 0 or now >= early:
+        validating = last or trainer.steps % config.val_every == 0 or now >= early
+        # one process may be stopped, but all end at the same step
+        stopped = trainer.world.any(stop(), trainer.device)
+        saving = last or stopped or trainer.steps % config.save_every == 0
+        if validating or saving or unread.is_due:
+            for step in unread.read(trainer):
+                on_step(step)
+                if trainer.consecutive_skips >= MAX_CONSECUTIVE_NONFINITE:
+                    raise DivergedError(step.number)
+        batch = following
+        if validating:
             score()
             early = math.inf
-        # one process validates and any may be stopped, but all end at the same step
+        # one process validates, but all end at the same step
         out_of_patience = bool(config.patience) and trainer.world.any(
             trainer.validations_without_improvement >= config.patience, trainer.device
         )
-        stopped = trainer.world.any(stop(), trainer.device)
-        if last or out_of_patience or stopped or step.number % config.save_every == 0:
+        if saving or out_of_patience:
             on_save()
         if last or out_of_patience or stopped:
             return "done" if last else "patience" if out_of_patience else "stopped"

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig
+from srcli.config import GeneratorConfig, TrainConfig
 from srcli.core.degradation import margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator, build_generator
 from srcli.errors import SrcliError, counted
 from srcli.training.adversary import Adversary
-from srcli.training.dataset import TrainBatch
+from srcli.training.dataset import PhotoDataset
 from srcli.training.distributed import DistributedContext, shutdown_distributed
-from srcli.training.optim import Muon
+from srcli.training.gather import Batch, on_device, resident
+from srcli.training.optim import Muon, prepared, restore_state, state_of
 from srcli.training.pairs import PairMaker
 from srcli.training.schedule import is_over, learning_rate
+from srcli.training.update import Parts, StepRunner, can_capture, numbers_of_step, step_runner
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Trainer:
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.loss = loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.autocast = autocast_dtype(config.precision, device)
-        self.optimizer = _optimizer(config, self.generator)
+        self.optimizer = _optimizer(config, self.generator, captured=can_capture(device, world))
         self.weights = self.loss.weights | ({"adversarial": config.loss.adversarial} if config.loss.adversarial else {})
         self.adversary = (
             Adversary(device, seed=config.seed, dtype=self.autocast, world=world) if config.loss.adversarial else None
@@ -91,6 +92,25 @@ class Trainer:
         self.best = math.inf
         self.validations_without_improvement = 0
         self.model = self._runnable()
+        self.unread: list[tuple[int, float, Tensor]] = []
+        self.on_message: Callable[[str], None] = lambda _sentence: None
+        self.run = self._runner()
+
+    def _runner(self) -> StepRunner:
+        parts = Parts(
+            self.config,
+            self.device,
+            self.world,
+            self.generator,
+            self.average,
+            self.model,
+            self.loss,
+            self.optimizer,
+            self.adversary,
+            self.scaler,
+            self.autocast,
+        )
+        return step_runner(parts, lambda why: self.on_message(f"Each operation is launched by itself, which is slower: {why}."))
 
     def _runnable(self) -> nn.Module:
         """The generator as a step calls it: distributed over processes, compiled."""
@@ -106,7 +126,22 @@ class Trainer:
     def shutdown(self) -> None:
         """End distributed training: release what is shared between processes."""
         self.model = self.generator
+        self.run = self._runner()
         shutdown_distributed()
+
+    def use_gpu(self, photos: PhotoDataset | None) -> list[str]:
+        """Keep the photographs in the GPU's memory if they fit. Returns what makes training slower than it could be.
+
+        photos: None if they are not in memory. On the CPU this does nothing.
+        """
+        if self.device.type != "cuda":
+            return []
+        self.pairs.resident = kept = None if photos is None else resident(photos, self.device)
+        why = {
+            "The photographs do not fit into the GPU's memory, so the crops of each step are copied there.": kept is None,
+            "With several processes, a step is not captured as a CUDA graph, which is slower.": self.world.size > 1,
+        }
+        return [sentence for sentence, applies in why.items() if applies]
 
     def initialize_from(self, source: Generator) -> None:
         """Start with the weights of another, fused generator. The scale may differ, and this generator may be wider.
@@ -127,7 +162,7 @@ class Trainer:
         return {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": state_of(self.optimizer),
             "scaler": self.scaler.state_dict(),
             **({"adversary": self.adversary.state()} if self.adversary else {}),
             **{key: getattr(self, name) for name, key in _COUNTERS.items()},
@@ -136,10 +171,11 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.adversary:
             self.adversary.restore(state["adversary"])
+        self.run = self._runner()  # a captured step would use the memory of the state before
         for name, key in _COUNTERS.items():
             setattr(self, name, state.get(key, getattr(self, name)))  # older checkpoints have fewer
 
@@ -158,84 +194,42 @@ class Trainer:
         weights = (*self.generator.state_dict().values(), *self.average.state_dict().values())
         return all(bool(weight.isfinite().all()) for weight in weights)
 
-    def step(self, batch: TrainBatch, following: TrainBatch | None = None) -> Step:
-        """Update the weights once, unless the loss or its gradient is not finite.
+    def step(self, batch: Batch, following: Batch | None = None) -> Step:
+        """Update the weights once, unless the loss or its gradient is not finite, and read the result.
 
-        following: the next batch, whose images are prepared while the optimizer, which leaves a core idle, is running.
+        following: the next batch, whose images are prepared meanwhile.
         """
-        config = self.config
-        lr_now = learning_rate(config, self.steps, start=self.schedule_start, elapsed=self.elapsed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr_now
-        self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = self.pairs.pair_of(batch, self.steps)
-        values = torch.zeros(1 + len(self.weights), device=self.device)
-        for number in range(config.accumulate):
-            part = slice(number, None, config.accumulate)
-            last = number == config.accumulate - 1
-            with nullcontext() if last else self._unsynchronised():
-                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
-                    sr = self.model(lr[part])
-                    loss = self.loss(*self._random_vgg_crop(sr.float(), hr[part]))
-                    if self.adversary:
-                        loss = loss.plus("adversarial", config.loss.adversarial, self.adversary.loss(sr.float(), hr[part]))
-                self.scaler.scale(loss.total / config.accumulate).backward()
-            values += torch.stack([loss.total, *loss.terms.values()]).detach() / config.accumulate
-            if self.adversary:
-                self.adversary.learn(sr.float(), hr[part], share=1 / config.accumulate)
-        if following is not None:  # not earlier, as the next images overwrite these
-            self.pairs.begin(following, self.steps + 1)
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
-        total, *terms = self.world.mean(values).tolist()
+        self.advance(batch, following)
+        return list(self.results())[-1]
+
+    def advance(self, batch: Batch, following: Batch | None = None) -> None:
+        """Take a step like `step`, but do not wait for the device. `results` reads what came out."""
+        lr = learning_rate(self.config, self.steps, start=self.schedule_start, elapsed=self.elapsed)
+        numbers = on_device(torch.tensor(numbers_of_step(self.config, self.steps, lr)), self.device)
+
+        def meanwhile() -> None:
+            if following is not None:
+                self.pairs.begin(following, self.steps + 1)
+
+        images = self.pairs.pair_of(batch, self.steps)
+        values = self.run(*images, numbers, meanwhile)
         self.steps += 1
-        # with float16, the scaler finds its scale through non-finite gradients, and skips those itself
-        finite = math.isfinite(total) and (self.scaler.is_enabled() or bool(norm.isfinite()))
-        if finite:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self._average()
-            if self.adversary:
-                self.adversary.update(config.adversarial_lr * lr_now / config.lr)
-            self.consecutive_skips = 0
-        else:
-            self.skipped += 1
-            self.consecutive_skips += 1
-            if self.adversary:
-                self.adversary.discard()
-            if self.scaler.is_enabled():
-                self.scaler.update(self.scaler.get_scale() / 2)
-        raw = dict(zip(self.weights, terms, strict=True))
-        weighted = {name: self.weights[name] * term for name, term in raw.items()}
-        return Step(self.steps, total, raw, weighted, lr_now, skipped=not finite)
+        self.unread.append((self.steps, lr, values))
 
-    def _unsynchronised(self) -> AbstractContextManager[None]:
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+    def results(self) -> Iterator[Step]:
+        """The steps whose results were not read yet, in order, while they are counted. Waits for the device."""
+        unread, self.unread = self.unread, []
+        rows = torch.stack([values for *_, values in unread]).tolist() if unread else []
+        for (number, lr, _), (total, *terms, skipped) in zip(unread, rows, strict=True):
+            self.skipped += bool(skipped)
+            self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
+            raw = dict(zip(self.weights, terms, strict=True))
+            weighted = {name: self.weights[name] * term for name, term in raw.items()}
+            yield Step(number, total, raw, weighted, lr, skipped=bool(skipped))
 
-    def pair(self, batch: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
+    def pair(self, batch: Batch, step: int | None = None) -> tuple[Tensor, Tensor]:
         """`PairMaker.pair` of a step, or of the next one."""
         return self.pairs.pair(batch, self.steps if step is None else step)
-
-    def _random_vgg_crop(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-        """Crop both images at a random offset if the loss uses VGG.
-
-        VGG's poolings and the generator's pixel shuffle both repeat every few pixels. At a fixed offset, the gradient repeats
-        with them, and the generator learns a grid that matches the poolings. At random offsets it averages out.
-        """
-        if not self.config.loss.needs_vgg:
-            return sr, hr
-        random = np.random.default_rng([self.config.seed, self.steps, VGG_CROP_OFFSETS])
-        rows, columns = (int(random.integers(VGG_CROP_OFFSETS)) for _ in range(2))
-        return sr[..., rows:, columns:], hr[..., rows:, columns:]
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # a smaller decay at the start removes the initial weights from the average of a short run
-        decay = min(self.config.ema, self.steps / (self.steps + 9))
-        for average, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            average.lerp_(weight, 1 - decay)
-        for copied, statistic in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            copied.copy_(statistic)
 
 
 _COUNTERS = {
@@ -250,15 +244,12 @@ _COUNTERS = {
 """Counters of a `Trainer`, and their keys in a checkpoint, which keep older names."""
 
 
-def _optimizer(config: TrainConfig, generator: Generator) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, generator: Generator, *, captured: bool) -> torch.optim.Optimizer:
     weights, decay = generator.parameters(), config.weight_decay
-    match config.optimizer:
-        case "muon":
-            return Muon(weights, config.lr, weight_decay=decay)
-        case "adam":
-            return torch.optim.Adam(weights, config.lr, weight_decay=decay, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(weights, config.lr, weight_decay=decay, fused=True)
+    if config.optimizer == "muon":
+        return Muon(weights, config.lr, weight_decay=decay)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return prepared(kind(weights, config.lr, weight_decay=decay, fused=True, capturable=captured))
 
 
 def _sizes(generator: GeneratorConfig) -> str:

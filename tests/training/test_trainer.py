@@ -209,9 +209,8 @@ def test_a_persistently_non_finite_loss_ends_training(crops: PhotoDataset) -> No
     trainer = start(tiny(steps=100))
     torch.nn.init.constant_(trainer.generator.tail.bias, float("nan"))
     before = trainer.average.head.weight.clone()
-    with pytest.raises(DivergedError, match="10 consecutive steps, up to step 10") as error:
+    with pytest.raises(DivergedError, match="10 consecutive steps, up to step 10"):
         run(trainer, crops)
-    assert error.value.batch.hr.shape == (2, 40, 40, 3)
     assert torch.equal(trainer.average.head.weight, before)
 
 
