@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -256,7 +256,7 @@ def cache_folder(cache: str) -> Path | None:
 Made = TypeVar("Made")
 
 
-def prefetched(make: Callable[[int], Made], first: int) -> Iterator[Made]:
+def prefetched(make: Callable[[int], Made], first: int) -> Generator[Made, None, None]:
     """Yield make(first), make(first + 1) and so on, computed in a thread while the previous one is used."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(make, first + ahead) for ahead in range(2))

@@ -193,13 +193,10 @@ def test_a_step_whose_loss_is_not_finite_is_skipped_and_counted(crops: PhotoData
     trainer = start(tiny())
     run(trainer, crops, until=2)
     before = [weight.clone() for weight in weights(trainer)]
-    bias = trainer.generator.tail.bias
-    sound = bias.detach().clone()
-    torch.nn.init.constant_(bias, float("nan"))
+    trainer.loss.weights["pixel"] = float("nan")
     step = trainer.step(next(batches(trainer, crops)))
     assert (step.skipped, trainer.skipped, trainer.consecutive_skips, trainer.steps) == (True, 1, 1, 3)
-    with torch.no_grad():
-        bias.copy_(sound)
+    trainer.loss.weights["pixel"] = 1.0
     assert all(torch.equal(old, new) for old, new in zip(before, weights(trainer), strict=True))
     assert not trainer.step(next(batches(trainer, crops))).skipped
     assert (trainer.skipped, trainer.consecutive_skips) == (1, 0)
