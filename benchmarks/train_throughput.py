@@ -1,11 +1,12 @@
 """How many steps per second does training take, what limits it, and how does it compare with a plain PyTorch loop?
 
-    python benchmarks/train_throughput.py PHOTOS [--config YAML] [--steps 10] [--rounds 5] [--device cpu]
+    python benchmarks/train_throughput.py PHOTOS [--config YAML] [--steps 10] [--rounds 5] [--seconds 5] [--device cpu]
 
 Alternates between: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's loop in float32; and a
-Alternates between: srcli's loop on photographs; the same loop with lr and hr ready in memory; srcli's loop in float32; and a
 common loop, a DataLoader with two workers that opens and decodes a photograph with Pillow for each crop, with the same network,
-losses, batch and patch, in float32 and the default memory format. Prints medians and median ratios; then the share of
+losses, batch and patch, in float32 and the default memory format. Prints medians and median ratios; then, for --seconds, the
+speed with photographs in the GPU's memory and the step as a CUDA graph, if there is a GPU, with images and megapixels of hr per
+second, and the shares of the time in which the GPU is busy and of its peak in matrix products; then the share of
 generator, loss, images (here before the step; in training they are prepared while the optimizer runs) and the rest; then time
 and memory of the feature loss at relu4_3, forward and backward, compared with common usage of VGG16: float32, both images in
 the graph, no in-place ReLU. The default config is a `compact` network with the pixel loss. The first round is a warm-up and is
@@ -34,14 +35,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from srcli.config import CompactConfig, TrainConfig
 from srcli.core.device import autocast_dtype, pick_device
+from srcli.core.graph import BODIES, shapes_of
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import build_generator
 from srcli.core.vgg import VGG16Features
 from srcli.io.discover import find_images
 from srcli.models.perceptual import FeatureLoss
-from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched
+from srcli.training.dataset import PhotoDataset, prefetched
+from srcli.training.gather import Batch
+from srcli.training.loop import READ_STEPS
+from srcli.training.pairs import PairMaker
 from srcli.training.settings import read_yaml
 from srcli.training.trainer import Trainer, crop_size
+from srcli.training.update import WARM_UP
 
 
 def make_loss(config: TrainConfig) -> WeightedLoss:
@@ -50,22 +56,28 @@ def make_loss(config: TrainConfig) -> WeightedLoss:
     return WeightedLoss(loss, feature, config.generator.scale)
 
 
-class Ready(Trainer):
-    """A trainer whose images are ready in memory."""
+class Ready(PairMaker):
+    """Images that are ready in memory."""
 
-    def pair(self, crops: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
+    def pair(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "ready"):
-            self.ready = super().pair(crops, step)
+            self.ready = super().pair(batch, step)
         return self.ready
+
+
+def ready(config: TrainConfig, device: torch.device) -> Trainer:
+    trainer = Trainer(config, make_loss(config), device)
+    trainer.pairs = Ready(config, device)
+    return trainer
 
 
 def ours(trainer: Trainer, photos: PhotoDataset) -> Callable[[int], None]:
     config = trainer.config
 
-    def crops_of(step: int) -> TrainBatch:
+    def crops_of(step: int) -> Batch:
         return photos.batch(step, seed=0, size=config.batch, patch=crop_size(config))
 
-    batches = prefetched(crops_of, 0) if type(trainer) is Trainer else repeat(crops_of(0))
+    batches = prefetched(crops_of, 0) if type(trainer.pairs) is PairMaker else repeat(crops_of(0))
     crops = next(batches)
 
     def steps(count: int) -> None:
@@ -149,10 +161,67 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(0.1):
-            self.seen.append(torch.cuda.utilization(self.device))  # needs nvidia-ml-py
+            try:
+                self.seen.append(torch.cuda.utilization(self.device))
+            except (ImportError, RuntimeError):  # needs nvidia-ml-py
+                return
 
     def __str__(self) -> str:
         return f"  GPU busy {statistics.mean(self.seen):.0f} %" if self.seen else ""
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, rounds: int = 9) -> float:
+    """Operations per second of the fastest of several products of two large matrices."""
+    side = 8192 if device.type == "cuda" else 1024
+    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds(lambda: one @ other, device)
+    return 2 * side**3 / min(seconds(lambda: one @ other, device) for _ in range(rounds))
+
+
+def loop_speed(config: TrainConfig, photos: PhotoDataset, device: torch.device, duration: float) -> dict[str, float]:
+    """The speed of steps as `srcli train` takes them, for about so many seconds after a warm-up.
+
+    captured: 1 if the step is a CUDA graph. peak_share: of the matrix products of the generator, forward and backward, in the
+    peak of the device in the same precision; not for johnson. busy: percent, if the driver reports it.
+    """
+    trainer = Trainer(config, make_loss(config), device)
+    trainer.use_gpu(photos)
+    kept = trainer.pairs.resident
+    options = {"seed": 0, "size": config.batch, "patch": crop_size(config)}
+    batches = prefetched(lambda step: (kept.photos.regions if kept else photos.batch)(step, **options), 0)
+    batch = next(batches)
+
+    def steps(number: int) -> None:
+        nonlocal batch
+        for _ in range(number):
+            following = next(batches)
+            trainer.advance(batch, following)
+            batch = following
+        list(trainer.results())
+
+    steps(WARM_UP + 2)
+    group = READ_STEPS if device.type == "cuda" else 1
+    taken, began = 0, time.perf_counter()
+    with Watch(device) as watch:
+        while time.perf_counter() - began < duration:
+            steps(group)
+            taken += group
+        passed = time.perf_counter() - began
+    batches.close()
+    images = taken * config.batch / passed
+    speed = {
+        "steps_per_second": taken / passed,
+        "images_per_second": images,
+        "hr_megapixels_per_second": images * config.patch**2 / 1e6,
+        "captured": float(getattr(trainer.run, "graph", None) is not None),
+    }
+    if type(config.generator) in BODIES:
+        pixels = (config.patch // config.generator.scale) ** 2
+        operations = 3 * 2 * shapes_of(config.generator).operations * pixels * images  # the backward pass has two products each
+        speed["peak_share"] = operations / matrix_peak(device, trainer.autocast)
+    if watch.seen:
+        speed["busy"] = statistics.mean(watch.seen)
+    return speed
 
 
 def shares(trainer: Trainer, photos: PhotoDataset, rounds: int) -> None:
@@ -248,6 +317,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     default = TrainConfig(generator=CompactConfig(scale=4, channels=48, blocks=9), batch=16, patch=192)
@@ -258,7 +328,7 @@ def main() -> None:
     single = replace(config, precision="fp32")
     arms = {
         f"srcli, {str(trainer.autocast).removeprefix('torch.')}": ours(trainer, photos),
-        "the same with ready tensors": ours(Ready(config, make_loss(config), device), photos),
+        "the same with ready tensors": ours(ready(config, device), photos),
         "srcli, float32": ours(Trainer(single, make_loss(single), device), photos),
         "plain PyTorch loop, float32": plain(options.photos, config, device),
     }
@@ -270,6 +340,7 @@ def main() -> None:
                 taken = seconds(lambda steps=steps: steps(options.steps), device)  # type: ignore[misc]
             if turn:
                 times[name].append(taken / options.steps)
+    speed = loop_speed(config, photos, device, options.seconds)
     first = next(iter(arms))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; {config.batch} crops of {config.patch}")
     print(f"{'':<32} steps/s  speed of {first} relative to it (range)")
@@ -277,6 +348,7 @@ def main() -> None:
         ratios = sorted(other / mine for mine, other in zip(times[first], taken, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         print(f"{name:<32} {1 / statistics.median(taken):7.2f}  {spread}{watches[name]}")
+    print("as `srcli train` takes steps:", ", ".join(f"{name} {value:.3g}" for name, value in speed.items()))
     shares(trainer, photos, options.rounds)
     feature_loss(config, device, options.rounds)
 

@@ -227,7 +227,8 @@ class PeakLoss(nn.Module):
                 places = [
                     peak + sign * away for away in PEAK_NEIGHBORS for sign in (-1, 1) if peak + sign * away < power.shape[2]
                 ]
-                excess = (power[..., peak] + PEAK_FLOOR).log() - (power[..., places].mean(dim=2) + PEAK_FLOOR).log()
+                around = torch.stack([power[..., place] for place in places]).mean(dim=0)
+                excess = (power[..., peak] + PEAK_FLOOR).log() - (around + PEAK_FLOOR).log()
                 parts.append(excess.mean().square() + 0.1 * F.relu(excess).square().mean())
         return torch.stack(parts).sum()
 

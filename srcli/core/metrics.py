@@ -17,8 +17,8 @@ from srcli.errors import SrcliError
 
 def luma(image: Tensor) -> Tensor:
     """Luma of ITU-R BT.601 in studio range, N x 1 x H x W, 16/255 to 235/255, like MATLAB's rgb2ycbcr."""
-    weights = image.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255
-    return 16 / 255 + (image * weights).sum(dim=1, keepdim=True)
+    red, green, blue = image.unbind(dim=1)
+    return (16 / 255 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255).unsqueeze(1)
 
 
 def on_luma(sr: Tensor, hr: Tensor, *, border: int) -> tuple[Tensor, Tensor]:

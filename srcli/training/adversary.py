@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from srcli.core.discriminator import PatchDiscriminator, discriminator_loss, generator_loss, ratings_of
 from srcli.training.distributed import DistributedContext
+from srcli.training.optim import apply, prepared, restore_state, state_of
 
 MAX_NORM = 10.0
 """Of the discriminator's gradient."""
@@ -25,7 +26,8 @@ class Adversary:
             torch.manual_seed(seed)
             self.discriminator = PatchDiscriminator()
         self.discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), betas=(0.9, 0.99))
+        weights, captured = self.discriminator.parameters(), device.type == "cuda" and world.size == 1
+        self.optimizer = prepared(torch.optim.Adam(weights, lr=0.0, betas=(0.9, 0.99), fused=True, capturable=captured))
 
     def loss(self, sr: Tensor, hr: Tensor) -> Tensor:
         """The loss of the generator, a scalar with a gradient for sr only."""
@@ -42,28 +44,24 @@ class Adversary:
             fake, real = ratings_of(self.discriminator, sr.detach(), hr)
         (share * discriminator_loss(fake, real)).backward()  # type: ignore[no-untyped-call]
 
-    def update(self, lr: float) -> None:
-        """Take a step with the mean gradients of all processes, unless they are not finite."""
+    def update(self, lr: Tensor, found_inf: Tensor) -> None:
+        """Take a step with the mean gradients of all processes, unless they are not finite or `found_inf` is 1.
+
+        Both arguments are scalars on the device.
+        """
         weights = [weight for weight in self.discriminator.parameters() if weight.grad is not None]
         for weight in weights:
             weight.grad = self.world.mean(weight.grad)  # type: ignore[arg-type]
         norm = nn.utils.clip_grad_norm_(weights, MAX_NORM)
-        if bool(norm.isfinite()):
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def discard(self) -> None:
-        """Drop the gradients of a step that the generator skips."""
+        apply(self.optimizer, lr, torch.maximum(found_inf, (~norm.isfinite()).float()))
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": state_of(self.optimizer)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.discriminator.load_state_dict(state["discriminator"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_state(self.optimizer, state["optimizer"])
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -37,6 +38,22 @@ class TrainBatch:
     labels: np.ndarray | None = None
     unlabeled: np.ndarray | None = None
     small: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where the crops of one step are.
+
+    numbers, tops, lefts: of each crop its photograph, first row and first column in HR pixels. patch: their side. augmentations
+    and unlabeled: as in `TrainBatch`.
+    """
+
+    numbers: np.ndarray
+    tops: np.ndarray
+    lefts: np.ndarray
+    patch: int
+    augmentations: np.ndarray
+    unlabeled: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,22 @@ class PhotoDataset:
             lr_images=None if self.lr_images is None else tuple(self.lr_images[i] for i in numbers),
         )
 
+    def regions(self, step: int, *, seed: int, size: int, patch: int, part: slice = slice(None)) -> Regions:
+        """Where the crops of `batch` are."""
+        random = np.random.default_rng([seed, step])
+        chosen = self._choose(random, size)[part]
+        places = random.random((size, 2))[part]
+        augmentations = (random.random((size, 3)) < 0.5)[part]
+        unlabeled = None if self.unlabeled is None else (random.random(size) < 0.5)[part]
+        aligned = self.lr_images is not None or self.labels is not None
+        grid = self.scale if aligned else 1  # crops of pairs and labels start at a pixel of the LR image
+        corners = np.empty((2, len(chosen)), dtype=np.int64)
+        for number, (index, place) in enumerate(zip(chosen, places, strict=True)):
+            alone = self.unlabeled if unlabeled is not None and unlabeled[number] else None
+            sides = (self.images if alone is None else alone.labels)[index].shape[:2]
+            corners[:, number] = [int(at * ((side - patch) // grid + 1)) * grid for at, side in zip(place, sides, strict=True)]
+        return Regions(chosen, corners[0], corners[1], patch, augmentations, unlabeled)
+
     def batch(self, step: int, *, seed: int, size: int, patch: int, part: slice = slice(None)) -> TrainBatch:
         """`size` crops of `patch` x `patch` pixels, or the `part` of them that one process takes.
 
@@ -164,36 +197,28 @@ class PhotoDataset:
         losses or generators. Photographs are chosen in proportion to their pixels. If there are unlabeled inputs, half of the
         crops are from them.
         """
-        random = np.random.default_rng([seed, step])
-        chosen = self._choose(random, size)[part]
-        places = random.random((size, 2))[part]
-        augmentations = (random.random((size, 3)) < 0.5)[part]
-        hr = np.empty((len(chosen), patch, patch, 3), dtype=np.uint8)
-        lr = (
-            None
-            if self.lr_images is None
-            else np.empty((len(chosen), patch // self.scale, patch // self.scale, 3), dtype=np.uint8)
-        )
+        regions = self.regions(step, seed=seed, size=size, patch=patch, part=part)
+        unlabeled = regions.unlabeled
+        count, side = len(regions.numbers), patch // self.scale
+        hr = np.empty((count, patch, patch, 3), dtype=np.uint8)
+        lr = None if self.lr_images is None else np.empty((count, side, side, 3), dtype=np.uint8)
         labels = None if self.labels is None else np.empty_like(hr)
-        unlabeled = None if self.unlabeled is None else (random.random(size) < 0.5)[part]
-        small = None if unlabeled is None else np.zeros((len(chosen), *(2 * [patch // self.scale]), 3), dtype=np.uint8)
-        aligned = self.lr_images is not None or self.labels is not None
-        grid = self.scale if aligned else 1  # crops of pairs and labels start at a pixel of the LR image
-        for number, (index, place) in enumerate(zip(chosen, places, strict=True)):
+        small = None if unlabeled is None else np.zeros((count, side, side, 3), dtype=np.uint8)
+        for number, (index, top, left) in enumerate(zip(regions.numbers, regions.tops, regions.lefts, strict=True)):
             image, label = self.images[index], None if self.labels is None else self.labels[index]
             alone = self.unlabeled if unlabeled is not None and unlabeled[number] else None
             if alone is not None:
                 image = label = alone.labels[index]
-            top, left = (int(at * ((side - patch) // grid + 1)) for at, side in zip(place, image.shape[:2], strict=True))
-            rows, columns = (slice(start * grid, start * grid + patch) for start in (top, left))
+            rows, columns = (slice(start, start + patch) for start in (top, left))
+            lr_rows, lr_columns = (slice(start // self.scale, start // self.scale + side) for start in (top, left))
             hr[number] = image[rows, columns]
             if labels is not None and label is not None:
                 labels[number] = label[rows, columns]
             if alone is not None and small is not None:
-                small[number] = alone.images[index][top : top + small.shape[1], left : left + small.shape[2]]
+                small[number] = alone.images[index][lr_rows, lr_columns]
             if lr is not None and self.lr_images is not None:
-                lr[number] = self.lr_images[index][top : top + lr.shape[1], left : left + lr.shape[2]]
-        return TrainBatch(hr, lr, augmentations, labels, unlabeled, small)
+                lr[number] = self.lr_images[index][lr_rows, lr_columns]
+        return TrainBatch(hr, lr, regions.augmentations, labels, unlabeled, small)
 
     def source_names(self, step: int, *, seed: int, size: int) -> list[str]:
         """The names of the photographs that the crops of a step are from."""
@@ -228,7 +253,10 @@ def cache_folder(cache: str) -> Path | None:
     return None if cache == "none" else user_cache() if cache == "auto" else Path(cache)
 
 
-def prefetched(make: Callable[[int], TrainBatch], first: int) -> Iterator[TrainBatch]:
+Made = TypeVar("Made")
+
+
+def prefetched(make: Callable[[int], Made], first: int) -> Generator[Made, None, None]:
     """Yield make(first), make(first + 1) and so on, computed in a thread while the previous one is used."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(make, first + ahead) for ahead in range(2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,50 +42,128 @@ class Muon(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.found_inf: Tensor | None = None
+        self._step_supports_amp_scaling = True
+        self.stacks: list[list[_Kernels | _Vectors]] | None = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.stacks = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every weight that has a gradient. `closure` is not supported."""
+        """Update every weight. `closure` is not supported.
+
+        Like PyTorch's fused optimizers, this neither waits for the device nor depends on the host: the learning rate of a group
+        may be a tensor, and nothing changes if the tensor `found_inf` is 1.
+        """
         assert closure is None
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
+        if self.stacks is None:
+            self.stacks = [_stacked(group["params"], self.state) for group in self.param_groups]
+        found = getattr(self, "found_inf", None)
+        for group, stacks in zip(self.param_groups, self.stacks, strict=True):
+            alive = torch.ones((), device=group["params"][0].device) if found is None else 1 - found.view(())
             if group["weight_decay"]:
-                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            by_shape: defaultdict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
-            for weight in weights:
-                if weight.ndim > 1:
-                    by_shape[weight.shape].append(weight)
-                else:
-                    self._adam(weight, group)
-            for kernels in by_shape.values():
-                self._muon(kernels, group)
+                torch._foreach_mul_(group["params"], 1 - alive * group["lr"] * group["weight_decay"])
+            for stack in stacks:
+                stack.update(group, alive)
 
-    def _muon(self, kernels: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """Update kernels of the same shape together."""
-        directions = []
-        for kernel in kernels:
-            state, gradient = self.state[kernel], kernel.grad
-            assert gradient is not None
-            momentum = state.setdefault("momentum", torch.zeros_like(kernel))
-            momentum.lerp_(gradient, 1 - group["momentum"])
-            directions.append(gradient.lerp(momentum, group["momentum"]).flatten(1))  # Nesterov momentum
-        updates = orthogonal(torch.stack(directions))
-        length = group["lr"] * RMS * math.sqrt(max(updates.shape[-2:]))
-        for kernel, update in zip(kernels, updates, strict=True):
-            kernel.sub_(update.view_as(kernel), alpha=length)
 
-    def _adam(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
-        state, gradient = self.state[weight], weight.grad
-        assert gradient is not None
-        if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
-        state["step"] += 1
+def _stacked(weights: list[nn.Parameter], state: Mapping[Any, dict[str, Any]]) -> list[_Kernels | _Vectors]:
+    by_shape: defaultdict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+    for weight in weights:
+        by_shape[weight.shape if weight.ndim > 1 else ()].append(weight)
+    return [_Kernels(each, state) if shape else _Vectors(each, state) for shape, each in by_shape.items()]
+
+
+class _Kernels:
+    """Kernels of the same shape, which are updated together, and their momentum, of which each kernel's state is a part."""
+
+    def __init__(self, kernels: list[nn.Parameter], state: Mapping[Any, dict[str, Any]]) -> None:
+        self.kernels = kernels
+        self.momentum = torch.stack([state[kernel].get("momentum", torch.zeros_like(kernel)) for kernel in kernels])
+        for kernel, momentum in zip(kernels, self.momentum, strict=True):
+            state[kernel]["momentum"] = momentum
+
+    def update(self, group: dict[str, Any], alive: Tensor) -> None:
+        gradients = _zero_unless(alive, torch.stack([_gradient(kernel) for kernel in self.kernels]))
+        self.momentum.lerp_(gradients, alive * (1 - group["momentum"]))
+        directions = gradients.lerp(self.momentum, group["momentum"])  # Nesterov momentum
+        updates = orthogonal(directions.flatten(2))
+        length = alive * group["lr"] * (RMS * math.sqrt(max(updates.shape[-2:])))
+        torch._foreach_sub_([kernel.data for kernel in self.kernels], list((updates * length).view_as(directions).unbind()))
+
+
+class _Vectors:
+    """One-dimensional weights, which are updated together as one vector by Adam."""
+
+    def __init__(self, weights: list[nn.Parameter], state: Mapping[Any, dict[str, Any]]) -> None:
+        self.weights = weights
+        self.sizes = [len(weight) for weight in weights]
+        self.mean, self.square = (
+            torch.cat([state[weight].get(name, torch.zeros_like(weight)) for weight in weights]) for name in ("mean", "square")
+        )
+        step = state[weights[0]].get("step", 0)
+        self.step = torch.as_tensor(step, dtype=torch.float32, device=weights[0].device).clone()
+        for weight, mean, square in zip(
+            weights, torch.split(self.mean, self.sizes), torch.split(self.square, self.sizes), strict=True
+        ):
+            state[weight].update({"step": self.step, "mean": mean, "square": square})
+
+    def update(self, group: dict[str, Any], alive: Tensor) -> None:
+        gradients = _zero_unless(alive, torch.cat([_gradient(weight) for weight in self.weights]))
         one, two = group["betas"]
-        state["mean"].lerp_(gradient, 1 - one)
-        state["square"].lerp_(gradient.square(), 1 - two)
-        mean = state["mean"] / (1 - one ** state["step"])
-        square = state["square"] / (1 - two ** state["step"])
-        weight.addcdiv_(mean, square.sqrt_().add_(group["eps"]), value=-group["lr"])
+        self.step += alive
+        self.mean.lerp_(gradients, alive * (1 - one))
+        self.square.lerp_(gradients.square(), alive * (1 - two))
+        # at least one step, as nothing may have been finite yet
+        mean, square = (
+            moment / (1 - beta ** self.step.clamp(min=1)) for moment, beta in ((self.mean, one), (self.square, two))
+        )
+        updates = alive * group["lr"] * mean / square.sqrt_().add_(group["eps"])
+        torch._foreach_sub_([weight.data for weight in self.weights], list(torch.split(updates, self.sizes)))
+
+
+def _gradient(weight: nn.Parameter) -> Tensor:
+    assert weight.grad is not None
+    return weight.grad
+
+
+def _zero_unless(alive: Tensor, gradients: Tensor) -> Tensor:
+    """The gradients, or zeros if `alive` is 0, when they may be NaN."""
+    return torch.where(alive > 0, gradients, torch.zeros((), device=gradients.device))
+
+
+def prepared(optimizer: Optimizer) -> Optimizer:
+    """The optimizer without its warning that it is made for CUDA graphs, as its first steps are not captured."""
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
+
+
+def apply(optimizer: Optimizer, lr: Tensor, found_inf: Tensor) -> None:
+    """Take a step of a fused optimizer or of Muon, unless `found_inf`, a scalar, is 1. Does not wait for the device."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def state_of(optimizer: Optimizer) -> dict[str, Any]:
+    """The `state_dict`, with the learning rate as a number."""
+    state = optimizer.state_dict()
+    groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
+    return state | {"param_groups": groups}
+
+
+def restore_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load the state, but keep how the optimizer is computed, which may have been different on another device."""
+    kept = ("fused", "foreach", "capturable")
+    groups = [
+        group | {name: own[name] for name in kept if name in own}
+        for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(state | {"param_groups": groups})
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

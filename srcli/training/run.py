@@ -23,7 +23,10 @@ from srcli.models.registry import describe_model
 from srcli.training.dataset import PhotoDataset, TrainBatch, prefetched, shortened
 from srcli.training.distributed import init_distributed, local_device
 from srcli.training.folder import ignored
+from srcli.training.gather import Batch
 from srcli.training.history import History
+from srcli.training.loop import DivergedError, Ending
+from srcli.training.loop import train as train_steps
 from srcli.training.photos import FEW_TO_VALIDATE, Reading, read_photos, too_large
 from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.report import RunReport
@@ -31,8 +34,7 @@ from srcli.training.run_dir import RunDirectory
 from srcli.training.settings import merge, read_yaml
 from srcli.training.stream import StreamedPhotos
 from srcli.training.teacher import Teacher
-from srcli.training.trainer import DivergedError, Ending, Step, Trainer, crop_size
-from srcli.training.trainer import train as train_steps
+from srcli.training.trainer import Step, Trainer, crop_size
 from srcli.training.validation import Sample, Scores, Validation
 
 _LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
@@ -63,11 +65,14 @@ class TrainingRun:
         self.progress = progress if self.world.is_first else NoProgress()
         self.lock = ExitStack()  # on the run folder, from the first change in it until training ends
         self.trainer = self._make_trainer(device, state)
+        self.trainer.on_message = self.progress.message
         teacher = Teacher(config, device) if config.teacher is not None else None
         self.photos, held_out = self._read_photos(state)
         if teacher is not None and isinstance(self.photos, PhotoDataset):
             self.photos = self._labeled(teacher, self.photos)
         self.calibration_images = self._calibration_images()
+        for sentence in self.trainer.use_gpu(self.photos if isinstance(self.photos, PhotoDataset) else None):
+            self.progress.message(sentence)
         images = config.batch * self.world.size
         self.history = History(directory, config, images=images, epoch=self._epoch)
         validates = held_out is not None and self.world.is_first
@@ -156,7 +161,7 @@ class TrainingRun:
             with self._errors_explained():
                 ending = train_steps(
                     self.trainer,
-                    prefetched(self._batch, self.trainer.steps),
+                    prefetched(self._input, self.trainer.steps),
                     on_step=self._on_step,
                     on_save=self._on_save,
                     validate=self.validation.measure if self.validation else None,
@@ -238,10 +243,17 @@ class TrainingRun:
 
     def _batch(self, step: int) -> TrainBatch:
         """The crops that this process takes of a step."""
-        batch, world = self.config.batch, self.world
-        part = slice(world.rank * batch, (world.rank + 1) * batch)
-        size, patch = batch * world.size, crop_size(self.config)
-        return self.photos.at(step).batch(step, seed=self.config.seed, size=size, patch=patch, part=part)
+        return self.photos.at(step).batch(step, **self._crop_options())
+
+    def _input(self, step: int) -> Batch:
+        """What the trainer gets for a step: the crops, or where they are in photographs that are in the device's memory."""
+        resident = self.trainer.pairs.resident
+        return self._batch(step) if resident is None else resident.photos.regions(step, **self._crop_options())
+
+    def _crop_options(self) -> dict[str, Any]:
+        batch, rank = self.config.batch, self.world.rank
+        part = slice(rank * batch, (rank + 1) * batch)
+        return {"seed": self.config.seed, "size": batch * self.world.size, "patch": crop_size(self.config), "part": part}
 
     def _epoch(self, step: int) -> float:
         if isinstance(self.photos, StreamedPhotos):
@@ -251,12 +263,10 @@ class TrainingRun:
     def _calibration_images(self) -> Tensor:
         """The LR images of the first steps: N x 3 x H x W. If photographs are read in chunks, those of the first chunk."""
         lrs: list[Tensor] = []
-        photos, size, patch = self.photos.at(self.trainer.steps), self.config.batch, crop_size(self.config)
-        part = slice(self.world.rank * size, (self.world.rank + 1) * size)
+        photos = self.photos.at(self.trainer.steps)
         while sum(lr[:, 0].numel() for lr in lrs) < CALIBRATION_PIXELS:
             step = len(lrs)
-            crops = photos.batch(step, seed=self.config.seed, size=size * self.world.size, patch=patch, part=part)
-            lrs.append(self.trainer.pair(crops, step)[0])
+            lrs.append(self.trainer.pair(photos.batch(step, **self._crop_options()), step)[0])
         return torch.cat(lrs)
 
     def _on_step(self, step: Step) -> None:
@@ -329,7 +339,7 @@ class TrainingRun:
         try:
             yield
         except DivergedError as error:
-            self.directory.save_failing_batch(error.batch)
+            self.directory.save_failing_batch(self._batch(error.step - 1))
             if self.trainer.is_finite:
                 self._on_save()
             size = self.config.batch * self.world.size

@@ -1,4 +1,4 @@
-"""The training loop: takes batches of crops, and trains a generator. Reports through callbacks; uses no files.
+"""The state of training, and its steps.
 
 A step computes LR images from crops, upscales them, compares the result with the crops, updates the weights, and updates their
 moving average.
@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srcli.config import VGG_CROP_OFFSETS, GeneratorConfig, TrainConfig
-from srcli.core.degradation import degraded_pair, degraded_small, margin
+from srcli.config import GeneratorConfig, TrainConfig
+from srcli.core.degradation import margin
 from srcli.core.device import autocast_dtype
 from srcli.core.losses import WeightedLoss
 from srcli.core.networks import Generator, build_generator
 from srcli.errors import SrcliError, counted
 from srcli.training.adversary import Adversary
-from srcli.training.dataset import TrainBatch
+from srcli.training.dataset import PhotoDataset
 from srcli.training.distributed import DistributedContext, shutdown_distributed
-from srcli.training.optim import Muon
+from srcli.training.gather import Batch, on_device, resident
+from srcli.training.optim import Muon, prepared, restore_state, state_of
+from srcli.training.pairs import PairMaker
 from srcli.training.schedule import is_over, learning_rate
-from srcli.training.validation import Scores
+from srcli.training.update import Parts, StepRunner, can_capture, numbers_of_step, step_runner
 
 
 @dataclass(frozen=True)
@@ -50,23 +48,6 @@ class Step:
     skipped: bool = False
     seconds: float = 0.0
     waited: float = 0.0
-
-
-class DivergedError(SrcliError):
-    """The loss was not finite in several consecutive steps. batch: of the last of them, at `step`."""
-
-    def __init__(self, step: int, batch: TrainBatch) -> None:
-        super().__init__(f"The loss was not finite in {MAX_CONSECUTIVE_NONFINITE} consecutive steps, up to step {step}.")
-        self.step = step
-        self.batch = batch
-
-
-MAX_CONSECUTIVE_NONFINITE = 10
-"""Consecutive steps without a finite loss after which training stops."""
-
-
-EARLY_VALIDATION = 60.0
-"""Seconds from the start after which there is a validation, even if the first of `val_every` steps is later."""
 
 
 def crop_size(config: TrainConfig) -> int:
@@ -96,15 +77,13 @@ class Trainer:
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.loss = loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.autocast = autocast_dtype(config.precision, device)
-        self.optimizer = _optimizer(config, self.generator)
+        self.optimizer = _optimizer(config, self.generator, captured=can_capture(device, world))
         self.weights = self.loss.weights | ({"adversarial": config.loss.adversarial} if config.loss.adversarial else {})
         self.adversary = (
             Adversary(device, seed=config.seed, dtype=self.autocast, world=world) if config.loss.adversarial else None
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast == torch.float16)
-        self.buffers: dict[tuple[object, ...], Tensor] = {}
-        self.maker = ThreadPoolExecutor(1)
-        self.ahead: tuple[TrainBatch, Future[tuple[Tensor, Tensor]]] | None = None
+        self.pairs = PairMaker(config, device, world.rank)
         self.steps = 0
         self.schedule_start = 0
         self.elapsed = 0.0
@@ -113,6 +92,25 @@ class Trainer:
         self.best = math.inf
         self.validations_without_improvement = 0
         self.model = self._runnable()
+        self.unread: list[tuple[int, float, Tensor]] = []
+        self.on_message: Callable[[str], None] = lambda _sentence: None
+        self.run = self._runner()
+
+    def _runner(self) -> StepRunner:
+        parts = Parts(
+            self.config,
+            self.device,
+            self.world,
+            self.generator,
+            self.average,
+            self.model,
+            self.loss,
+            self.optimizer,
+            self.adversary,
+            self.scaler,
+            self.autocast,
+        )
+        return step_runner(parts, lambda why: self.on_message(f"Each operation is launched by itself, which is slower: {why}."))
 
     def _runnable(self) -> nn.Module:
         """The generator as a step calls it: distributed over processes, compiled."""
@@ -128,7 +126,22 @@ class Trainer:
     def shutdown(self) -> None:
         """End distributed training: release what is shared between processes."""
         self.model = self.generator
+        self.run = self._runner()
         shutdown_distributed()
+
+    def use_gpu(self, photos: PhotoDataset | None) -> list[str]:
+        """Keep the photographs in the GPU's memory if they fit. Returns what makes training slower than it could be.
+
+        photos: None if they are not in memory. On the CPU this does nothing.
+        """
+        if self.device.type != "cuda":
+            return []
+        self.pairs.resident = kept = None if photos is None else resident(photos, self.device)
+        why = {
+            "The photographs do not fit into the GPU's memory, so the crops of each step are copied there.": kept is None,
+            "With several processes, a step is not captured as a CUDA graph, which is slower.": self.world.size > 1,
+        }
+        return [sentence for sentence, applies in why.items() if applies]
 
     def initialize_from(self, source: Generator) -> None:
         """Start with the weights of another, fused generator. The scale may differ, and this generator may be wider.
@@ -149,7 +162,7 @@ class Trainer:
         return {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": state_of(self.optimizer),
             "scaler": self.scaler.state_dict(),
             **({"adversary": self.adversary.state()} if self.adversary else {}),
             **{key: getattr(self, name) for name, key in _COUNTERS.items()},
@@ -158,10 +171,11 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.adversary:
             self.adversary.restore(state["adversary"])
+        self.run = self._runner()  # a captured step would use the memory of the state before
         for name, key in _COUNTERS.items():
             setattr(self, name, state.get(key, getattr(self, name)))  # older checkpoints have fewer
 
@@ -180,127 +194,42 @@ class Trainer:
         weights = (*self.generator.state_dict().values(), *self.average.state_dict().values())
         return all(bool(weight.isfinite().all()) for weight in weights)
 
-    def step(self, batch: TrainBatch, following: TrainBatch | None = None) -> Step:
-        """Update the weights once, unless the loss or its gradient is not finite.
+    def step(self, batch: Batch, following: Batch | None = None) -> Step:
+        """Update the weights once, unless the loss or its gradient is not finite, and read the result.
 
-        following: the next batch, whose images are prepared while the optimizer, which leaves a core idle, is running.
+        following: the next batch, whose images are prepared meanwhile.
         """
-        config = self.config
-        lr_now = learning_rate(config, self.steps, start=self.schedule_start, elapsed=self.elapsed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr_now
-        self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = self._pair_of(batch)
-        values = torch.zeros(1 + len(self.weights), device=self.device)
-        for number in range(config.accumulate):
-            part = slice(number, None, config.accumulate)
-            last = number == config.accumulate - 1
-            with nullcontext() if last else self._unsynchronised():
-                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
-                    sr = self.model(lr[part])
-                    loss = self.loss(*self._random_vgg_crop(sr.float(), hr[part]))
-                    if self.adversary:
-                        loss = loss.plus("adversarial", config.loss.adversarial, self.adversary.loss(sr.float(), hr[part]))
-                self.scaler.scale(loss.total / config.accumulate).backward()
-            values += torch.stack([loss.total, *loss.terms.values()]).detach() / config.accumulate
-            if self.adversary:
-                self.adversary.learn(sr.float(), hr[part], share=1 / config.accumulate)
-        if following is not None:  # not earlier, as the next images overwrite these
-            self.ahead = self._begin_pair(following, self.steps + 1)
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
-        total, *terms = self.world.mean(values).tolist()
+        self.advance(batch, following)
+        return list(self.results())[-1]
+
+    def advance(self, batch: Batch, following: Batch | None = None) -> None:
+        """Take a step like `step`, but do not wait for the device. `results` reads what came out."""
+        lr = learning_rate(self.config, self.steps, start=self.schedule_start, elapsed=self.elapsed)
+        numbers = on_device(torch.tensor(numbers_of_step(self.config, self.steps, lr)), self.device)
+
+        def meanwhile() -> None:
+            if following is not None:
+                self.pairs.begin(following, self.steps + 1)
+
+        images = self.pairs.pair_of(batch, self.steps)
+        values = self.run(*images, numbers, meanwhile)
         self.steps += 1
-        # with float16, the scaler finds its scale through non-finite gradients, and skips those itself
-        finite = math.isfinite(total) and (self.scaler.is_enabled() or bool(norm.isfinite()))
-        if finite:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self._average()
-            if self.adversary:
-                self.adversary.update(config.adversarial_lr * lr_now / config.lr)
-            self.consecutive_skips = 0
-        else:
-            self.skipped += 1
-            self.consecutive_skips += 1
-            if self.adversary:
-                self.adversary.discard()
-            if self.scaler.is_enabled():
-                self.scaler.update(self.scaler.get_scale() / 2)
-        raw = dict(zip(self.weights, terms, strict=True))
-        weighted = {name: self.weights[name] * term for name, term in raw.items()}
-        return Step(self.steps, total, raw, weighted, lr_now, skipped=not finite)
+        self.unread.append((self.steps, lr, values))
 
-    def _unsynchronised(self) -> AbstractContextManager[None]:
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+    def results(self) -> Iterator[Step]:
+        """The steps whose results were not read yet, in order, while they are counted. Waits for the device."""
+        unread, self.unread = self.unread, []
+        rows = torch.stack([values for *_, values in unread]).tolist() if unread else []
+        for (number, lr, _), (total, *terms, skipped) in zip(unread, rows, strict=True):
+            self.skipped += bool(skipped)
+            self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
+            raw = dict(zip(self.weights, terms, strict=True))
+            weighted = {name: self.weights[name] * term for name, term in raw.items()}
+            yield Step(number, total, raw, weighted, lr, skipped=bool(skipped))
 
-    def _begin_pair(self, batch: TrainBatch, step: int) -> tuple[TrainBatch, Future[tuple[Tensor, Tensor]]]:
-        return batch, self.maker.submit(self.pair, batch, step)
-
-    def _pair_of(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """The images of a step, always computed by the same thread, so that the result is the same to the bit."""
-        if self.ahead is None or self.ahead[0] is not batch:
-            self.ahead = self._begin_pair(batch, self.steps)
-        return self.ahead[1].result()
-
-    def pair(self, batch: TrainBatch, step: int | None = None) -> tuple[Tensor, Tensor]:
-        """(lr, hr) on the device, augmented: N x 3 x patch / scale and N x 3 x patch (both sides), RGB in [0, 1].
-
-        With labels, hr is the mean of photograph and label, weighted by `teacher_weight`.
-        step: number of steps before this one, which seeds the degradation; None for the current number.
-        """
-        scale = self.config.generator.scale
-        hr = self._to_device("hr", batch.hr, batch.augmentations)
-        labels = None if batch.labels is None else self._to_device("labels", batch.labels, batch.augmentations)
-        if batch.lr is not None:
-            lr = self._to_device("lr", batch.lr, batch.augmentations)
-        else:
-            seed = (self.config.seed, self.steps if step is None else step, 1)
-            first = self.world.rank * self.config.batch
-            lr, hr = degraded_pair(self.config.degradation, hr, scale, seed=seed, first=first)
-            if batch.small is not None and batch.unlabeled is not None:
-                small = self._to_device("small", batch.small, batch.augmentations)
-                small = degraded_small(self.config.degradation, small, scale, seed=seed, first=first)
-                lr = torch.where(torch.from_numpy(batch.unlabeled).to(self.device)[:, None, None, None], small, lr)
-        if labels is not None:
-            rim = (labels.shape[-1] - hr.shape[-1]) // 2
-            hr = hr.lerp(labels[..., rim : rim + hr.shape[-2], rim : rim + hr.shape[-1]], self.config.teacher_weight)
-        return lr.contiguous(memory_format=torch.channels_last), hr
-
-    def _to_device(self, role: str, pixels: np.ndarray, augmentations: np.ndarray) -> Tensor:
-        """N x P x P x 3 uint8 to N x 3 x P x P in [0, 1] on the device, augmented. role: each has its own memory."""
-        crops = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            crops = crops.pin_memory().to(self.device, non_blocking=True)
-        shape = (len(crops), 3, *crops.shape[1:3])
-        key = (role, *shape)
-        if key not in self.buffers:  # allocating new memory would take longer than filling it
-            self.buffers[key] = torch.empty(shape, device=self.device)
-        images = self.buffers[key]
-        for image, crop, augmentation in zip(images, crops, augmentations, strict=True):
-            image.copy_(_augmented(crop.permute(2, 0, 1), *augmentation).contiguous())  # augmented while a value is one byte
-        return images.div_(255)
-
-    def _random_vgg_crop(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-        """Crop both images at a random offset if the loss uses VGG.
-
-        VGG's poolings and the generator's pixel shuffle both repeat every few pixels. At a fixed offset, the gradient repeats
-        with them, and the generator learns a grid that matches the poolings. At random offsets it averages out.
-        """
-        if not self.config.loss.needs_vgg:
-            return sr, hr
-        random = np.random.default_rng([self.config.seed, self.steps, VGG_CROP_OFFSETS])
-        rows, columns = (int(random.integers(VGG_CROP_OFFSETS)) for _ in range(2))
-        return sr[..., rows:, columns:], hr[..., rows:, columns:]
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # a smaller decay at the start removes the initial weights from the average of a short run
-        decay = min(self.config.ema, self.steps / (self.steps + 9))
-        for average, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            average.lerp_(weight, 1 - decay)
-        for copied, statistic in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            copied.copy_(statistic)
+    def pair(self, batch: Batch, step: int | None = None) -> tuple[Tensor, Tensor]:
+        """`PairMaker.pair` of a step, or of the next one."""
+        return self.pairs.pair(batch, self.steps if step is None else step)
 
 
 _COUNTERS = {
@@ -315,85 +244,13 @@ _COUNTERS = {
 """Counters of a `Trainer`, and their keys in a checkpoint, which keep older names."""
 
 
-def _optimizer(config: TrainConfig, generator: Generator) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, generator: Generator, *, captured: bool) -> torch.optim.Optimizer:
     weights, decay = generator.parameters(), config.weight_decay
-    match config.optimizer:
-        case "muon":
-            return Muon(weights, config.lr, weight_decay=decay)
-        case "adam":
-            return torch.optim.Adam(weights, config.lr, weight_decay=decay, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(weights, config.lr, weight_decay=decay, fused=True)
+    if config.optimizer == "muon":
+        return Muon(weights, config.lr, weight_decay=decay)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return prepared(kind(weights, config.lr, weight_decay=decay, fused=True, capturable=captured))
 
 
 def _sizes(generator: GeneratorConfig) -> str:
     return f"{generator.architecture} with {counted(generator.channels, 'channel')} and {counted(generator.blocks, 'block')}"
-
-
-def _augmented(image: Tensor, transpose: bool, flip: bool, mirror: bool) -> Tensor:
-    """C x P x P transposed, flipped vertically, and flipped horizontally: eight variants."""
-    image = image.transpose(1, 2) if transpose else image
-    return image.flip([axis for axis, wanted in ((1, flip), (2, mirror)) if wanted])
-
-
-Ending = Literal["done", "stopped", "patience"]
-
-
-def train(
-    trainer: Trainer,
-    batches: Iterator[TrainBatch],
-    *,
-    on_step: Callable[[Step], None],
-    on_save: Callable[[], None],
-    validate: Callable[[Generator], Scores] | None = None,
-    on_scores: Callable[[Scores, bool], None] = lambda _scores, _improved: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Ending:
-    """Train until the last step, until `stop` returns true, or until patience runs out.
-
-    batches: for the next step and those after it. on_save: called at intervals and at the end. validate: scores the averaged
-    generator. on_scores: called after each validation with the scores and whether the loss is the lowest so far.
-    Raises DivergedError if the loss is not finite in many consecutive steps. The weights are then those of the last finite
-    step.
-    """
-    config = trainer.config
-
-    def score() -> None:
-        if validate is not None:
-            scores = validate(trainer.average)
-            improved = scores.loss < trainer.best
-            trainer.best = min(scores.loss, trainer.best)
-            trainer.validations_without_improvement = 0 if improved else trainer.validations_without_improvement + 1
-            on_scores(scores, improved)
-
-    mark = time.monotonic()
-    early = mark + EARLY_VALIDATION if trainer.steps == 0 else math.inf
-    if trainer.steps == 0:
-        score()
-    batch = next(batches)
-    while not trainer.is_done:
-        started = time.perf_counter()
-        following = next(batches)
-        waited = time.perf_counter() - started
-        step = trainer.step(batch, following)
-        on_step(replace(step, seconds=time.perf_counter() - started, waited=waited))
-        if trainer.consecutive_skips >= MAX_CONSECUTIVE_NONFINITE:
-            raise DivergedError(step.number, batch)
-        batch = following
-        now = time.monotonic()
-        trainer.tick(now - mark)
-        mark = now
-        last = trainer.is_done
-        if last or step.number % config.val_every == 0 or now >= early:
-            score()
-            early = math.inf
-        # one process validates and any may be stopped, but all end at the same step
-        out_of_patience = bool(config.patience) and trainer.world.any(
-            trainer.validations_without_improvement >= config.patience, trainer.device
-        )
-        stopped = trainer.world.any(stop(), trainer.device)
-        if last or out_of_patience or stopped or step.number % config.save_every == 0:
-            on_save()
-        if last or out_of_patience or stopped:
-            return "done" if last else "patience" if out_of_patience else "stopped"
-    return "done"

@@ -53,7 +53,7 @@ def test_the_discriminator_learns_and_the_generator_gets_a_gradient_for_sr_only(
     assert all(weight.grad is None for weight in rival.discriminator.parameters())
     for _ in range(30):
         rival.learn(sr, hr, share=1.0)
-        rival.update(1e-3)
+        rival.update(torch.tensor(1e-3), torch.tensor(0.0))
     assert rival.loss(sr, hr) > before + 0.2  # it tells blurred images from sharp ones
 
 
@@ -61,7 +61,7 @@ def test_gradients_that_are_not_finite_do_not_change_the_discriminator() -> None
     rival = adversary()
     weights = [weight.clone() for weight in rival.discriminator.parameters()]
     rival.learn(torch.full((1, 3, 32, 32), torch.nan), torch.rand(1, 3, 32, 32), share=1.0)
-    rival.update(1e-3)
+    rival.update(torch.tensor(1e-3), torch.tensor(0.0))
     assert all(torch.equal(*pair) for pair in zip(weights, rival.discriminator.parameters(), strict=True))
 
 

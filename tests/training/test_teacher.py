@@ -204,7 +204,7 @@ def test_the_generator_sees_unlabeled_images_degraded(crops: PhotoDataset, degra
     assert (target[alone] == 1).all()
     torch.testing.assert_close(lr[~alone], plain[~alone])
     torch.testing.assert_close(target[~alone], truth[~alone])
-    clean = degraded_small("bicubic", start(config)._to_device("small", batch.small, batch.augmentations), 2)
+    clean = degraded_small("bicubic", start(config).pairs.crops(batch)["small"], 2)
     rim = (clean.shape[-1] - lr.shape[-1]) // 2
     difference = (lr - clean[..., rim : rim + lr.shape[-2], rim : rim + lr.shape[-1]])[alone].abs().mean(dim=(1, 2, 3))
     assert (difference > 0.001).any()

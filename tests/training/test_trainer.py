@@ -20,9 +20,11 @@ from srcli.models.registry import describe_model, read_weights
 from srcli.training.dataset import PhotoDataset, TrainBatch
 from srcli.training.history import History
 from srcli.training.plots import read_history
+from srcli.training.loop import DivergedError, train
 from srcli.training.run_dir import RunDirectory
+from srcli.training.schedule import learning_rate
 from srcli.training.settings import read_yaml, write_yaml
-from srcli.training.trainer import DivergedError, Step, Trainer, crop_size, learning_rate, train
+from srcli.training.trainer import Step, Trainer, crop_size
 from srcli.training.validation import Scores
 from tests.conftest import EXAMPLES
 
@@ -87,7 +89,7 @@ def test_the_first_validation_does_not_wait_for_many_steps(crops: PhotoDataset, 
         return steps
 
     assert validated(start(tiny())) == [0, 6]
-    monkeypatch.setattr("srcli.training.trainer.EARLY_VALIDATION", 0.0)
+    monkeypatch.setattr("srcli.training.loop.EARLY_VALIDATION", 0.0)
     assert validated(start(tiny())) == [0, 1, 6]
     resumed = start(tiny())
     run(resumed, crops, until=2)
@@ -209,13 +211,10 @@ def test_a_step_whose_loss_is_not_finite_is_skipped_and_counted(crops: PhotoData
     trainer = start(tiny())
     run(trainer, crops, until=2)
     before = [weight.clone() for weight in weights(trainer)]
-    bias = trainer.generator.tail.bias
-    sound = bias.detach().clone()
-    torch.nn.init.constant_(bias, float("nan"))
+    trainer.loss.weights["pixel"] = float("nan")
     step = trainer.step(next(batches(trainer, crops)))
     assert (step.skipped, trainer.skipped, trainer.consecutive_skips, trainer.steps) == (True, 1, 1, 3)
-    with torch.no_grad():
-        bias.copy_(sound)
+    trainer.loss.weights["pixel"] = 1.0
     assert all(torch.equal(old, new) for old, new in zip(before, weights(trainer), strict=True))
     assert not trainer.step(next(batches(trainer, crops))).skipped
     assert (trainer.skipped, trainer.consecutive_skips) == (1, 0)
@@ -225,9 +224,8 @@ def test_a_persistently_non_finite_loss_ends_training(crops: PhotoDataset) -> No
     trainer = start(tiny(steps=100))
     torch.nn.init.constant_(trainer.generator.tail.bias, float("nan"))
     before = trainer.average.head.weight.clone()
-    with pytest.raises(DivergedError, match="10 consecutive steps, up to step 10") as error:
+    with pytest.raises(DivergedError, match="10 consecutive steps, up to step 10"):
         run(trainer, crops)
-    assert error.value.batch.hr.shape == (2, 40, 40, 3)
     assert torch.equal(trainer.average.head.weight, before)
 
 
