@@ -19,8 +19,8 @@ from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model, read_weights
 from srcli.training.dataset import PhotoDataset, TrainBatch
 from srcli.training.history import History
-from srcli.training.plots import read_history
 from srcli.training.loop import DivergedError, train
+from srcli.training.plots import read_history
 from srcli.training.run_dir import RunDirectory
 from srcli.training.schedule import learning_rate
 from srcli.training.settings import read_yaml, write_yaml
