@@ -40,8 +40,8 @@ from srcli.training.validation import Sample, Scores, Validation
 _LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
 """In errors of torch.distributed, which are all RuntimeErrors."""
 
-DRAW_INTERVAL = 60.0
-"""Seconds between two drawings of a run without validation, which otherwise draws it."""
+DRAW_INTERVAL = 10.0
+"""Seconds in which a run is drawn once at most, except at its end."""
 
 CALIBRATION_PIXELS = 100_000
 """Pixels of LR images for int8 calibration."""
@@ -78,7 +78,7 @@ class TrainingRun:
         validates = held_out is not None and self.world.is_first
         self.validation = Validation(held_out, config, self.trainer.loss, device) if validates and held_out else None
         data = f"{self.photos.description}, and {len(held_out or ())} to validate on"
-        self.drawn = time.monotonic()
+        self.drawn = float("-inf") if self.validation else time.monotonic()
         self.report = RunReport(directory, config, self.validation, command=about["command"], data=data)
         self.progress.message(
             f"{data}; {config.generator.architecture} x{config.generator.scale} on {device}, "
@@ -209,6 +209,8 @@ class TrainingRun:
             photos, held_out = read_photos(self.config, self.progress.image_decoded, self.progress.message, chunks=chunks)
         if isinstance(photos, PhotoDataset):
             self._report_left_out(photos)
+        else:
+            self.progress.message("Reading the first chunk of photographs.")
         if self.world.is_first and held_out is not None and len(held_out) < FEW_TO_VALIDATE:
             self.progress.message(
                 f"Only {counted(len(held_out), 'photograph')} to validate on, so scores are rough. Set `val_split` or `val`."
@@ -280,7 +282,7 @@ class TrainingRun:
         if improved:
             metrics = {"val_psnr": scores.psnr, "val_ssim": scores.ssim, "val_loss": scores.loss}
             self._save_model(self.directory.best, self.about | metrics)
-        self._show(None if self.trainer.is_done else "training", self.validation.samples(self.trainer.average))
+        self._show("training", self.validation.samples(self.trainer.average))
 
     def _on_save(self) -> None:
         positions: Sequence[Sequence[int]] = ()
@@ -292,16 +294,16 @@ class TrainingRun:
                 self.history.write(step)
             self.directory.save_checkpoint(self.trainer, self.about, self.history.pending(), positions)
             self._save_model(self.directory.model, self.about)
-            if self.validation is None and not self.trainer.is_done and time.monotonic() - self.drawn > DRAW_INTERVAL:
+            if self.validation is None:
                 self._show("training")
 
-    def _show(self, state: str | None, samples: Sequence[Sample] = ()) -> None:
-        """Draw the run and the samples of a validation, unless the end follows. What goes wrong here does not end training."""
-        self.drawn = time.monotonic()
+    def _show(self, state: str, samples: Sequence[Sample] = ()) -> None:
+        """Draw the samples of a validation, and the run if it was not just drawn or has ended. No error here ends training."""
         try:
             if samples:
                 self.report.add_snapshot(samples, self.trainer.steps)
-            if state is not None:
+            if state != "training" or (time.monotonic() - self.drawn > DRAW_INTERVAL and not self.trainer.is_done):
+                self.drawn = time.monotonic()
                 self.report.write(self.trainer, state)
         except Exception as error:
             reason = error if isinstance(error, SrcliError) else f"{self.directory.report}: {unexpected(error)}"

@@ -26,6 +26,7 @@ from srcli.models.checkpoint import load_generator
 from srcli.models.registry import describe_model
 from srcli.training.run_dir import RunDirectory
 from srcli.training.settings import read_yaml
+from tests import processes
 from tests.conftest import CommandResult, make_model
 
 Command = Callable[..., CommandResult]
@@ -228,19 +229,19 @@ def test_a_full_disk_while_the_history_is_written(
 
 def test_a_finished_run_can_go_on_with_a_new_schedule(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--steps", 20, "--warmup", 2, "--save-every", 1, "--lr", 0.01]
+    options = ["--steps", 10, "--warmup", 2, "--save-every", 1, "--lr", 0.01, "--val-split", 0]
     assert srcli("train", photos, *TINY, *options, "-o", run, "--max-time", "0s").exit_code == 0
-    unfinished = srcli("train", "--resume", run, "--steps", 40)
+    unfinished = srcli("train", "--resume", run, "--steps", 20)
     assert unfinished.exit_code == 2
     assert "has not finished yet, so it cannot be extended" in words(unfinished)
     assert srcli("train", "--resume", run, "--max-time", "1h").exit_code == 0
-    assert srcli("train", "--resume", run, "--steps", 40, "--device", "cpu").exit_code == 0
+    assert srcli("train", "--resume", run, "--steps", 20, "--device", "cpu").exit_code == 0
     rates = {int(row["step"]): float(row["lr"]) for row in rows(run) if row["lr"]}
-    assert list(rates)[-1] == 40
-    assert rates[20] < 0.0003  # annealed
-    assert rates[21] == pytest.approx(0.005)  # warms up again
-    assert rates[22] == pytest.approx(0.01)
-    assert rates[40] < 0.0003
+    assert list(rates)[-1] == 20
+    assert rates[10] < 0.0006  # annealed
+    assert rates[11] == pytest.approx(0.005)  # warms up again
+    assert rates[12] == pytest.approx(0.01)
+    assert rates[20] < 0.0006
 
 
 def test_training_for_a_time_ends_annealed(srcli: Command, photos: Path, tmp_path: Path) -> None:
@@ -319,8 +320,15 @@ def test_reaching_the_time_limit_is_not_an_error(srcli: Command, photos: Path, t
 # interruptions
 
 
+needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="forks processes and sends signals")
+
+
+def arguments(photos: Path, run: Path, *options: object) -> list[str]:
+    return ["train", *map(str, [photos, *TINY, "--val-split", 0, *options, "-o", run])]
+
+
 def command(photos: Path, run: Path, *options: object) -> list[str]:
-    return [sys.executable, "-m", "srcli", "train", *map(str, [photos, *TINY, "--val-split", 0, *options, "-o", run])]
+    return [sys.executable, "-m", "srcli", *arguments(photos, run, *options)]
 
 
 def same_state(one: dict[str, object], other: dict[str, object]) -> None:
@@ -335,65 +343,56 @@ def same_state(one: dict[str, object], other: dict[str, object]) -> None:
     assert one["steps"] == other["steps"]
 
 
+@needs_fork
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_saves_and_prints_how_to_continue(photos: Path, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(command(photos, run, "--steps", 100_000), stderr=subprocess.PIPE, text=True)
-    while not (run / "history.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"srcli train --resume {run}" in " ".join(stderr.split())
+    process = processes.Command(arguments(photos, run, "--steps", 100_000), tmp_path / "stderr")
+    process.wait_for_file(run / "history.csv")
+    process.send(number)
+    assert process.end() == 130
+    assert f"srcli train --resume {run}" in " ".join(process.stderr.split())
     assert torch.load(run / "checkpoint.pt")["steps"] >= 100
     assert (run / "model.safetensors").exists()
 
 
+@needs_fork
 def test_a_running_run_is_not_disturbed(srcli: Command, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(command(photos, run, "--steps", 100_000, "--save-every", 1), stderr=subprocess.PIPE, text=True)
-    while not (run / "checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = processes.Command(arguments(photos, run, "--steps", 100_000, "--save-every", 1), tmp_path / "stderr")
+    process.wait_for_file(run / "checkpoint.pt")
     for words in (("--resume", run), (photos, *TINY, "--steps", 1, "-o", run, "--overwrite")):
         result = srcli("train", *words)
         assert result.exit_code == 1
         assert f"Another process is training in {run}." in " ".join(result.stderr.split())
-    assert process.poll() is None
-    process.kill()
-    _, stderr = process.communicate(timeout=60)
-    assert "Cannot" not in stderr
+    assert process.is_running
+    process.send(signal.SIGKILL)
+    process.end()
+    assert "Cannot" not in process.stderr
     assert (
         srcli("train", photos, *TINY, "--steps", 1, "-o", run, "--overwrite").exit_code == 0
     )  # the lock of a killed process is free
 
 
+@needs_fork
 def test_a_run_killed_ten_times_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments, each followed by the same command: the final state equals that of an uninterrupted run."""
-    options = ["--steps", 600, "--save-every", 7, "--keep", 1, "--warmup", 20, "--degradation", "photo", "--patch", 16]
+    options = ["--steps", 250, "--save-every", 7, "--keep", 1, "--warmup", 20, "--degradation", "photo", "--patch", 16]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    # one thread, as sums in another order would not be equal to the bit
-    surroundings = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command(photos, calm, *options), check=True, capture_output=True, env=surroundings)
+    processes.run(arguments(photos, calm, *options), tmp_path / "stderr")
     moments = random.Random(0)
-    words = command(photos, killed, *options)
-    kills = 0
-    while kills < 10:
-        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=surroundings)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "photographs to train on" in line:
-                break
-        while kills >= 3 and not (killed / "checkpoint.pt").exists():  # on a slow machine
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.35))
-        assert process.poll() is None, "the run ended before it could be killed"
-        process.kill()
-        process.communicate()
-        kills += 1
-    assert 0 < torch.load(killed / "checkpoint.pt")["steps"] < 600
-    subprocess.run(words, check=True, capture_output=True, env=surroundings)
+    words = arguments(photos, killed, *options)
+    for kills in range(10):
+        process = processes.Command(words, tmp_path / "stderr")
+        process.wait_for("photographs to train on")
+        if kills >= 3:  # on a slow machine
+            process.wait_for_file(killed / "checkpoint.pt")
+        time.sleep(moments.uniform(0, 0.15))
+        assert process.is_running, "the run ended before it could be killed"
+        process.send(signal.SIGKILL)
+        assert process.end() == -signal.SIGKILL
+    assert 0 < torch.load(killed / "checkpoint.pt")["steps"] < 250
+    processes.run(words, tmp_path / "stderr")
     same_state(torch.load(killed / "checkpoint.pt"), torch.load(calm / "checkpoint.pt"))
     assert (killed / "model.safetensors").read_bytes()[-4000:] == (calm / "model.safetensors").read_bytes()[-4000:]
     assert [row["step"] for row in rows(killed)] == [row["step"] for row in rows(calm)]
@@ -571,6 +570,7 @@ def test_no_gloo_thread_is_left_after_distributed_training(tmp_path: Path) -> No
         (["--vgg", "missing.pth", "--loss", "feature=1"], 1, "Cannot read missing.pth"),
         (["--val", "missing"], 1, "missing is not a folder"),
         (["--lr-data", "missing"], 1, "missing is not a folder"),
+        (["--unlabeled", "half"], 2, "--unlabeled needs --teacher, without --lr-data."),
         (["--val", "missing", "--lr-data", "missing"], 2, "set --val-split instead of --val"),
     ],
 )

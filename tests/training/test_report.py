@@ -81,12 +81,11 @@ def test_without_validation_the_page_shows_curves_and_settings(srcli: Command, p
     assert not (run / "samples").exists()
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a bug")])
 def test_a_page_that_cannot_be_written_does_not_end_training(
-    srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise error
+        raise ValueError("a bug")
 
     monkeypatch.setattr("srcli.training.report.Image.Image.save", fail)
     result = srcli("train", photos, *SIZE, "--steps", 1, "-o", tmp_path / "run")

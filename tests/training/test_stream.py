@@ -231,13 +231,12 @@ def test_another_number_of_processes_begins_the_next_epoch() -> None:
 # runs
 
 
-@pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_a_run_on_chunks_resumes_to_the_bit(
-    srcli: Command, folder: Path, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    srcli: Command, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "CHUNK_PIXELS", 6 * 40 * 48)  # 11520 pixels: four steps
     size = ["--channels", 8, "--blocks", 1, "--scale", 2, "--patch", 32, "--batch", 2, "--device", "cpu", "--val-split", 0]
-    words = ["train", *((shards,) if kind == "shards" else (folder, "--cache", "stream")), *size, "--steps", 9]
+    words = ["train", shards, *size, "--steps", 9]
     first = srcli(*words, "--max-time", "0.001s", "-o", tmp_path / "run", "--save-every", 7)
     assert first.exit_code == 0, first.stderr
     stopped = torch.load(tmp_path / "run" / "checkpoint.pt")

@@ -18,7 +18,9 @@ from srcli.models.checkpoint import load_generator, save_model
 from srcli.models.perceptual import FeatureLoss
 from srcli.models.registry import describe_model, read_weights
 from srcli.training.dataset import PhotoDataset, TrainBatch
+from srcli.training.history import History
 from srcli.training.loop import DivergedError, train
+from srcli.training.plots import read_history
 from srcli.training.run_dir import RunDirectory
 from srcli.training.schedule import learning_rate
 from srcli.training.settings import read_yaml, write_yaml
@@ -92,6 +94,22 @@ def test_the_first_validation_does_not_wait_for_many_steps(crops: PhotoDataset, 
     resumed = start(tiny())
     run(resumed, crops, until=2)
     assert validated(resumed) == [6]
+
+
+def test_a_validation_has_the_row_of_its_step(tmp_path: Path, crops: PhotoDataset) -> None:
+    """Also one whose step ends a row of the history anyway."""
+    run = RunDirectory(tmp_path)
+    history = History(run, tiny(), images=2, epoch=lambda step: step / 10)
+    scores = Scores(30.0, 0.9, 0.1), Scores(28.0, 0.8, 0.2)
+    for number in range(1, 302):
+        history.add(Step(number, 1.0, {"pixel": 1.0}, {"pixel": 1.0}, 0.01, seconds=0.1), skipped=number // 150)
+        if number in (50, 200):
+            history.write(number, scores)
+    rows = read_history(run.history)
+    assert [row["step"] for row in rows] == ["50", "100", "200", "300"]
+    assert [bool(row["val_psnr"]) for row in rows] == [True, False, True, False]
+    assert [row["skipped"] for row in rows] == ["0", "0", "1", "2"]
+    assert all(row["loss"] == "1.0" for row in rows)
 
 
 @pytest.mark.parametrize(
