@@ -72,7 +72,7 @@ LADDER = {
     "residual-x4-48x8": Recipe(ResidualConfig(scale=4, channels=48, blocks=4), 1),
     "residual-x4-64x16": Recipe(ResidualConfig(scale=4, channels=64, blocks=8), 2.5),
     "residual-x4-96x16": Recipe(ResidualConfig(scale=4, channels=96, blocks=8), 3),
-    "smallest": Recipe(CompactConfig(scale=4, channels=4, blocks=1), 1, {"patch": 32, "batch": 2}),
+    "smallest": Recipe(CompactConfig(scale=4, channels=4, blocks=1), 1, {"patch": 96, "batch": 4}),
 }
 """Networks of the names' channels and convolutions. `smallest` is for trying the command."""
 
