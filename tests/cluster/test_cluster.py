@@ -14,8 +14,13 @@ import pytest
 
 from srcli.cluster.manifest import Manifest, Record
 from srcli.cluster.storage import list_images, size_of, store
+from srcli.cluster.worker import Task, Worker
+from srcli.inference.batch import UpscaleOptions
+from srcli.inference.plan import Size
+from srcli.inference.tiling import plan_tiling
 from srcli.io.image import Image
 from srcli.io.write import write_image
+from srcli.models.registry import describe_model
 from tests.conftest import CommandResult, make_model
 
 Command = Callable[..., CommandResult]
@@ -68,7 +73,6 @@ def test_an_image_that_ends_its_worker_twice_is_set_aside(
     cluster: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from srcli.cluster import run
-    from srcli.cluster.worker import Task
 
     class Fragile:
         def __init__(self, options: object) -> None: ...
@@ -114,6 +118,42 @@ def test_other_storage_lists_and_stores_whole_files(tmp_path: Path) -> None:
     assert [entry.below for entry in list_images("memory://in", recursive=False)] == ["a.png"]
     assert size_of("memory://in/a.png") == 3
     assert size_of("memory://in/none.png") is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_reads_and_writes_an_s3_store(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import fsspec
+
+    try:
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+        store(photos / "1.png", "s3://bucket/in/sub/1.png")
+        options = UpscaleOptions(
+            Size(scale=2), [describe_model(make_model(tmp_path / "m.safetensors", scale=2))], plan_tiling()
+        )
+        worker = Worker(options)
+        tasks = [
+            Task(entry.url, "s3://bucket/out/1_x2.png", entry.bytes) for entry in list_images("s3://bucket/in", recursive=True)
+        ]
+        (record,) = worker.run(tasks)
+        assert record.error is None
+        assert size_of("s3://bucket/out/1_x2.png") == record.bytes
+        (alone,) = worker.run([Task(str(photos / "1.png"), str(tmp_path / "alone" / "1_x2.png"), 0)])
+        assert alone.sha256 == record.sha256
+        (existing,) = worker.run(tasks)
+        assert "already exists" in str(existing.error)
+    finally:
+        server.stop()
 
 
 def test_without_cluster_ray_is_not_imported(photos: Path, tmp_path: Path) -> None:
