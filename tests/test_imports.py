@@ -15,7 +15,7 @@ LAYERS = (
     {"core", "io"},
     {"models"},
     {"inference"},
-    {"evaluation", "training"},
+    {"cluster", "evaluation", "training"},
     {"cli"},
     {"__main__"},
 )
@@ -41,7 +41,7 @@ def test_every_package_and_module_has_a_layer() -> None:
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert modules | packages == set(LAYER_OF)
-    assert len(packages) == 7
+    assert len(packages) == 8
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -28,6 +28,7 @@ QUALITY = Panel("Quality")
 INPUT = Panel("Input")
 OUTPUT = Panel("Output")
 BATCH = Panel("Batch")
+CLUSTER = Panel("Cluster")
 
 EXAMPLES = """
 srcli upscale photo.jpg
@@ -175,6 +176,25 @@ def upscale(
     fail_fast: Annotated[bool, BATCH.flag("--fail-fast", help="Stop at the first image that fails.")] = False,
     dry_run: Annotated[bool, BATCH.flag("--dry-run", help="Show what would be done without doing it.")] = False,
     json: Annotated[bool, BATCH.flag("--json", help="Print a line of JSON for each image.")] = False,
+    cluster: Annotated[
+        str | None,
+        CLUSTER.option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="Use a Ray cluster; auto for the one here. Inputs and -o may be URLs such as s3://bucket/photos.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        CLUSTER.option("--workers", metavar="N", help="Workers on the cluster. [default: one per node]"),
+    ] = None,
+    gpus: Annotated[
+        float, CLUSTER.option("--gpus", metavar="SHARE", help="GPUs of each worker, such as 0.5. [default: 0]")
+    ] = 0,
+    manifest: Annotated[
+        Path | None,
+        CLUSTER.option("--manifest", metavar="FILE", help="Record of the results. [default: manifest.jsonl in a local OUT]"),
+    ] = None,
     tile: Annotated[
         int | None,
         MEMORY.option(
@@ -222,6 +242,14 @@ def upscale(
             raise ConfigError(f"{option} is {value}; it must be at least 1.")
     if skip_large and size is None:
         raise ConfigError("--skip-large needs --size. With --scale, use --min-side N.")
+    if cluster is None and (workers is not None or gpus or manifest is not None):
+        raise ConfigError("--workers, --gpus and --manifest need --cluster.")
+    if cluster is not None and (compare is not None or in_place or keep_dates or include_results or dry_run):
+        raise ConfigError("--cluster excludes --compare, --in-place, --keep-dates, --include-results and --dry-run.")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers is {workers}; it must be at least 1.")
+    if gpus < 0:
+        raise ConfigError(f"--gpus is {gpus:g}; it must be at least 0.")
     if compare is not None and compare.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--compare writes an HTML page, so its name must end in .html (got {compare}).")
     if "-" in inputs and sys.stdin is not None and sys.stdin.isatty():
@@ -276,6 +304,24 @@ def upscale(
         min_side=min_side,
         skip_large=skip_large,
     )
+    if cluster is not None:
+        from srcli.cli.upscale_cluster import run_on_cluster
+        from srcli.inference.plan import Names
+
+        run_on_cluster(
+            options,
+            inputs,
+            output,
+            Names(name, target_size, extension, model or models[0].name),
+            address=cluster,
+            workers=workers,
+            gpus=gpus,
+            manifest=manifest,
+            recursive=recursive,
+            json=json,
+            fail_fast=fail_fast,
+        )
+        return
     jobs = plan(
         inputs,
         output,

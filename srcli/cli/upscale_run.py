@@ -25,7 +25,7 @@ def run_jobs(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast:
     with_previews: list[UpscaleResult] = []
     done = skipped = large = 0
     interrupted = False
-    with _stop_signals_as_interrupt(), UpscaleProgress(jobs) as progress:
+    with stop_signals_as_interrupt(), UpscaleProgress(jobs) as progress:
         callbacks = ProgressCallbacks(progress.start, progress.advance, progress.note)
         results = BatchUpscaler(options, callbacks).run(jobs)
         try:
@@ -109,7 +109,7 @@ def _record(result: UpscaleResult) -> dict[str, Any]:
 
 
 @contextmanager
-def _stop_signals_as_interrupt() -> Iterator[None]:
+def stop_signals_as_interrupt() -> Iterator[None]:
     """Handle SIGTERM and a closed terminal like Ctrl-C, so that no incomplete file is left."""
 
     def interrupt(*_: object) -> None:

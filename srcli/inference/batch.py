@@ -132,12 +132,18 @@ class _ModelLoadError(Exception):
 class BatchUpscaler:
     """Upscales a batch of images with the same options."""
 
-    def __init__(self, options: UpscaleOptions, callbacks: ProgressCallbacks = ProgressCallbacks()) -> None:
+    def __init__(
+        self,
+        options: UpscaleOptions,
+        callbacks: ProgressCallbacks = ProgressCallbacks(),
+        backends: dict[int, Backend] | None = None,
+    ) -> None:
+        """backends: loaded models by their identity, shared by batches with the same `options.models`."""
         self.options = options
         self.callbacks = callbacks
         self._stop = Event()
         self._loading, self._large = Lock(), Lock()
-        self._backends: dict[int, Backend] = {}  # by the identity of the model
+        self._backends: dict[int, Backend] = {} if backends is None else backends
         self._with_previews: set[Job] = set()
         self._levels_reported: set[float] = set()
 

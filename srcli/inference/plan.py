@@ -87,12 +87,12 @@ def plan(
 
     output: a file for one image, - for stdout, a folder that mirrors the tree below each input folder, or None for results next
     to their images. extension: of the results, such as .png; None keeps that of each image, or takes .png for formats that are
-    only read. name: a template for names of results (see `_Names`). model: the model's name in it. in_place: allow a result
+    only read. name: a template for names of results (see `Names`). model: the model's name in it. in_place: allow a result
     to replace its own image. include_results: upscale the results of earlier runs that lie in a folder next to their images,
     too. on_note: called with sentences for the user.
     Raises ConfigError if the arguments contradict each other.
     """
-    names = _Names(name, size, extension, model)
+    names = Names(name, size, extension, model)
     to_stdout = output == "-" or (output is None and list(inputs) == ["-"])
     folder = Path(output) if output is not None and not to_stdout else None
     to_file = folder is not None and folder.suffix != "" and not folder.is_dir()
@@ -203,7 +203,7 @@ def _sources(
     return {path: Path(path.name)}, [], 0, []
 
 
-class _Names:
+class Names:
     """Names of results from a template.
 
     {stem} and {ext} are those of the image and of the result, {suffix} is an underscore and the size, such as _x4, {scale} the
