@@ -36,7 +36,7 @@ class Cluster:
         self._connected_here = not ray.is_initialized()
         if self._connected_here:
             _connect(address)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         cpus = sum(int(node.get("CPU", 0)) for node in nodes)
         all_gpus = sum(node.get("GPU", 0) for node in nodes)
         self.nodes = len(nodes)
