@@ -142,5 +142,6 @@ def _as_json(record: Record) -> dict[str, object]:
 
 def _settings(options: UpscaleOptions) -> str:
     """What decides the pixels and the files of a batch."""
-    models = [model.name for model in (*options.first_models, *options.models)]
+    choices = [(options.models, options.first_models), *options.models_by_denoise.values()]
+    models = [model.name for choice in choices for each in choice for model in each]
     return repr((options.size, models, options.save, options.frame, options.strip_metadata, options.background))
