@@ -1,10 +1,12 @@
-"""Batches on a cluster: the manifest, storage, and what a worker does."""
+"""Batches on a local Ray cluster: equal results, continued runs, workers that end."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,68 @@ from tests.conftest import CommandResult, make_model
 Command = Callable[..., CommandResult]
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def photos(tmp_path: Path, pixels: Callable[..., np.ndarray]) -> Path:
     for number in range(6):
         write_image(Image(pixels(20, 24, seed=number)), tmp_path / "photos" / f"{number}.png")
     return tmp_path / "photos"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.jsonl"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_results_equal_those_of_one_machine_and_a_run_continues(
+    cluster: None, srcli: Command, photos: Path, tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "model.safetensors", scale=2)
+    (photos / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    alone = srcli("upscale", photos, "-o", tmp_path / "alone", "-m", model)
+    command = ["upscale", photos, "-o", tmp_path / "out", "-m", model, "--cluster", "auto", "--workers", "2"]
+    done = srcli(*command)
+    assert alone.exit_code == done.exit_code == 1
+    assert "damaged.png" in done.err
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    assert sorted(Path(line).name for line in done.out.split()) == sorted(contents(tmp_path / "out"))
+
+    (photos / "damaged.png").unlink()
+    (tmp_path / "out" / "3_x2.png").unlink()
+    again = srcli(*command, "--json")
+    assert again.exit_code == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    records = [json.loads(line) for line in again.out.splitlines()]
+    assert [Path(record["input"]).name for record in records if not record["skipped"]] == ["3.png"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_image_that_ends_its_worker_twice_is_set_aside(
+    cluster: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srcli.cluster import run
+
+    class Fragile:
+        def __init__(self, options: object) -> None: ...
+
+        def run(self, tasks: list[Task]) -> list[Record]:
+            if any("3" in task.source for task in tasks):
+                os._exit(1)
+            return [Record(task.source, task.target) for task in tasks]
+
+    monkeypatch.setattr(run, "Worker", Fragile)
+    tasks = [Task(f"{number}.png", f"{number}_x2.png", 100) for number in range(6)]
+    with run.Cluster(None, "auto", workers=1) as workers, Manifest(tmp_path / "manifest.jsonl", "") as manifest:  # type: ignore[arg-type]
+        records = list(workers.run(tasks, manifest))
+    assert sorted(record.input for record in records) == [task.source for task in tasks]
+    assert [record.input for record in records if record.error] == ["3.png"]
 
 
 def test_a_manifest_with_an_incomplete_line_is_read_and_continued(tmp_path: Path) -> None:
