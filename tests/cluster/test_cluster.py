@@ -55,16 +55,16 @@ def test_results_equal_those_of_one_machine_and_a_run_continues(
     command = ["upscale", photos, "-o", tmp_path / "out", "-m", model, "--cluster", "auto", "--workers", "2"]
     done = srcli(*command)
     assert alone.exit_code == done.exit_code == 1
-    assert "damaged.png" in done.err
+    assert "damaged.png" in done.stderr
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
-    assert sorted(Path(line).name for line in done.out.split()) == sorted(contents(tmp_path / "out"))
+    assert sorted(Path(line).name for line in done.stdout.split()) == sorted(contents(tmp_path / "out"))
 
     (photos / "damaged.png").unlink()
     (tmp_path / "out" / "3_x2.png").unlink()
     again = srcli(*command, "--json")
     assert again.exit_code == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
-    records = [json.loads(line) for line in again.out.splitlines()]
+    records = [json.loads(line) for line in again.stdout.splitlines()]
     assert [Path(record["input"]).name for record in records if not record["skipped"]] == ["3.png"]
 
 
