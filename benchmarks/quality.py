@@ -134,9 +134,9 @@ def stlpips_metric() -> Metric:
 
 
 def table_rows(table: Table, figures: tuple[str, ...], *, timed: bool = False, sets: tuple[str, ...] = SETS) -> list[str]:
-    """The lines of a Markdown table, with the figures that each set has."""
+    """The lines of a Markdown table, with the figures that all models have."""
     measured = [
-        (name, figure) for name in sets for figure in figures if any(figure in row.get(name, {}) for row in table.values())
+        (name, figure) for name in sets for figure in figures if all(figure in row.get(name, {}) for row in table.values())
     ]
     columns = [*(["t"] if timed else []), *(f"{name} {HEADINGS.get(figure, figure)}" for name, figure in measured)]
     lines = ["| model | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
