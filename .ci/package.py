@@ -51,7 +51,7 @@ EXTRAS = {
         ("srcli", "upscale", "photo.jxl", "-s", "2", "-o", "again.png"),
     ),
     "shards": (
-        ("python", "-c", "import tarfile, sys; tarfile.open('0.tar', 'w').add(sys.argv[1], 'a.png')", PHOTO),
+        ("python", "-c", "import tarfile, sys; t = tarfile.open('0.tar', 'w'); t.add(sys.argv[1], 'a.png'); t.close()", PHOTO),
         ("srcli", "train", "{0..0}.tar", "-o", "sharded", "--steps", "1", "--batch", "1", "--patch", "64"),
     ),
     "benchmarks": (("python", "-c", "import IPython, pynvml, torchsummary"),),
