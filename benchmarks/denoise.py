@@ -10,15 +10,14 @@ Prints PSNR and ST-LPIPS for each level, the best one in bold, and which level i
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from natural import load_stlpips
-from PIL import Image
-from quality import truth
+from quality import decoded, encoded, truth
+from torch import Tensor
 
 from srcli.core.degradation import bicubic
 from srcli.core.metrics import on_luma, psnr
@@ -28,22 +27,18 @@ from srcli.io.discover import find_images
 from srcli.models.registry import select_models
 
 
-def as_jpeg(quality: int) -> Callable[[np.ndarray], bytes]:
-    return lambda lr: saved(lr, "JPEG", quality=quality)
+def as_jpeg(quality: int) -> Callable[[Tensor], bytes]:
+    return lambda lr: encoded(lr, "JPEG", quality=quality)
 
 
-def with_noise(sigma: float) -> Callable[[np.ndarray], bytes]:
-    def noisy(lr: np.ndarray) -> bytes:
-        noise = np.random.default_rng(0).normal(0, sigma, lr.shape)
-        return saved(np.rint(lr + noise).clip(0, 255).astype(np.uint8), "PNG")
+def with_noise(sigma: float) -> Callable[[Tensor], bytes]:
+    """sigma: of 255."""
+
+    def noisy(lr: Tensor) -> bytes:
+        noise = np.random.default_rng(0).normal(0, sigma / 255, lr.shape)
+        return encoded(lr + torch.from_numpy(noise).float(), "PNG")
 
     return noisy
-
-
-def saved(lr: np.ndarray, kind: str, **options: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(lr).save(file, kind, **options)
-    return file.getvalue()
 
 
 DEGRADATIONS = (
@@ -76,9 +71,8 @@ def main() -> None:
         rows, chosen = [], []
         for path in paths:
             hr = truth(path, scale)
-            file = degrade((bicubic(hr, scale)[0] * 255).round().byte().permute(1, 2, 0).numpy())
-            with Image.open(io.BytesIO(file)) as image:
-                lr = np.ascontiguousarray(np.asarray(image, np.float32).transpose(2, 0, 1)) / 255
+            file = degrade(bicubic(hr, scale))
+            lr = decoded(file)[0].contiguous().numpy()
             chosen.append(estimate_denoise(file).level)
             srs = [torch.from_numpy(backend(lr))[None].clamp(0, 1) for backend in backends]
             rows.append([*(psnr(*on_luma(sr, hr, border=scale)).item() for sr in srs), *(stlpips(sr, hr) for sr in srs)])

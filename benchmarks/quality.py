@@ -64,7 +64,6 @@ HEADINGS = {
     "psnr": "PSNR",
     "ssim": "SSIM",
     "stlpips": "ST-LPIPS",
-    "ghost": "ghost",
     "grid_flat": "grid, flat",
     "grid_textured": "grid, textured",
 } | {
@@ -169,11 +168,20 @@ def degrade_otherwise(lr: Tensor) -> Tensor:
     return saved(blurred + F.interpolate(coarse, size=lr.shape[-2:], mode="bilinear"), "WebP", quality=60)
 
 
-def saved(lr: Tensor, kind: str, **options: int) -> Tensor:
-    """Encoded and decoded by Pillow."""
+def encoded(lr: Tensor, kind: str, **options: int) -> bytes:
+    """A file that Pillow writes."""
     file = io.BytesIO()
     PILImage.fromarray((quantized(lr)[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(file, kind, **options)
-    with PILImage.open(file) as image:
+    return file.getvalue()
+
+
+def saved(lr: Tensor, kind: str, **options: int) -> Tensor:
+    """Encoded and decoded by Pillow."""
+    return decoded(encoded(lr, kind, **options))
+
+
+def decoded(file: bytes) -> Tensor:
+    with PILImage.open(io.BytesIO(file)) as image:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 

@@ -78,14 +78,19 @@ def ours(trainer: Trainer, photos: PhotoDataset) -> Callable[[int], None]:
         return photos.batch(step, seed=0, size=config.batch, patch=crop_size(config))
 
     batches = prefetched(crops_of, 0) if type(trainer.pairs) is PairMaker else repeat(crops_of(0))
-    crops = next(batches)
+    return stepper(batches, trainer.step)
 
-    def steps(count: int) -> None:
-        nonlocal crops
-        for _ in range(count):
+
+def stepper(batches: Iterator[Batch], take: Callable[[Batch, Batch], object]) -> Callable[[int], None]:
+    """Takes so many steps. take: is given the batch of a step and the following one."""
+    batch = next(batches)
+
+    def steps(number: int) -> None:
+        nonlocal batch
+        for _ in range(number):
             following = next(batches)
-            trainer.step(crops, following)
-            crops = following
+            take(batch, following)
+            batch = following
 
     return steps
 
@@ -189,14 +194,10 @@ def loop_speed(config: TrainConfig, photos: PhotoDataset, device: torch.device, 
     kept = trainer.pairs.resident
     options = {"seed": 0, "size": config.batch, "patch": crop_size(config)}
     batches = prefetched(lambda step: (kept.photos.regions if kept else photos.batch)(step, **options), 0)
-    batch = next(batches)
+    advance = stepper(batches, trainer.advance)
 
     def steps(number: int) -> None:
-        nonlocal batch
-        for _ in range(number):
-            following = next(batches)
-            trainer.advance(batch, following)
-            batch = following
+        advance(number)
         list(trainer.results())
 
     steps(WARM_UP + 2)

@@ -46,6 +46,17 @@ def parse_memory(word: str) -> int:
     return int(float(match[1]) * _BYTES[match[2]])
 
 
+def parse_denoise(word: str) -> float | None:
+    """An amount in 0..1; None for `auto`."""
+    try:
+        amount = None if word == "auto" else float(word)
+    except ValueError:
+        amount = math.nan
+    if amount is not None and not 0 <= amount <= 1:
+        raise ConfigError(f"--denoise is {word}; it must be a number from 0 to 1, or auto.")
+    return amount
+
+
 def parse_limits(words: Sequence[str], loss: LossConfig, learned: Sequence[str] = ()) -> dict[str, float]:
     """Limits for metrics of a comparison under `loss`, as in `total=0.02`."""
     from srcli.evaluation.formatting import MEANINGS, TERMS

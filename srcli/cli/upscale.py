@@ -11,7 +11,7 @@ import typer
 
 from srcli.cli.messages import note, report
 from srcli.cli.options import COMMON, MEMORY, Device, MaxPixels, Panel, Quiet, Verbose, complete_models, one_of
-from srcli.cli.parsing import parse_color, parse_memory, parse_size
+from srcli.cli.parsing import parse_color, parse_denoise, parse_memory, parse_size
 from srcli.errors import ConfigError, SrcliError
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def upscale(
         raise ConfigError("--model cannot be combined with --effort, --perceptual, --denoise or --photo, which choose a model.")
     if photo and denoise is not None:
         raise ConfigError("--photo is short for --denoise 1. Leave out one of them.")
-    amount = 1.0 if photo else _parse_denoise(denoise or "auto")
+    amount = 1.0 if photo else parse_denoise(denoise or "auto")
     if fit and size is None:
         raise ConfigError("--fit needs --size.")
     if tile is not None and tile != 0 and tile < 16:
@@ -337,17 +337,6 @@ def upscale(
     if compare and not dry_run:
         _check_page(compare, jobs, overwrite=overwrite)
     run_jobs(options, jobs, json=json, fail_fast=fail_fast, page=compare)
-
-
-def _parse_denoise(text: str) -> float | None:
-    """An amount in 0..1; None for `auto`."""
-    try:
-        amount = None if text == "auto" else float(text)
-    except ValueError:
-        amount = -1.0
-    if amount is not None and not 0 <= amount <= 1:
-        raise ConfigError(f"--denoise is {text}; it must be a number from 0 to 1, or auto.")
-    return amount
 
 
 def _check_page(page: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:

@@ -11,10 +11,8 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from srcli.cli.messages import as_options, is_quiet, note, report
-from srcli.cli.upscale_run import stop_signals_as_interrupt
+from srcli.cli.upscale_run import end_batch, stop_signals_as_interrupt
 from srcli.cluster.manifest import Manifest, Record
 from srcli.cluster.plan import plan_tasks
 from srcli.cluster.storage import local_path
@@ -84,12 +82,7 @@ def run_on_cluster(
     if progress.skipped:
         note(f"skipped {counted(progress.skipped, 'existing result')}.")
     note(f"{progress.line()}; {nodes * progress.seconds / 3600:.2g} node-hours.")
-    for failure in failures:
-        report(failure)
-    if interrupted:
-        raise typer.Exit(130)
-    if failures:
-        raise typer.Exit(1)
+    end_batch(failures, interrupted=interrupted)
 
 
 class _Progress:

@@ -60,6 +60,11 @@ def run_jobs(options: UpscaleOptions, jobs: list[Job], *, json: bool, fail_fast:
         note(f"left {counted(large, 'image')} alone, which {'is' if large == 1 else 'are'} large enough.")
     if skipped:
         note(f"skipped {counted(skipped, 'existing result')}.")
+    end_batch(failures, interrupted=interrupted)
+
+
+def end_batch(failures: Sequence[str], *, interrupted: bool) -> None:
+    """List all failures, and exit with the code for what happened."""
     for failure in failures:
         report(failure)
     if interrupted:

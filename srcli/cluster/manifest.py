@@ -71,11 +71,11 @@ class Manifest:
 
     def bytes_of(self, output: str) -> int | None:
         """The size of a result that an earlier run completed."""
-        return self._bytes.get(_key(output))
+        return self._bytes.get(key_of(output))
 
     def was_started(self, output: str) -> bool:
         """Whether an earlier run may have written this output without recording it."""
-        return _key(output) in self._started
+        return key_of(output) in self._started
 
     def start(self, outputs: Iterable[str]) -> None:
         """Record, before the work, that these outputs may appear."""
@@ -101,13 +101,14 @@ class Manifest:
                 if number == 0 and line.get("settings") != settings:
                     raise SrcliError(f"{self.path} belongs to a batch with other options. Choose another `manifest`.")
                 for output in line.get("started", ()):
-                    self._started.add(_key(output))
+                    self._started.add(key_of(output))
                 if "output" in line:
-                    key = _key(line["output"])
+                    key = key_of(line["output"])
                     self._started.discard(key)
                     if line["error"] is None and line["bytes"] is not None:
                         self._bytes[key] = line["bytes"]
 
 
-def _key(output: str) -> bytes:
+def key_of(output: str) -> bytes:
+    """Eight bytes that stand for a name, of which ten million fit into memory."""
     return blake2b(output.encode(errors="surrogateescape"), digest_size=8).digest()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 
-from srcli.cluster.manifest import Record
+from srcli.cluster.manifest import Record, key_of
 from srcli.cluster.storage import list_images
 from srcli.cluster.worker import Task
 from srcli.errors import SrcliError
@@ -28,7 +27,7 @@ def plan_tasks(inputs: Sequence[str], output: str, names: Names, *, recursive: b
                     continue  # results below the input
                 below = Path(entry.below)
                 target = f"{root}/{(below.parent / names.of(below).name).as_posix()}"
-                key = blake2b(target.encode(errors="surrogateescape"), digest_size=8).digest()
+                key = key_of(target)
                 if key in taken:
                     problem = f"{entry.url} and another image would both become {target}. Write them to different folders."
                     yield Record(entry.url, target, error=problem)

@@ -145,7 +145,7 @@ class BatchUpscaler:
         self._loading, self._large = Lock(), Lock()
         self._backends: dict[int, Backend] = {} if backends is None else backends
         self._with_previews: set[Job] = set()
-        self._levels_reported: set[float] = set()
+        self._first_with_level: dict[float, Job] = {}
 
     def run(self, jobs: Sequence[Job]) -> Iterator[UpscaleResult]:
         """The results in the order of the jobs. Closing the iterator stops the work and removes incomplete files.
@@ -295,8 +295,8 @@ class BatchUpscaler:
     def _denoise(self, job: Job, source: Path | bytes) -> float:
         """The level of denoising for an image. Each level is reported once."""
         estimate = estimate_denoise(source, frame=self.options.frame, max_pixels=self.options.max_pixels)
-        if estimate.level and estimate.level not in self._levels_reported:
-            self._levels_reported.add(estimate.level)
+        first = self._first_with_level.setdefault(estimate.level, job)  # in one operation, as there are several threads
+        if estimate.level and first is job:
             self.callbacks.on_note(
                 f"{job.source} has {estimate.reason}, so `denoise` is {estimate.level:g} for it and others like it. "
                 "Set `denoise` to 0 to keep noise and artifacts."

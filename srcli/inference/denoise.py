@@ -54,6 +54,8 @@ def estimate_denoise(source: Path | bytes, *, frame: int | None = None, max_pixe
         if quality is not None:
             level = LEVELS[sum(quality < limit for limit in JPEG_QUALITY)]
             estimates.append(DenoiseEstimate(level, f"a JPEG quality of about {quality:.0f}"))
+            if level == LEVELS[-1]:
+                return estimates[-1]  # without decoding it
     noise = _noise([_energies(luma) for luma in _bands(image)])
     level = LEVELS[sum(noise >= limit for limit in NOISE)]
     estimates.append(DenoiseEstimate(level, f"noise of about {noise:.0f} levels"))

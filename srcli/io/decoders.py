@@ -29,7 +29,7 @@ from srcli.errors import SrcliError
 from srcli.io.animation import DEFAULT_DELAY, Animation
 from srcli.io.apng import animation_of_png, read_apng
 from srcli.io.avif import loop_of_avif
-from srcli.io.exif import fields_of_exif, read_directories
+from srcli.io.exif import EXIF_START, fields_of_exif, read_directories
 from srcli.io.files import open_binary
 from srcli.io.jxl import header_of_jxl
 from srcli.io.png_chunks import SIGNATURE
@@ -244,7 +244,7 @@ def _open_heic(source: Path | bytes, name: str) -> DecodedFile:
             raise SrcliError(f"Cannot read {name} ({error}). Get the file again.") from None
         info: dict[str, Any] = main.info
         exif = info.get("exif") or b""
-        exif = b"Exif\0\0" + exif.removeprefix(b"Exif\0\0") if exif else None
+        exif = EXIF_START + exif.removeprefix(EXIF_START) if exif else None
         return with_fields(pixels, icc=info.get("icc_profile"), exif=exif, xmp=info.get("xmp"))
 
     return DecodedFile("heicload", width, height, 1, read)  # other images in the file are versions of the main one
@@ -278,7 +278,7 @@ def _open_jxl(source: Path | bytes, name: str) -> DecodedFile:
             icc = None
         found = {box.box_type: bytes(box.data) for box in boxes}
         exif = found.get(b"Exif", b"")[4:]  # after an offset, which is 0
-        return with_fields(pixels, icc=icc, exif=b"Exif\0\0" + exif if exif else None, xmp=found.get(b"xml "))
+        return with_fields(pixels, icc=icc, exif=EXIF_START + exif if exif else None, xmp=found.get(b"xml "))
 
     # the libraries give no delays, so frames are read one at a time
     shape = decoded().shape if header.animated else ()

@@ -42,7 +42,7 @@ def exif_of_tiff(file: IO[bytes]) -> bytes:
     if not subs and not any(tag in main for tag in _DESCRIPTIVE):
         return b""
     body, place = _packed(main, subs, b"II*\0\0\0\0\0", 8)
-    return b"Exif\0\0II*\0" + struct.pack("<L", place) + body
+    return EXIF_START + b"II*\0" + struct.pack("<L", place) + body
 
 
 def updated_exif(block: bytes, width: int, height: int) -> bytes:

@@ -45,9 +45,7 @@ def transforms_of(file: IO[bytes]) -> list[tuple[bytes, int]]:
     """How the main item is turned (irot), mirrored (imir) or cropped (clap), in order, each with a number of two bits."""
     try:
         meta = _Meta(file)
-        found = [
-            (kind, meta.data[start] & 3) for kind, start, _ in meta.main_properties() if kind in (b"irot", b"imir", b"clap")
-        ]
+        found = [(kind, meta.data[start] & 3) for kind, start, _ in meta.main_properties() if kind in _TRANSFORMS]
     except _DAMAGE:
         return []
     return found

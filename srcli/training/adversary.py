@@ -26,7 +26,7 @@ class Adversary:
             torch.manual_seed(seed)
             self.discriminator = PatchDiscriminator()
         self.discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights, captured = self.discriminator.parameters(), device.type == "cuda" and world.size == 1
+        weights, captured = self.discriminator.parameters(), world.can_capture(device)
         self.optimizer = prepared(torch.optim.Adam(weights, lr=0.0, betas=(0.9, 0.99), fused=True, capturable=captured))
 
     def loss(self, sr: Tensor, hr: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def decode_cached(
     name: of the collection, of which only the latest state is kept.
     Raises SrcliError if the cache cannot be written.
     """
-    collection = _hash_of(name)
+    collection = hash_of(name)
     key = _key(paths)
     index, pixels = (folder / f"{collection}-{key}.{ending}" for ending in ("json", "pixels"))
     entries = _read_index(index)
@@ -98,10 +98,11 @@ def decode_cached(
 def room_for(folder: Path, name: str) -> int:
     """Bytes that the decoded images of a collection can take: the free space and what they take now."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free + sum(file.stat().st_size for file in folder.glob(f"{_hash_of(name)}-*"))
+    return shutil.disk_usage(existing).free + sum(file.stat().st_size for file in folder.glob(f"{hash_of(name)}-*"))
 
 
-def _hash_of(name: str) -> str:
+def hash_of(name: str) -> str:
+    """16 hexadecimal digits."""
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -121,7 +122,7 @@ def unused_files(files: Iterable[Path]) -> list[Path]:
 
 def _key(paths: Sequence[Path]) -> str:
     files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([FORMAT, files]).encode()).hexdigest()[:16]
+    return hash_of(json.dumps([FORMAT, files]))
 
 
 def _read_index(index: Path) -> list[tuple[int, int, int]] | None:

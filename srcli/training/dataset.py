@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from srcli.errors import SrcliError, counted
 from srcli.io.discover import find_images
 from srcli.io.files import user_cache
 from srcli.io.read import read_srgb
-from srcli.training.cache import Decoded, decode, decode_cached
+from srcli.training.cache import Decoded, decode, decode_cached, hash_of
 from srcli.training.folder import find_photos
 
 
@@ -139,7 +138,7 @@ class PhotoDataset:
     def fingerprint(self) -> str:
         """A hash of names and sizes. A resumed run equals an uninterrupted one only if it is unchanged."""
         known = [(name, *image.shape) for name, image in zip(self.names, self.images, strict=True)]
-        return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+        return hash_of(repr(known))
 
     @property
     def description(self) -> str:

@@ -42,6 +42,10 @@ class DistributedContext:
             torch.distributed.all_gather(every, own)
         return [each.tolist() for each in every]
 
+    def can_capture(self, device: torch.device) -> bool:
+        """Whether a training step may be captured as a CUDA graph. Communication between processes is not."""
+        return device.type == "cuda" and self.size == 1
+
     def wait(self) -> None:
         """Wait for all processes."""
         if self.size > 1:

@@ -12,8 +12,8 @@ import numpy as np
 from srcli.errors import SrcliError, counted
 from srcli.io.formats import EXTENSIONS
 from srcli.io.read import read_srgb
-from srcli.training.cache import Decoded, decode
-from srcli.training.stream import Part, Position, fingerprint_of
+from srcli.training.cache import Decoded, decode, hash_of
+from srcli.training.stream import Part, Position
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 
@@ -56,10 +56,10 @@ class ShardSource:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_of(self.urls)
+        return hash_of("\n".join(self.urls))
 
     def epochs(self, position: Position) -> float:
-        return position.epoch + position.files / len(self.part.numbers(len(self.urls), 0))
+        return self.part.epochs(position, len(self.urls))
 
     def read(self, start: Position) -> Iterator[tuple[str, Decoded, Position]]:
         for epoch in itertools.count(start.epoch):

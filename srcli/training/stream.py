@@ -7,8 +7,7 @@ resumed at this position gets the same crops.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -20,7 +19,7 @@ import numpy as np
 
 from srcli.errors import SrcliError, counted
 from srcli.io.read import read_srgb
-from srcli.training.cache import Decoded, decode
+from srcli.training.cache import Decoded, decode, hash_of
 from srcli.training.dataset import PhotoDataset, checked
 
 CHUNK_PIXELS = 150_000_000
@@ -49,6 +48,10 @@ class Part:
     def numbers(self, files: int, epoch: int) -> np.ndarray:
         """The numbers of its files. No two processes have the same."""
         return np.random.default_rng([self.seed, ORDER_STREAM, epoch]).permutation(files)[self.rank :: self.size]
+
+    def epochs(self, position: Position, files: int) -> float:
+        """How many epochs the position is from the start. files: of all processes."""
+        return position.epoch + position.files / len(range(self.rank, files, self.size))
 
 
 class Source(Protocol):
@@ -86,10 +89,10 @@ class FolderSource:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_of(map(str, self.paths))
+        return hash_of("\n".join(map(str, self.paths)))
 
     def epochs(self, position: Position) -> float:
-        return position.epoch + position.files / len(self.part.numbers(len(self.paths), 0))
+        return self.part.epochs(position, len(self.paths))
 
     def read(self, start: Position) -> Iterator[tuple[str, Decoded, Position]]:
         for epoch in count(start.epoch):
@@ -97,10 +100,6 @@ class FolderSource:
             chosen = [self.paths[number] for number in self.part.numbers(len(self.paths), epoch)[first:]]
             for done, (path, photo) in enumerate(zip(chosen, decode(chosen, read_srgb, lambda: None), strict=True), first + 1):
                 yield str(path), photo, Position(epoch, done)
-
-
-def fingerprint_of(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class _Chunk(NamedTuple):

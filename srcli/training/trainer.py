@@ -29,7 +29,7 @@ from srcli.training.gather import Batch, on_device, resident
 from srcli.training.optim import Muon, prepared, restore_state, state_of
 from srcli.training.pairs import PairMaker
 from srcli.training.schedule import is_over, learning_rate
-from srcli.training.update import Parts, StepRunner, can_capture, numbers_of_step, step_runner
+from srcli.training.update import Parts, StepRunner, numbers_of_step, step_runner
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Trainer:
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.loss = loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.autocast = autocast_dtype(config.precision, device)
-        self.optimizer = _optimizer(config, self.generator, captured=can_capture(device, world))
+        self.optimizer = _optimizer(config, self.generator, captured=world.can_capture(device))
         self.weights = self.loss.weights | ({"adversarial": config.loss.adversarial} if config.loss.adversarial else {})
         self.adversary = (
             Adversary(device, seed=config.seed, dtype=self.autocast, world=world) if config.loss.adversarial else None

@@ -203,9 +203,4 @@ class CapturedUpdate:
 def step_runner(parts: Parts, on_failure: Callable[[str], None]) -> StepRunner:
     """The fastest way to run steps: captured on a single CUDA GPU, otherwise operation by operation."""
     update = Update(parts)
-    return CapturedUpdate(update, on_failure) if can_capture(parts.device, parts.world) else update
-
-
-def can_capture(device: torch.device, world: DistributedContext) -> bool:
-    """Whether a step may be captured. Communication between processes is not."""
-    return device.type == "cuda" and world.size == 1
+    return CapturedUpdate(update, on_failure) if parts.world.can_capture(parts.device) else update
