@@ -57,7 +57,7 @@ def main() -> None:
     }
     generator = load_generator(description)
     if options.average:
-        about["average"] = f"{options.share:g} of these weights and {1 - options.share:g} of those before this run"
+        about["average"] = f"{options.share:g} of these weights and {1 - options.share:g} of those of {options.average}"
         before = load_generator(options.average).state_dict()
         after = generator.state_dict()
         generator.load_state_dict({name: before[name].lerp(weight, options.share) for name, weight in after.items()})
