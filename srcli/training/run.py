@@ -101,8 +101,10 @@ class TrainingRun:
         run = cls(directory, config, {"command": command}, None, progress)
         directory.check_space(run.trainer)
         if run.world.is_first:
-            run.lock.enter_context(directory.locked())
-            directory.create(config, command)
+            with ExitStack() as lock:
+                lock.enter_context(directory.locked())
+                directory.create(config, command)
+                run.lock = lock.pop_all()
         return run
 
     @classmethod
@@ -141,9 +143,11 @@ class TrainingRun:
             run.trainer.schedule_start, run.trainer.elapsed = run.trainer.steps, 0.0
         directory.check_space(run.trainer)
         if run.world.is_first:
-            run.lock.enter_context(directory.locked())
-            directory.truncate_history(run.trainer.steps)
-            run.history.restore(state.get("history", []), run.trainer.skipped)
+            with ExitStack() as lock:
+                lock.enter_context(directory.locked())
+                directory.truncate_history(run.trainer.steps)
+                run.history.restore(state.get("history", []), run.trainer.skipped)
+                run.lock = lock.pop_all()
         return run
 
     def train(self, *, interrupted: Callable[[], bool]) -> Ending:
