@@ -15,10 +15,10 @@ from srcli.cli.messages import as_options, is_quiet, note, report
 from srcli.cli.upscale_run import end_batch, stop_signals_as_interrupt
 from srcli.cluster.manifest import Manifest, Record
 from srcli.cluster.plan import plan_tasks
-from srcli.cluster.storage import local_path
 from srcli.errors import ConfigError, SrcliError, counted
 from srcli.inference.batch import UpscaleOptions
 from srcli.inference.plan import Names
+from srcli.io.storage import local_path
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -50,13 +50,17 @@ def run_on_cluster(
     if output is None or output == "-":
         raise ConfigError("`cluster` writes to a folder. Set `output` to a folder or a URL.")
     folder = local_path(output)
+    if names.needs_size:
+        raise ConfigError("`cluster` does not open images before it names their results. Use `name` without width and height.")
     if manifest is None and folder is None:
         raise ConfigError("The manifest of results at a URL is a local file. Name it with `manifest`, and keep it.")
     path = manifest or Path(folder or ".", "manifest.jsonl")
     failures: list[str] = []
     interrupted = False
     progress = _Progress()
-    with Cluster(options, address, workers=workers, gpus=gpus) as cluster, Manifest(path, _settings(options)) as kept:
+    with Cluster(options, address, workers=workers, gpus=gpus) as cluster, Manifest(path, cluster.settings) as kept:
+        crew = f"{counted(cluster.workers, 'worker')} with {counted(cluster.cpus, 'CPU')} each"
+        note(f"{crew} on {counted(cluster.nodes, 'node')}.")
         results = cluster.run(plan_tasks(list(dict.fromkeys(inputs)), output, names, recursive=recursive), kept)
         with stop_signals_as_interrupt(), progress.shown() or nullcontext():
             try:
@@ -131,10 +135,3 @@ class _Progress:
 def _as_json(record: Record) -> dict[str, object]:
     """In the terms of the command line."""
     return {**asdict(record), "notes": [*map(as_options, record.notes)], "error": record.error and as_options(record.error)}
-
-
-def _settings(options: UpscaleOptions) -> str:
-    """What decides the pixels and the files of a batch."""
-    choices = [(options.models, options.first_models), *options.models_by_denoise.values()]
-    models = [model.name for choice in choices for each in choice for model in each]
-    return repr((options.size, models, options.save, options.frame, options.strip_metadata, options.background))

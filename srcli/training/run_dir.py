@@ -19,7 +19,7 @@ import torch
 
 from srcli.config import TrainConfig, from_mapping, to_mapping
 from srcli.errors import SrcliError
-from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_files, write_text
+from srcli.io.atomic import atomic_write, path_lock, remove_all_stale_temp_files, write_text
 from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
 from srcli.training.schedule import is_over
@@ -136,7 +136,7 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder during the block. Raises SrcliError if another process is training in it."""
-        with directory_lock(self.folder) as free:
+        with path_lock(self.folder) as free:
             if not free:
                 raise SrcliError(f"Another process is training in {self.folder}. Wait until it ends, or stop it first.")
             yield

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from srcli.cluster.manifest import Manifest, Record
-from srcli.cluster.storage import list_images, size_of, store
 from srcli.cluster.worker import Task, Worker
 from srcli.inference.batch import UpscaleOptions
 from srcli.inference.plan import Size
 from srcli.inference.tiling import plan_tiling
 from srcli.io.image import Image
+from srcli.io.storage import list_images, size_of, store
 from srcli.io.write import write_image
 from srcli.models.registry import describe_model
 from tests.conftest import CommandResult, make_model
@@ -77,6 +77,8 @@ def test_an_image_that_ends_its_worker_twice_is_set_aside(
     class Fragile:
         def __init__(self, options: object) -> None: ...
 
+        def start(self, settings: str, folder: str) -> None: ...
+
         def run(self, tasks: list[Task]) -> list[Record]:
             if any("3" in task.source for task in tasks):
                 os._exit(1)
@@ -84,6 +86,7 @@ def test_an_image_that_ends_its_worker_twice_is_set_aside(
 
     monkeypatch.setattr(run, "Worker", Fragile)
     tasks = [Task(f"{number}.png", f"{number}_x2.png", 100) for number in range(6)]
+    monkeypatch.setattr(run, "settings_of", lambda options: "")
     with run.Cluster(None, "auto", workers=1) as workers, Manifest(tmp_path / "manifest.jsonl", "") as manifest:  # type: ignore[arg-type]
         records = list(workers.run(tasks, manifest))
     assert sorted(record.input for record in records) == [task.source for task in tasks]
@@ -93,7 +96,7 @@ def test_an_image_that_ends_its_worker_twice_is_set_aside(
 def test_a_manifest_with_an_incomplete_line_is_read_and_continued(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     with Manifest(path, "a") as manifest:
-        manifest.start(["one", "two"])
+        manifest.add([{"started": ["one", "two"]}])
         manifest.add([Record("1", "one", bytes=5)])
     with path.open("a") as file:
         file.write('{"input": "2", "outp')
