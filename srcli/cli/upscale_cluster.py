@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from json import dumps
@@ -15,13 +15,16 @@ from srcli.cli.messages import as_options, is_quiet, note, report
 from srcli.cli.upscale_run import end_batch, stop_signals_as_interrupt
 from srcli.cluster.manifest import Manifest, Record
 from srcli.cluster.plan import plan_tasks
-from srcli.errors import ConfigError, SrcliError, counted
+from srcli.cluster.worker import Task
+from srcli.errors import ConfigError, SrcliError, counted, duration
 from srcli.inference.batch import UpscaleOptions
 from srcli.inference.plan import Names
 from srcli.io.storage import local_path
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+    from srcli.cluster.run import Cluster
 
 SECONDS_PER_LINE = 30.0
 
@@ -52,17 +55,21 @@ def run_on_cluster(
     folder = local_path(output)
     if names.needs_size:
         raise ConfigError("`cluster` does not open images before it names their results. Use `name` without width and height.")
-    if manifest is None and folder is None:
+    if manifest is None and folder is None and not options.dry_run:
         raise ConfigError("The manifest of results at a URL is a local file. Name it with `manifest`, and keep it.")
     path = manifest or Path(folder or ".", "manifest.jsonl")
+    tasks = plan_tasks(list(dict.fromkeys(inputs)), output, names, recursive=recursive)
     failures: list[str] = []
     interrupted = False
     progress = _Progress()
-    with Cluster(options, address, workers=workers, gpus=gpus) as cluster, Manifest(path, cluster.settings) as kept:
+    with Cluster(options, address, workers=workers, gpus=gpus) as cluster:
         crew = f"{counted(cluster.workers, 'worker')} with {counted(cluster.cpus, 'CPU')} each"
         note(f"{crew} on {counted(cluster.nodes, 'node')}.")
-        results = cluster.run(plan_tasks(list(dict.fromkeys(inputs)), output, names, recursive=recursive), kept)
-        with stop_signals_as_interrupt(), progress.shown() or nullcontext():
+        if options.dry_run:
+            end_batch(_print_estimate(cluster, tasks, json=json), interrupted=False)
+            return
+        with Manifest(path, cluster.settings) as kept, stop_signals_as_interrupt(), progress.shown() or nullcontext():
+            results = cluster.run(tasks, kept)
             try:
                 for record in results:
                     progress.add(record)
@@ -87,6 +94,22 @@ def run_on_cluster(
         note(f"skipped {counted(progress.skipped, 'existing result')}.")
     note(f"{progress.line()}; {nodes * progress.seconds / 3600:.2g} node-hours.")
     end_batch(failures, interrupted=interrupted)
+
+
+def _print_estimate(cluster: Cluster, tasks: Iterable[Task | Record], *, json: bool) -> list[str]:
+    """Print what the batch takes. The errors of the images in the sample."""
+    from srcli.cluster.estimate import estimate
+
+    found, errors = estimate(cluster, tasks)
+    if json:
+        print(dumps(asdict(found)))
+    else:
+        print(
+            f"{counted(found.images, 'image')} ({found.bytes / 1e9:.3g} GB) become {found.result_bytes / 1e9:.3g} GB in about "
+            f"{duration(found.seconds)} (+/- {found.spread:.0%}), {found.node_hours:.2g} node-hours."
+        )
+    note(f"{counted(found.sample, 'image')} of them were upscaled to find this out, and the results thrown away.")
+    return errors
 
 
 class _Progress:

@@ -96,6 +96,19 @@ class Cluster:
         finally:
             _end(seats)
 
+    def measure(self, parts: Sequence[Sequence[Task]]) -> list[tuple[float, list[Record]]]:
+        """What `Worker.measure` returns for each part, on as many workers at once. Raises SrcliError if a worker ends."""
+        seats = [self._new_seat() for _ in parts]
+        try:
+            ray.get([seat.starting for seat in seats])
+            return ray.get([seat.worker.measure.remote(part) for seat, part in zip(seats, parts, strict=True)])
+        except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, SrcliError):
+                raise SrcliError(str(error.cause)) from None
+            raise SrcliError(f"A worker ended over a sample of the images: {_first_line(error)}.") from None
+        finally:
+            _end(seats)
+
 
 @dataclass(eq=False)
 class _Seat:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -71,6 +73,14 @@ class Worker:
     def run(self, tasks: Sequence[Task]) -> list[Record]:
         """A record for each task, one after another. Raises SrcliError if no image can be upscaled."""
         return [self._run(task) for task in tasks]
+
+    def measure(self, tasks: Sequence[Task]) -> tuple[float, list[Record]]:
+        """The seconds that the tasks take together after the models are loaded, and a record for each. Called alone."""
+        self._run(tasks[0])
+        began = time.perf_counter()
+        with ThreadPoolExecutor(SLOTS) as pool:
+            records = list(pool.map(self._run, tasks))
+        return time.perf_counter() - began, records
 
     def stop(self) -> None:
         """End the images in progress, and leave no incomplete file."""
