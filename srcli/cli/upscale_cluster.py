@@ -69,7 +69,7 @@ def run_on_cluster(
             end_batch(_print_estimate(cluster, tasks, json=json), interrupted=False)
             return
         with Manifest(path, cluster.settings) as kept, stop_signals_as_interrupt(), progress.shown() or nullcontext():
-            results = cluster.run(tasks, kept)
+            results = cluster.run(tasks, kept, note)
             try:
                 for record in results:
                     progress.add(record)
@@ -98,6 +98,8 @@ def run_on_cluster(
 
 def _print_estimate(cluster: Cluster, tasks: Iterable[Task | Record], *, json: bool) -> list[str]:
     """Print what the batch takes. The errors of the images in the sample."""
+    from rich.filesize import decimal
+
     from srcli.cluster.estimate import estimate
 
     found, errors = estimate(cluster, tasks)
@@ -105,10 +107,10 @@ def _print_estimate(cluster: Cluster, tasks: Iterable[Task | Record], *, json: b
         print(dumps(asdict(found)))
     else:
         print(
-            f"{counted(found.images, 'image')} ({found.bytes / 1e9:.3g} GB) become {found.result_bytes / 1e9:.3g} GB in about "
+            f"{counted(found.images, 'image')} ({decimal(found.bytes)}) become {decimal(found.result_bytes)} in about "
             f"{duration(found.seconds)} (+/- {found.spread:.0%}), {found.node_hours:.2g} node-hours."
         )
-    note(f"{counted(found.sample, 'image')} of them were upscaled to find this out, and the results thrown away.")
+    note(f"{counted(found.sample, 'image')} of them upscaled to find this out, and the results thrown away.")
     return errors
 
 

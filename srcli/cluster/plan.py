@@ -13,9 +13,11 @@ from srcli.errors import SrcliError
 from srcli.inference.plan import Names
 from srcli.io.storage import is_url, list_images
 
-BUNCH_BYTES = 2**21
-"""Bytes of the images of a bunch: about one image of 1 megapixel as PNG, or 4 as JPEG. An image that has more is large."""
+BUNCH_BYTES = 2**16
+"""Bytes from which on a bunch is full: a quarter of a megapixel as JPEG, which takes a worker about a second."""
 BUNCH_IMAGES = 16
+LARGE_BYTES = 2**21
+"""Bytes from which on an image is large: ten megapixels as JPEG, which take a worker about a minute."""
 MAX_ASIDE = 2000
 """Large images that are kept aside until the next small ones are found."""
 
@@ -57,7 +59,7 @@ class Bunches:
             task = next(self._tasks, None)
             if task is None:
                 break
-            (self._large if task.weight > BUNCH_BYTES else self._small).append(task)
+            (self._large if task.weight >= LARGE_BYTES else self._small).append(task)
         if large and self._large:
             return [self._large.popleft()]
         bunch, self._small = self._small, []
@@ -65,7 +67,7 @@ class Bunches:
 
 
 def _is_full(bunch: list[Task]) -> bool:
-    return len(bunch) == BUNCH_IMAGES or sum(task.weight for task in bunch) > BUNCH_BYTES
+    return len(bunch) == BUNCH_IMAGES or sum(task.weight for task in bunch) >= BUNCH_BYTES
 
 
 def _absolute(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
@@ -12,7 +14,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from srcli.cluster.manifest import Manifest, Record
-from srcli.cluster.plan import BUNCH_BYTES, Bunches
+from srcli.cluster.plan import LARGE_BYTES, Bunches
 from srcli.cluster.settings import settings_of
 from srcli.cluster.worker import SLOTS, Task, Worker
 from srcli.errors import SrcliError, counted, unexpected
@@ -22,6 +24,8 @@ MAX_KILLS = 2
 """Workers that may end over one image alone before it is set aside."""
 MAX_ENDS = 10
 """Ends of workers, for each of them, without any result."""
+SECONDS_TO_START = 15.0
+"""After which the user is told that no worker has started."""
 SECONDS_TO_STOP = 5.0
 """How long workers have to remove incomplete files."""
 
@@ -57,11 +61,14 @@ class Cluster:
         if self._connected_here:
             ray.shutdown()
 
-    def run(self, tasks: Iterable[Task | Record], manifest: Manifest) -> Iterator[Record]:
+    def run(
+        self, tasks: Iterable[Task | Record], manifest: Manifest, on_note: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Record]:
         """A record for each task, as they are done. Those that earlier runs recorded in the manifest are skipped.
 
         When a worker ends, the images that it had are tried again, each alone on a worker. An image that ends MAX_KILLS workers
-        alone is set aside with an error. Raises SrcliError if no image can be upscaled.
+        alone is set aside with an error. on_note: called with a sentence if there is no room for workers.
+        Raises SrcliError if no image can be upscaled.
         """
         known: list[Record] = []  # without work
         waiting = Bunches(_to_do(tasks, manifest, known))
@@ -69,6 +76,7 @@ class Cluster:
         kills: Counter[str] = Counter()
         seats = [self._new_seat() for _ in range(self.workers)]
         ends = 0
+        patience = time.monotonic() + SECONDS_TO_START
         try:
             while True:
                 _distribute(seats, waiting, again)
@@ -81,6 +89,9 @@ class Cluster:
                 if not any(seat.calls for seat in seats) and any(seat.is_up for seat in seats):
                     return
                 records, ended = _results(seats)
+                if time.monotonic() > patience and not any(seat.is_up for seat in seats):
+                    on_note(f"Waiting for {counted(self.cpus, 'free CPU')} on a node of the cluster.")
+                    patience = math.inf
                 manifest.add(record for task, record in records if task.done is None or not record.skipped)
                 yield from (record for _, record in records)
                 ends = 0 if records else ends
@@ -185,7 +196,7 @@ def _distribute(seats: list[_Seat], waiting: Bunches, again: deque[Task]) -> Non
     for count in range(SLOTS):
         for seat in others:
             if len(seat.bunches) == count:
-                large = sum(bunch[0].weight > BUNCH_BYTES for bunch in seat.bunches)
+                large = sum(bunch[0].weight >= LARGE_BYTES for bunch in seat.bunches)
                 bunch = waiting.next(large=large < SLOTS - 1)
                 seat.given += [bunch] if bunch else []
 

@@ -92,6 +92,14 @@ def size_of(url: str) -> int | None:
         return None
 
 
+def names_below(url: str) -> list[str]:
+    """The paths of all files below a folder, relative to it; none if there is no such folder."""
+    files, root = _open(url)
+    files.invalidate_cache()
+    names = [PurePosixPath(name[len(root) :].lstrip("/")) for name in files.find(root)]
+    return [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
+
+
 def _local(path: Path, recursive: bool) -> Iterator[Entry]:
     if not path.is_dir():
         yield Entry(str(path), path.name, path.stat().st_size)

@@ -36,9 +36,13 @@ Command = Callable[..., CommandResult]
 def cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # by default, workers wait for all other processes
+        ray.init(
+            num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False, logging_level="error"
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -100,6 +104,7 @@ class FakeRay:
     def __init__(self) -> None:
         self.results: list[object] = []
         self.calls: list[list[str]] = []
+        self.late = 6  # calls of `wait` until workers start
 
     def new_worker(self) -> SimpleNamespace:
         dead: list[RayActorError] = []
@@ -118,7 +123,8 @@ class FakeRay:
         return len(self.results) - 1
 
     def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
-        return references, []
+        self.late -= 1
+        return ([], references) if self.late > 0 else (references, [])
 
     def get(self, reference: int) -> object:
         result = self.results[reference]
@@ -129,19 +135,19 @@ class FakeRay:
     def kill(self, worker: object) -> None: ...
 
 
-def run_fake(monkeypatch: pytest.MonkeyPatch, tasks: list[Task], path: Path) -> tuple[FakeRay, list[Record]]:
+def run_fake(monkeypatch: pytest.MonkeyPatch, tasks: list[Task], path: Path, notes: list[str]) -> tuple[FakeRay, list[Record]]:
     fake = FakeRay()
     monkeypatch.setattr(run, "ray", fake)
     cluster = object.__new__(run.Cluster)
-    cluster.workers = 2
+    cluster.workers, cluster.cpus = 2, 16
     cluster._new_seat = lambda: run._Seat(fake.new_worker(), "")
     with Manifest(path, "") as manifest:
-        return fake, list(cluster.run(iter(tasks), manifest))
+        return fake, list(cluster.run(iter(tasks), manifest, notes.append))
 
 
 def test_an_image_that_ends_its_worker_twice_is_set_aside_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(40)] + ["bad.png"] + [f"{number}.png" for number in range(41, 200)]
-    fake, records = run_fake(monkeypatch, [Task(name, f"out/{name}", 100) for name in names], tmp_path / "manifest.jsonl")
+    fake, records = run_fake(monkeypatch, [Task(name, f"out/{name}", 100) for name in names], tmp_path / "manifest.jsonl", [])
     assert sorted(record.input for record in records) == sorted(names)
     assert [record.input for record in records if record.error] == ["bad.png"]
     assert fake.calls.count(["bad.png"]) == run.MAX_KILLS
@@ -152,7 +158,14 @@ def test_an_image_that_ends_its_worker_twice_is_set_aside_and_no_other(monkeypat
 def test_workers_that_end_again_and_again_end_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tasks = [Task(f"bad {number}.png", f"{number}.png", 100) for number in range(1000)]
     with pytest.raises(SrcliError, match="20 workers ended without a result"):
-        run_fake(monkeypatch, tasks, tmp_path / "manifest.jsonl")
+        run_fake(monkeypatch, tasks, tmp_path / "manifest.jsonl", [])
+
+
+def test_a_cluster_without_room_is_reported_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "SECONDS_TO_START", -1)
+    notes: list[str] = []
+    run_fake(monkeypatch, [Task("a.png", "a_x2.png", 100)], tmp_path / "manifest.jsonl", notes)
+    assert notes == ["Waiting for 16 free CPUs on a node of the cluster."]
 
 
 @pytest.mark.filterwarnings("ignore")

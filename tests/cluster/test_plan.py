@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from srcli.cluster.manifest import Manifest, Record
-from srcli.cluster.plan import BUNCH_BYTES, BUNCH_IMAGES, Bunches, plan_tasks
+from srcli.cluster.plan import BUNCH_BYTES, BUNCH_IMAGES, LARGE_BYTES, Bunches, plan_tasks
 from srcli.cluster.settings import settings_of
 from srcli.cluster.worker import Task
 from srcli.errors import SrcliError
@@ -127,16 +127,16 @@ def test_images_that_would_become_one_file_and_missing_folders_are_named(photos:
 
 def test_large_images_do_not_keep_small_ones_waiting() -> None:
     def tasks() -> Iterator[Task]:
-        yield from (Task(f"large {number}", "", BUNCH_BYTES + 1) for number in range(5))
+        yield from (Task(f"large {number}", "", LARGE_BYTES) for number in range(5))
         yield from (Task(f"small {number}", "", BUNCH_BYTES // 8) for number in range(10))
-        yield from (Task(f"done {number}", "", BUNCH_BYTES, done=1) for number in range(BUNCH_IMAGES))
+        yield from (Task(f"done {number}", "", LARGE_BYTES, done=1) for number in range(BUNCH_IMAGES))
 
     bunches = Bunches(tasks())
     assert [task.source for task in bunches.next(large=True)] == ["large 0"]
-    assert [task.source for task in bunches.next(large=False)] == [f"small {number}" for number in range(9)]
+    assert [task.source for task in bunches.next(large=False)] == [f"small {number}" for number in range(8)]
     assert [task.source for task in bunches.next(large=True)] == ["large 1"]
-    assert len(bunches.next(large=False)) == BUNCH_IMAGES  # a small one, and results that are only looked up
-    assert len(bunches.next(large=False)) == 1
+    assert len(bunches.next(large=False)) == BUNCH_IMAGES  # two small ones, and results that are only looked up
+    assert len(bunches.next(large=False)) == 2
     assert bunches.next(large=False) == []
     assert [bunches.next(large=True)[0].source for _ in range(3)] == ["large 2", "large 3", "large 4"]
     assert bunches.next(large=True) == []
