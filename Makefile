@@ -14,8 +14,8 @@ demo: .venv/installed  ## upscale a photograph by 4
 	@echo "The upscaled photograph:        demo/astronaut_x4.png"
 	@echo "For comparison, with bicubic:   demo/astronaut_bicubic_x4.png"
 
-test: .venv/installed-dev  ## run the test suite
-	.venv/bin/python -m pytest
+test: .venv/installed-dev  ## run the test suite, on several cores
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: lint types test  ## everything that must pass before a commit
 

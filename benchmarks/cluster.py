@@ -48,7 +48,12 @@ def local_cluster(cpus: int) -> Iterator[str]:
     """The address of a Ray cluster on this machine. Its workers are as urgent as other processes; Ray would let them wait."""
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, as Ray spells it
     ray.init(
-        num_cpus=cpus, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False, logging_level="error"
+        "local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=100_000_000,
+        log_to_driver=False,
+        logging_level="error",
     )
     try:
         yield ray.get_runtime_context().gcs_address

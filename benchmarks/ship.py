@@ -1,11 +1,11 @@
 """Put the model of a training run into the package, with a description.
 
     python benchmarks/ship.py RUN NAME PHOTOS --config examples/NAME.yaml [--init MODEL] --data WORDS --machine WORDS
-                              [--average MODEL]
+                              [--average MODEL [--share 0.5]]
 
 Replaces the local paths in the run's description by a command that anyone can run. PHOTOS are used for int8 calibration.
---average ships the mean of the run's weights and those of MODEL, from which the run was fine-tuned, which keeps what MODEL knew
-(Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+--average ships a mean of the weights of the run, with this share, and of MODEL, from which the run was fine-tuned. It
+keeps what MODEL knew (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--init")
     parser.add_argument("--average", type=Path, metavar="MODEL")
+    parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--data", required=True)
     parser.add_argument("--machine", required=True)
     options = parser.parse_args()
@@ -56,9 +57,10 @@ def main() -> None:
     }
     generator = load_generator(description)
     if options.average:
-        about["average"] = "the mean of these weights and of those before this run"
+        about["average"] = f"{options.share:g} of these weights and {1 - options.share:g} of those of {options.average}"
         before = load_generator(options.average).state_dict()
-        generator.load_state_dict({name: (weight + before[name]) / 2 for name, weight in generator.state_dict().items()})
+        after = generator.state_dict()
+        generator.load_state_dict({name: before[name].lerp(weight, options.share) for name, weight in after.items()})
     lr = lr_images(options.photos, description)
     save_model(WEIGHTS / f"{options.name}.safetensors", generator, description.config, about, lr)
 

@@ -9,30 +9,41 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-MODULES = ("srcli.cli.train_progress", "srcli.training.run", "torch._dynamo", "matplotlib.backends.backend_agg")
-"""What `srcli train` imports, which takes seconds: only once, in a server that the processes are forked from."""
+MODULES = (
+    "srcli.cli.train_progress",
+    "srcli.training.run",
+    "torch._dynamo",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+)
+"""What commands import, which takes seconds: only once, in a server that the processes are forked from."""
 
 
 class Command:
-    """`srcli` in a process of its own, with one thread, as sums in another order would not be equal to the bit."""
+    """`srcli` in a process of its own."""
 
     def __init__(self, words: list[str], scratch: Path) -> None:
-        """scratch: a file for its stderr."""
+        """scratch: a folder for the files `stdout` and `stderr`."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(MODULES))
         self.scratch = scratch
-        self.scratch.write_text("")
+        for name in ("stdout", "stderr"):
+            (scratch / name).write_text("")
         self.process: BaseProcess = context.Process(target=_run, args=(words, str(scratch), dict(os.environ)))
-        threads = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = "1"  # for the server, which starts with the first process
-        try:
-            self.process.start()
-        finally:
-            os.environ.pop("OMP_NUM_THREADS") if threads is None else os.environ.update(OMP_NUM_THREADS=threads)
+        self.process.start()
+
+    @property
+    def stdout(self) -> str:
+        return self._printed("stdout")
 
     @property
     def stderr(self) -> str:
-        return self.scratch.read_text()
+        return self._printed("stderr")
+
+    @property
+    def exit_code(self) -> int | None:
+        """-9 if it was killed, and None while it is running."""
+        return self.process.exitcode
 
     @property
     def is_running(self) -> bool:
@@ -44,8 +55,9 @@ class Command:
             assert self.is_running, self.stderr
             time.sleep(0.01)
 
-    def wait_for_file(self, path: Path) -> None:
-        while not path.exists():
+    def wait_for_file(self, path: Path, newer_than: int = 0) -> None:
+        """Wait until there is a file that was written after this time, in ns."""
+        while not path.exists() or path.stat().st_mtime_ns <= newer_than:
             assert self.is_running, self.stderr
             time.sleep(0.01)
 
@@ -53,28 +65,28 @@ class Command:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def end(self) -> int:
-        """Wait for its end, and return its exit code; -9 if it was killed."""
+    def end(self) -> None:
+        """Wait for its end."""
         self.process.join(600)
-        assert self.process.exitcode is not None, "it did not end"
-        return self.process.exitcode
+        assert not self.is_running, "it did not end"
+
+    def _printed(self, name: str) -> str:
+        return (self.scratch / name).read_text(errors="surrogateescape")
 
 
-def run(words: list[str], scratch: Path) -> None:
-    """Run a command that must succeed."""
+def run(words: list[str], scratch: Path) -> Command:
+    """Run a command to its end."""
     command = Command(words, scratch)
-    assert command.end() == 0, command.stderr
+    command.end()
+    return command
 
 
-def _run(words: list[str], stderr: str, variables: dict[str, str]) -> None:
-    import torch
-
+def _run(words: list[str], scratch: str, variables: dict[str, str]) -> None:
     from srcli.cli import main
 
     os.environ.update(variables)  # the server has those of an earlier test
-    torch.set_num_threads(1)
-    with open(stderr, "w") as file, open(os.devnull, "w") as nothing:  # noqa: PTH123
-        os.dup2(file.fileno(), 2)
-        os.dup2(nothing.fileno(), 1)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        with open(f"{scratch}/{name}", "w") as file:  # noqa: PTH123
+            os.dup2(file.fileno(), descriptor)
     sys.argv = ["srcli", *words]
     main()

@@ -2,8 +2,8 @@
 
 import json
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -55,14 +55,15 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.parametrize(
     "page", sorted(name for name, commands in COMMANDS.items() if any(c.startswith("srcli") for c in commands))
 )
-def test_the_commands_of_a_page_run_and_print_what_it_shows(page: str, fresh_folder: Path) -> None:
+def test_the_commands_of_a_page_run_and_print_what_it_shows(
+    page: str, fresh_folder: Path, srcli: Callable[..., CommandResult]
+) -> None:
     for command, shown in COMMANDS[page].items():
         words = command.split()
         if words[0] != "srcli":
             continue
-        run = [sys.executable, "-m", "srcli", *words[1:], *(SHORT.get(words[1], []) if "--check-data" not in words else [])]
-        done = subprocess.run(run, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        done = srcli(*words[1:], *(SHORT.get(words[1], []) if "--check-data" not in words else []))
+        assert done.exit_code == 0, f"{command}\n{done.stderr}"
         if words[1] != "train" and is_cpu("auto") and has_fast_int8():
             # the notes of several images come in any order; numbers may differ in the last digit between processors
             printed = (done.stderr + done.stdout).splitlines()
@@ -83,24 +84,22 @@ def test_every_make_target_in_the_readme_exists() -> None:
 @pytest.mark.parametrize("page", sorted(name for name, text in PAGES.items() if "```python" in text))
 def test_the_python_examples_of_a_page_run(page: str, fresh_folder: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", PAGES[page], re.S):
-        done = subprocess.run([sys.executable, "-c", block], check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        exec(compile(block, page, "exec"), {})
 
 
-def test_the_bicubic_example_upscales(tmp_path: Path) -> None:
+def test_the_bicubic_example_upscales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from srcli.io.read import read_image
 
     target = tmp_path / "bicubic.png"
-    command = [sys.executable, str(EXAMPLES / "bicubic.py"), str(EXAMPLES / "small" / "astronaut.png"), str(target)]
-    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", ["bicubic.py", str(EXAMPLES / "small" / "astronaut.png"), str(target)])
+    runpy.run_path(str(EXAMPLES / "bicubic.py"), run_name="__main__")
     assert read_image(target).width == 512
 
 
 @pytest.mark.parametrize("command", ["train", "upscale", "compare-loss", "models"])
-def test_every_command_has_an_example_and_help(command: str) -> None:
+def test_every_command_has_an_example_and_help(command: str, srcli: Callable[..., CommandResult]) -> None:
     assert any(f"{line} ".startswith(f"srcli {command} ") for commands in COMMANDS.values() for line in commands)
-    done = subprocess.run([sys.executable, "-m", "srcli", command, "--help"], check=True, capture_output=True, text=True)
-    assert "--help" in done.stdout
+    assert "--help" in srcli(command, "--help").stdout
 
 
 LINKS = [(name, link) for name, text in PAGES.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]

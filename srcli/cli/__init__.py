@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     set_verbosity(Verbosity.NORMAL)
     try:
         try:
-            app(sys.argv[1:] if arguments is None else arguments)
+            app(sys.argv[1:] if arguments is None else arguments, prog_name="srcli")
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # fails here rather than when Python exits

@@ -183,7 +183,7 @@ def upscale(
         CLUSTER.option(
             "--cluster",
             metavar="ADDRESS",
-            help="Use a Ray cluster; auto for the one here. Inputs and -o may be URLs such as s3://bucket/photos.",
+            help="Use a Ray cluster; local for a new one here. Inputs and -o may be URLs such as s3://bucket/photos.",
         ),
     ] = None,
     workers: Annotated[

@@ -33,9 +33,9 @@ SECONDS_TO_STOP = 5.0
 class Cluster:
     """Workers on a Ray cluster, as a context.
 
-    address: of the cluster; `auto` for the one that runs here, or for a new one on this machine. workers: how many; None for
-    one per node, or as many as the GPUs hold. gpus: the share of a GPU that each worker takes; 0 for none. The CPUs of the
-    nodes are shared among the workers, each of which uses as many threads.
+    address: of the cluster; `local` for a new one on this machine, `auto` for the one that runs here, or else a new one.
+    workers: how many; None for one per node, or as many as the GPUs hold. gpus: the share of a GPU that each worker takes; 0
+    for none. The CPUs of the nodes are shared among the workers, each of which uses as many threads.
     Raises SrcliError if the cluster cannot be reached, or has not enough CPUs or GPUs.
     """
 
@@ -255,13 +255,15 @@ def _connect(address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        if address != "auto":
-            ray.init(address=address, **quiet)
-            return
-        try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:
-            ray.init(include_dashboard=False, **quiet)
+        if address == "auto":
+            try:
+                ray.init(address=address, **quiet)
+                return
+            except ConnectionError:
+                address = "local"
+        if address == "local":
+            quiet["include_dashboard"] = False
+        ray.init(address=address, **quiet)
     except Exception as error:
         raise SrcliError(f"Cannot connect to the cluster {address}: {_first_line(error)}.") from None
 

@@ -15,7 +15,7 @@ from srcli.io.read import ImageReader, open_image
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The values of `denoise` that are chosen from, so that a batch loads few models."""
 
-JPEG_QUALITY = (90, 82, 70, 50)
+JPEG_QUALITY = (92, 86, 78, 66)
 """Qualities below which the levels after 0 are chosen.
 
 From quality 50 up, each level is at or below the one with the highest PSNR at x4 (benchmarks/denoise.py), as stronger ones

@@ -1,6 +1,6 @@
 """Files that libvips cannot read, or reads with other colors or only in part. Pillow and its plugins decode them.
 
-Animated PNG, AVIF sequences, BMP, PNM, HEIC and JPEG XL, and TIFF in YCbCr and CIELAB.
+Animated PNG and WebP, AVIF sequences, BMP, PNM, HEIC and JPEG XL, and TIFF in YCbCr and CIELAB.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from PIL.Image import Image as PillowImage
 from PIL.ImageFile import ImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from srcli.errors import SrcliError
-from srcli.io.animation import DEFAULT_DELAY, Animation
+from srcli.io.animation import DEFAULT_DELAY, Animation, animation_of
 from srcli.io.apng import animation_of_png, read_apng
 from srcli.io.avif import loop_of_avif
 from srcli.io.exif import EXIF_START, fields_of_exif, read_directories
@@ -46,6 +47,8 @@ _KINDS: dict[bytes, type[ImageFile]] = {
     **{b"P%d" % number: PpmImageFile for number in range(1, 7)},
 }
 """By the first two bytes."""
+_LOADERS = {AvifImageFile: "heifload", BmpImageFile: "bmpload", TiffImageFile: "tiffload", WebPImageFile: "webpload"}
+_WEBP_ANIMATED = 0x02
 _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
 _YCBCR, _CIELAB, _ICCLAB = 6, 8, 9
 _JPEG_IN_TIFF = 7  # libvips converts its YCbCr correctly
@@ -80,7 +83,8 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         return _open_heic(source, name)
     if start.startswith(SIGNATURE):
         return _open_apng(source, name)
-    kind = AvifImageFile if start[4:12] == b"ftypavis" else _KINDS.get(start[:2])
+    animated_webp = start[8:16] == b"WEBPVP8X" and start[20:21] and start[20] & _WEBP_ANIMATED  # libvips keeps all its frames
+    kind = AvifImageFile if start[4:12] == b"ftypavis" else WebPImageFile if animated_webp else _KINDS.get(start[:2])
     if kind is None:
         return None
     if kind is TiffImageFile and not _is_misread_tiff(source, name):
@@ -92,14 +96,17 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
             frames = int(getattr(file_, "n_frames", 1))
     except Exception:  # Pillow raises errors of many types for damaged files
         return None
-    if frames == 1 and kind is AvifImageFile:
+    if (frames == 1 and kind is AvifImageFile) or (kind is WebPImageFile and file_.getexif().get(_ORIENTATION, 1) != 1):
         file_.close()
         return None
-    loader = {AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(kind, "ppmload")
+    loader = _LOADERS.get(kind, "ppmload")
 
     def animation() -> Animation:
         if kind is TiffImageFile:
             return _pages(file_, name, frames)
+        if kind is WebPImageFile:
+            with open_binary(source) as file:
+                return animation_of(pyvips.Image.webpload_buffer(file.read(), n=-1), frames)
         with open_binary(source) as file:
             loop = loop_of_avif(file)
         try:

@@ -52,15 +52,17 @@ class RunReport:
     def write(self, trainer: Trainer, state: str) -> None:
         """Write the plots and the page. state: `training`, or how training ended."""
         rows = read_history(self.directory.history)
-        if rows:
+        curves: dict[str, str] = {}
+        if rows and trainer.steps:  # before the first step, there is no curve
             draw_curves(rows, self.directory.curves)
+            curves = curves_as_svg(rows)
         page = render(
             "training/report.html",
             title=f"{self.directory.folder.resolve().name}, training of {_network(self.config)}",
             state=f"{state[0].upper()}{state[1:]}: {_progress(trainer)}.",
             facts=self._facts(trainer, rows),
             scores=_scores(rows),
-            curves=curves_as_svg(rows),
+            curves=curves,
             settings=_changed(self.config),
             yaml=write_yaml(self.config),
             **self._images(trainer, rows),

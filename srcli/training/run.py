@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ from srcli.training.validation import Sample, Scores, Validation
 DRAW_INTERVAL = 10.0
 """Seconds in which a run is drawn once at most, except at its end."""
 
-CALIBRATION_PIXELS = 100_000
-"""Pixels of LR images for int8 calibration."""
+CALIBRATION_PIXELS, CALIBRATION_BATCHES = 100_000, 4
+"""Pixels of LR images for int8 calibration, and the batches that they are made in, each degraded in another way."""
 
 
 class TrainingRun:
@@ -99,8 +100,10 @@ class TrainingRun:
         run = cls(directory, config, {"command": command}, None, progress)
         if run.world.is_first:
             directory.check_space(run.trainer)
-            run.lock.enter_context(directory.locked())
-            directory.create(config, command)
+            with ExitStack() as lock:
+                lock.enter_context(directory.locked())
+                directory.create(config, command)
+                run.lock = lock.pop_all()
         return run
 
     @classmethod
@@ -143,9 +146,11 @@ class TrainingRun:
             run.trainer.schedule_start, run.trainer.elapsed = run.trainer.steps, 0.0
         if run.world.is_first:
             directory.check_space(run.trainer)
-            run.lock.enter_context(directory.locked())
-            directory.truncate_history(run.trainer.steps)
-            run.history.restore(state.get("history", []), run.trainer.skipped)
+            with ExitStack() as lock:
+                lock.enter_context(directory.locked())
+                directory.truncate_history(run.trainer.steps)
+                run.history.restore(state.get("history", []), run.trainer.skipped)
+                run.lock = lock.pop_all()
         return run
 
     def train(self, *, interrupted: Callable[[], bool]) -> Ending:
@@ -265,12 +270,13 @@ class TrainingRun:
         return step * self.config.batch * self.world.size / max(1, self.photos.crops(self.config.patch))
 
     def _calibration_images(self) -> Tensor:
-        """The LR images of the first steps: N x 3 x H x W. If photographs are read in chunks, those of the first chunk."""
+        """LR images like those of the first steps: N x 3 x H x W. If photographs are read in chunks, from the first chunk."""
+        config, photos = self.config, self.photos.at(self.trainer.steps)
+        crops = ceil(CALIBRATION_PIXELS / CALIBRATION_BATCHES / (config.patch // config.generator.scale) ** 2)
         lrs: list[Tensor] = []
-        photos = self.photos.at(self.trainer.steps)
-        while sum(lr[:, 0].numel() for lr in lrs) < CALIBRATION_PIXELS:
-            step = len(lrs)
-            lrs.append(self.trainer.pair(photos.batch(step, **self._crop_options()), step)[0])
+        for step in range(CALIBRATION_BATCHES):
+            batch = photos.batch(step, seed=config.seed, size=crops, patch=crop_size(config))
+            lrs.append(self.trainer.pair(batch, step)[0])
         return torch.cat(lrs)
 
     def _on_step(self, step: Step) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,16 +57,6 @@ def test_examples_in_the_help_are_valid_usage(
         assert result.exit_code == 1, (example, result.stderr)
 
 
-def completions(*words: str) -> list[str]:
-    """What bash completes after these words."""
-    environment = {"_SRCLI_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-    code = "import sys; sys.argv = ['srcli']; from srcli.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, env=os.environ | environment
-    )
-    return done.stdout.split()
-
-
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
@@ -82,8 +69,14 @@ def completions(*words: str) -> list[str]:
         (["train", "--optimizer", ""], ["muon", "adam", "adamw"]),
     ],
 )
-def test_the_shell_completes_commands_models_and_choices(words: list[str], completed: list[str]) -> None:
-    assert completions("srcli", *words) == completed
+def test_the_shell_completes_commands_models_and_choices(
+    srcli: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], completed: list[str]
+) -> None:
+    """In bash."""
+    variables = {"_SRCLI_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["srcli", *words]), "COMP_CWORD": str(len(words))}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert srcli().stdout.split() == completed
 
 
 def test_quiet_prints_results_and_errors_only(srcli: Command, photo: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from srcli.inference.batch import BatchUpscaler
 from srcli.io.image import Image
 from srcli.io.read import read_image
 from srcli.io.write import write_image
+from tests import processes
 from tests.conftest import CommandResult
 
 Command = Callable[..., CommandResult]
@@ -43,39 +44,41 @@ def in_a_process(*words: object, **options: object) -> subprocess.CompletedProce
 # names
 
 
-@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tif", "avif"])
-def test_names_that_are_not_utf8(model: Path, photo: Path, tmp_path: Path, extension: str) -> None:
+def test_names_that_are_not_utf8(model: Path, photo: Path, tmp_path: Path) -> None:
     folder = tmp_path / NOT_UTF8
-    source = folder / f"{NOT_UTF8}.{extension}"
     folder.mkdir()
-    with PILImage.open(photo) as image:
-        image.save(source)
-    (folder / f"broken {NOT_UTF8}.{extension}").write_bytes(b"no image")
+    extensions = ("avif", "jpg", "png", "tif", "webp")
+    sources = [folder / f"{extension} {NOT_UTF8}.{extension}" for extension in extensions]
+    for source in sources:
+        with PILImage.open(photo) as image:
+            image.save(source)
+        (folder / f"broken {source.name}").write_bytes(b"no image")
     page = folder / "page.html"
     done = in_a_process("upscale", folder, "-m", model, "--compare", page, stdout=subprocess.PIPE)
     assert done.returncode == 1
-    target = source.with_name(f"{NOT_UTF8}_x2.{extension}")
-    assert done.stdout == os.fsencode(target) + b"\n"
-    with PILImage.open(target) as image:
-        assert image.size == (80, 60)
-    assert b"broken caf\\udce9" in done.stderr
-    assert "caf\\udce9" in page.read_text(encoding="utf-8")
-    recorded = in_a_process("upscale", source, "-m", model, "--overwrite", "--json", stdout=subprocess.PIPE)
-    assert json.loads(recorded.stdout)["input"] == str(source)
+    targets = [source.with_name(f"{source.stem}_x2{source.suffix}") for source in sources]
+    assert done.stdout.splitlines() == [os.fsencode(target) for target in targets]
+    for extension, target in zip(extensions, targets, strict=True):
+        with PILImage.open(target) as image:
+            assert image.size == (80, 60)
+        assert f"broken {extension} caf\\udce9.{extension}".encode() in done.stderr
+        assert f"{extension} caf\\udce9.{extension}" in page.read_text(encoding="utf-8")
+    recorded = in_a_process("upscale", *sources, "-m", model, "--overwrite", "--json", stdout=subprocess.PIPE)
+    assert [json.loads(line)["input"] for line in recorded.stdout.splitlines()] == list(map(str, sources))
 
 
 def test_comparisons_of_names_that_are_not_utf8(photo: Path, tmp_path: Path) -> None:
     for name in ("true", "sr"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{NOT_UTF8}.png").write_bytes(photo.read_bytes())
-    folders = tmp_path / "true", tmp_path / "sr"
-    for words in ((), ("--json",), ("--csv",)):
-        done = in_a_process("compare-loss", *folders, *words, stdout=subprocess.PIPE)
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert b"caf" in done.stdout
+    folders = [str(tmp_path / name) for name in ("true", "sr")]
+    for words in ([], ["--json"], ["--csv"]):
+        done = processes.run(["compare-loss", *folders, *words], tmp_path)
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert "caf" in done.stdout
     page = tmp_path / f"{NOT_UTF8}.html"
-    files = [folder / f"{NOT_UTF8}.png" for folder in folders]
-    assert in_a_process("compare-loss", *files, "--html", page, stdout=subprocess.PIPE).returncode == 0
+    files = [f"{folder}/{NOT_UTF8}.png" for folder in folders]
+    assert processes.run(["compare-loss", *files, "--html", str(page)], tmp_path).exit_code == 0
     assert "caf\\udce9.png" in page.read_text(encoding="utf-8")
 
 

@@ -39,7 +39,12 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # by default, workers wait for all other processes
         ray.init(
-            num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False, logging_level="error"
+            "local",
+            num_cpus=2,
+            object_store_memory=80_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
         )
         yield
         ray.shutdown()

@@ -1,8 +1,5 @@
 """What follows from the description of a network body alone."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -63,11 +60,6 @@ def test_a_sum_of_values_with_different_exponents_is_not_scaled() -> None:
     shapes.conv("out", shapes.add(x, product), 4)
     assert shapes.scale_groups.keys() == {"out"}
     assert shapes.input_groups("out") == {}
-
-
-def test_the_description_needs_no_torch() -> None:
-    code = "import sys, srcli.core.graph; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_memory_grows_with_the_widest_convolution() -> None:

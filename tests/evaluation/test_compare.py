@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+from torchvision_cpu import declare_operators
 
 import srcli.evaluation.compare as compare_module
 from srcli.config import VGG_LAYERS, Distance, LossConfig
@@ -388,11 +390,17 @@ def test_maps_and_an_index_of_pages_for_folders(srcli: Command, pair: tuple[Path
 
 @pytest.fixture
 def _torchvision() -> None:
-    """Skip the test if torchvision does not match torch, as its build for another device does not."""
-    try:
-        import torchvision.models  # noqa: F401
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"torchvision cannot be imported ({error})")
+    if not declare_operators():
+        pytest.skip("torchvision is not installed")
+
+
+@cache
+def untrained(make: Callable[..., torch.nn.Module]) -> torch.nn.Module:
+    """A network with random weights, which take seconds to make. Its classifier, most of it, is not used."""
+    torch.manual_seed(0)
+    network = make(weights=None)
+    network.classifier = torch.nn.Identity()
+    return network
 
 
 @pytest.fixture
@@ -402,14 +410,8 @@ def _random_backbones(_torchvision: None, monkeypatch: pytest.MonkeyPatch) -> No
 
     for name in ("alexnet", "vgg16"):
         make = getattr(models, name)
-
-        def untrained(*_: object, make: Callable[..., torch.nn.Module] = make, **__: object) -> torch.nn.Module:
-            torch.manual_seed(0)
-            return make(weights=None)
-
-        monkeypatch.setattr(models, name, untrained)
-        for module in ("torchmetrics.functional.image.lpips", "torchmetrics.functional.image.dists"):
-            monkeypatch.setattr(f"{module}.{name}", untrained, raising=False)
+        for module in ("torchvision.models", "torchmetrics.functional.image.lpips", "torchmetrics.functional.image.dists"):
+            monkeypatch.setattr(f"{module}.{name}", lambda *_, make=make, **__: untrained(make), raising=False)
 
 
 @pytest.mark.usefixtures("_random_backbones")

@@ -419,14 +419,14 @@ def make_tiny(folder: Path) -> Path:
 
 def test_damaged_files_cause_errors_only(tmp_path: Path) -> None:
     """A short run of benchmarks/fuzz.py, which reads 10,000 files."""
-    verdicts = fuzz(tmp_path, files=150, seed=1_000_000, seconds=30, bytes_at_most=2 * 2**30)
+    verdicts = fuzz(tmp_path, files=100, seed=1_000_000, seconds=30, bytes_at_most=2 * 2**30)
     assert set(verdicts) <= {"upscaled", "rejected"}
     assert min(verdicts["upscaled"], verdicts["rejected"]) > 10
 
 
 def test_damaged_models_cause_errors_only(tmp_path: Path) -> None:
     """A short run of benchmarks/fuzz.py, which reads 5,000 model files."""
-    verdicts = fuzz(tmp_path, files=60, seed=1_000_000, seconds=30, bytes_at_most=2 * 2**30, models=True)
+    verdicts = fuzz(tmp_path, files=40, seed=1_000_000, seconds=30, bytes_at_most=2 * 2**30, models=True)
     assert set(verdicts) <= {"upscaled", "rejected"}
     assert min(verdicts["upscaled"], verdicts["rejected"]) > 5
 

@@ -79,7 +79,7 @@ def test_white_noise_is_measured(photo: np.ndarray, sigma: int, channels: int) -
 
 def test_a_batch_chooses_for_each_image_and_reports_each_level_once(tmp_path: Path, photo: np.ndarray) -> None:
     small = photo[100:164, 100:180]
-    for name, quality in {"a": 60, "b": 60, "c": 99}.items():
+    for name, quality in {"a": 70, "b": 70, "c": 99}.items():
         (tmp_path / f"{name}.jpg").write_bytes(saved(small, "JPEG", quality=quality))
     notes: list[str] = []
     options = UpscaleOptions(
@@ -93,4 +93,4 @@ def test_a_batch_chooses_for_each_image_and_reports_each_level_once(tmp_path: Pa
     results = list(BatchUpscaler(options, ProgressCallbacks(on_note=notes.append)).run(jobs))
     assert [(result.error, result.denoise) for result in results] == [(None, 0.75), (None, 0.75), (None, 0)]
     assert [result.models for result in results] == [("base-x2-photo@0.75:int8",)] * 2 + [("base-x2:int8",)]
-    assert sum("JPEG quality of about 60" in note for note in notes) == 1
+    assert sum("JPEG quality of about 70" in note for note in notes) == 1

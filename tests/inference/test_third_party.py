@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,15 +65,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load without a process of its own, which takes seconds. tests/inference/test_untrusted.py tests that."""
     monkeypatch.setattr("srcli.inference.untrusted.check_loads", lambda _path: None)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are faster on one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def save(path: Path, make: Callable[[], nn.Module]) -> Path:

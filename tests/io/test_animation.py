@@ -2,6 +2,8 @@
 
 import gc
 import io
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -276,3 +278,29 @@ def test_resampled_frames_are_released_when_they_are_read(pixels: Pixels) -> Non
         assert released() is None
     finally:
         gc.enable()
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import psutil
+from srcli.io.read import open_image
+file = open_image(Path(sys.argv[1]), all_frames=True)
+used = []
+while len(rows := file.read(150)):
+    used.append(psutil.Process().memory_info().rss)
+print(used[-1] - used[len(used) // 4])
+"""
+"""How much more memory is in use after the last frame than after a quarter of them."""
+
+
+@pytest.mark.parametrize("ending", MOVING)
+def test_reading_an_animation_takes_the_memory_of_a_few_frames(tmp_path: Path, ending: str) -> None:
+    shades = np.linspace(0, 200, 480, dtype=np.uint8)
+    frames = [
+        Image.fromarray(np.broadcast_to(np.roll(shades, 8 * number)[None, :, None], (320, 480, 3))) for number in range(60)
+    ]
+    path = tmp_path / f"a{ending}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    growth = subprocess.run([sys.executable, "-c", GROWTH, path], check=True, capture_output=True, text=True).stdout
+    assert int(growth) < 15 * 480 * 320 * 4

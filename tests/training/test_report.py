@@ -50,9 +50,12 @@ def test_all_images_show_the_same_part() -> None:
     assert report._side([samples[0]]) == SIDE
 
 
-def test_the_page_survives_resuming(srcli: Command, photos: Path, tmp_path: Path) -> None:
+def test_the_page_survives_resuming(srcli: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "a <b>run"
+    draw, drawn = report.draw_curves, []
+    monkeypatch.setattr(report, "draw_curves", lambda rows, path: (drawn.append(len(rows)), draw(rows, path)))
     assert srcli("train", photos, *SIZE, "--steps", 2, "--val-every", 1, "-o", run).exit_code == 0
+    assert min(drawn) > 1  # not before the first step
     page = (run / "report.html").read_text()
     assert "Finished: step 2 of 2" in page
     assert "http" not in re.sub(r"http://www\.w3\.org/\d+/\w+", "", page)  # only the namespaces of SVG
