@@ -263,6 +263,7 @@ def _connect(address: str) -> None:
                 address = "local"
         if address == "local":
             quiet["include_dashboard"] = False
+            os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let workers wait for all others
         ray.init(address=address, **quiet)
     except Exception as error:
         raise SrcliError(f"Cannot connect to the cluster {address}: {_first_line(error)}.") from None
