@@ -218,6 +218,9 @@ class TrainConfig:
     seed: int = _setting(0, "Seed of initial weights, crops, degradation and validation split.")
 
     save_every: int = _setting(1000, "Steps between checkpoints.")
+    mirror: str | None = _setting(
+        None, "Copy the run's folder here with each checkpoint, to a folder or URL, to continue elsewhere."
+    )
     keep: int = _setting(0, "Number of earlier checkpoints to keep.")
     patience: int = _setting(0, "Validations without improvement after which training stops; 0 turns it off.")
     train_for: str | None = _setting(None, "Train for this time, with a schedule that follows the clock, such as 10m or 1h30m.")
@@ -244,6 +247,8 @@ class TrainConfig:
             raise ConfigError("The multistep schedule needs milestones, as in `milestones=5000,8000`.")
         if self.milestones and self.schedule != "multistep":
             raise ConfigError(f"Milestones need `schedule=multistep`, but the schedule is {self.schedule}.")
+        if self.output is not None and "://" in self.output:
+            raise ConfigError(f"`output` is a local folder; `mirror` copies it to {self.output}.")
         for limit in filter(None, (self.max_time, self.train_for)):
             seconds(limit)
         if self.train_for is not None and self.schedule == "multistep":
@@ -260,7 +265,7 @@ class TrainConfig:
 
     def portable(self) -> TrainConfig:
         """The config without paths, for the model file."""
-        return replace(self, photos=None, output=None, lr_data=None, val=None, cache="auto")
+        return replace(self, photos=None, output=None, lr_data=None, val=None, cache="auto", mirror=None)
 
 
 MINIMUMS = {

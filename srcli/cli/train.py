@@ -37,7 +37,7 @@ TYPES = get_type_hints(TrainConfig)
 COMMAND_LINE = "The command line"
 """Where settings are, in messages."""
 
-ON_RESUME = ("photos", "lr_data", "val", "cache", "device", "save_every", "keep", "patience", "max_time", "log")
+ON_RESUME = ("photos", "lr_data", "val", "cache", "device", "save_every", "keep", "patience", "max_time", "log", "mirror")
 """Options that may be changed when a run is resumed, as they do not influence the result."""
 
 EXTENDING = ("steps", "train_for")
@@ -177,6 +177,7 @@ def train(
         bool, SETTINGS.flag("--print-schema", help="Print a JSON schema of settings files for editors, and exit.")
     ] = False,
     save_every: Annotated[int | None, _option(RUN, "save_every")] = None,
+    mirror: Annotated[str | None, _option(RUN, "mirror", metavar="URL")] = None,
     keep: Annotated[int | None, _option(RUN, "keep")] = None,
     patience: Annotated[int | None, _option(RUN, "patience")] = None,
     log: Annotated[str | None, _option(RUN, "log")] = None,

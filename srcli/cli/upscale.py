@@ -174,14 +174,16 @@ def upscale(
         BATCH.option("--min-side", metavar="N", help="Leave alone images whose shorter side has at least N pixels."),
     ] = None,
     fail_fast: Annotated[bool, BATCH.flag("--fail-fast", help="Stop at the first image that fails.")] = False,
-    dry_run: Annotated[bool, BATCH.flag("--dry-run", help="Show what would be done without doing it.")] = False,
+    dry_run: Annotated[
+        bool, BATCH.flag("--dry-run", help="Show what would be done without doing it; with --cluster, an estimate of the time.")
+    ] = False,
     json: Annotated[bool, BATCH.flag("--json", help="Print a line of JSON for each image.")] = False,
     cluster: Annotated[
         str | None,
         CLUSTER.option(
             "--cluster",
             metavar="ADDRESS",
-            help="Use a Ray cluster; auto for the one here. Inputs and -o may be URLs such as s3://bucket/photos.",
+            help="Use a Ray cluster; local for a new one here. Inputs and -o may be URLs such as s3://bucket/photos.",
         ),
     ] = None,
     workers: Annotated[
@@ -244,8 +246,8 @@ def upscale(
         raise ConfigError("--skip-large needs --size. With --scale, use --min-side N.")
     if cluster is None and (workers is not None or gpus or manifest is not None):
         raise ConfigError("--workers, --gpus and --manifest need --cluster.")
-    if cluster is not None and (compare is not None or in_place or keep_dates or include_results or dry_run):
-        raise ConfigError("--cluster excludes --compare, --in-place, --keep-dates, --include-results and --dry-run.")
+    if cluster is not None and (compare is not None or in_place or keep_dates or include_results):
+        raise ConfigError("--cluster excludes --compare, --in-place, --keep-dates and --include-results.")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers is {workers}; it must be at least 1.")
     if gpus < 0:

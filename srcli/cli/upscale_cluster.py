@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from json import dumps
@@ -15,13 +15,16 @@ from srcli.cli.messages import as_options, is_quiet, note, report
 from srcli.cli.upscale_run import end_batch, stop_signals_as_interrupt
 from srcli.cluster.manifest import Manifest, Record
 from srcli.cluster.plan import plan_tasks
-from srcli.cluster.storage import local_path
-from srcli.errors import ConfigError, SrcliError, counted
+from srcli.cluster.worker import Task
+from srcli.errors import ConfigError, SrcliError, counted, duration
 from srcli.inference.batch import UpscaleOptions
 from srcli.inference.plan import Names
+from srcli.io.storage import local_path
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+    from srcli.cluster.run import Cluster
 
 SECONDS_PER_LINE = 30.0
 
@@ -50,15 +53,23 @@ def run_on_cluster(
     if output is None or output == "-":
         raise ConfigError("`cluster` writes to a folder. Set `output` to a folder or a URL.")
     folder = local_path(output)
-    if manifest is None and folder is None:
+    if names.needs_size:
+        raise ConfigError("`cluster` does not open images before it names their results. Use `name` without width and height.")
+    if manifest is None and folder is None and not options.dry_run:
         raise ConfigError("The manifest of results at a URL is a local file. Name it with `manifest`, and keep it.")
     path = manifest or Path(folder or ".", "manifest.jsonl")
+    tasks = plan_tasks(list(dict.fromkeys(inputs)), output, names, recursive=recursive)
     failures: list[str] = []
     interrupted = False
     progress = _Progress()
-    with Cluster(options, address, workers=workers, gpus=gpus) as cluster, Manifest(path, _settings(options)) as kept:
-        results = cluster.run(plan_tasks(list(dict.fromkeys(inputs)), output, names, recursive=recursive), kept)
-        with stop_signals_as_interrupt(), progress.shown() or nullcontext():
+    with Cluster(options, address, workers=workers, gpus=gpus) as cluster:
+        crew = f"{counted(cluster.workers, 'worker')} with {counted(cluster.cpus, 'CPU')} each"
+        note(f"{crew} on {counted(cluster.nodes, 'node')}.")
+        if options.dry_run:
+            end_batch(_print_estimate(cluster, tasks, json=json), interrupted=False)
+            return
+        with Manifest(path, cluster.settings) as kept, stop_signals_as_interrupt(), progress.shown() or nullcontext():
+            results = cluster.run(tasks, kept, note)
             try:
                 for record in results:
                     progress.add(record)
@@ -83,6 +94,24 @@ def run_on_cluster(
         note(f"skipped {counted(progress.skipped, 'existing result')}.")
     note(f"{progress.line()}; {nodes * progress.seconds / 3600:.2g} node-hours.")
     end_batch(failures, interrupted=interrupted)
+
+
+def _print_estimate(cluster: Cluster, tasks: Iterable[Task | Record], *, json: bool) -> list[str]:
+    """Print what the batch takes. The errors of the images in the sample."""
+    from rich.filesize import decimal
+
+    from srcli.cluster.estimate import estimate
+
+    found, errors = estimate(cluster, tasks)
+    if json:
+        print(dumps(asdict(found)))
+    else:
+        print(
+            f"{counted(found.images, 'image')} ({decimal(found.bytes)}) become {decimal(found.result_bytes)} in about "
+            f"{duration(found.seconds)} (+/- {found.spread:.0%}), {found.node_hours:.2g} node-hours."
+        )
+    note(f"{counted(found.sample, 'image')} of them upscaled to find this out, and the results thrown away.")
+    return errors
 
 
 class _Progress:
@@ -131,10 +160,3 @@ class _Progress:
 def _as_json(record: Record) -> dict[str, object]:
     """In the terms of the command line."""
     return {**asdict(record), "notes": [*map(as_options, record.notes)], "error": record.error and as_options(record.error)}
-
-
-def _settings(options: UpscaleOptions) -> str:
-    """What decides the pixels and the files of a batch."""
-    choices = [(options.models, options.first_models), *options.models_by_denoise.values()]
-    models = [model.name for choice in choices for each in choice for model in each]
-    return repr((options.size, models, options.save, options.frame, options.strip_metadata, options.background))

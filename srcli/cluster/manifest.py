@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from srcli.errors import SrcliError
+from srcli.io.atomic import path_lock
 
 
 @dataclass(frozen=True)
 class Record:
     """What became of an image.
 
-    lr, sr: width and height of the image and of the result. bytes, sha256: of the result's file. node: the host that did the
-    work. skipped: the result existed, or the image is `large` enough.
+    lr, sr: width and height of the image and of the result. denoise: the level chosen for the image. bytes, sha256: of the
+    result's file. node: the host that did the work. skipped: the result existed, or the image is `large` enough.
     """
 
     input: str
@@ -27,6 +32,7 @@ class Record:
     lr: tuple[int, int] | None = None
     sr: tuple[int, int] | None = None
     models: tuple[str, ...] = ()
+    denoise: float | None = None
     device: str | None = None
     seconds: float = 0
     skipped: bool = False
@@ -39,76 +45,93 @@ class Record:
 
 
 class Manifest:
-    """A file of JSON lines, open for appending, with what is known from earlier runs.
+    """A file of JSON lines, open for appending and locked, with what is known from earlier runs.
 
-    In memory, it holds eight bytes of a hash and a number for each output, so that ten million of them fit.
+    In memory, an output of earlier runs takes eight bytes of a hash, and a result 16 more.
     """
 
     def __init__(self, path: Path, settings: str) -> None:
-        """settings: identify the options. Raises SrcliError if the file is of a batch with others, or cannot be read."""
+        """settings: identify the options.
+
+        Raises SrcliError if the file is in use, is of a batch with other settings, or cannot be read.
+        """
         self.path = path
-        self._bytes: dict[bytes, int] = {}
-        self._started: set[bytes] = set()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
+        with ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = stack.enter_context(path.open("a+b"))
+                if not stack.enter_context(path_lock(path)):
+                    raise SrcliError(f"Another batch is using {path}. Wait until it ends, or choose another `manifest`.")
                 self._read(settings)
-            self._file = path.open("a+b")
-            if path.stat().st_size:
-                self._file.seek(-1, os.SEEK_END)
-                if self._file.read(1) != b"\n":  # a line that a killed run did not complete
-                    self._file.write(b"\n")
-            else:
-                self._append([{"settings": settings}])
-        except OSError as error:
-            raise SrcliError(f"Cannot use the manifest {path}: {error.strerror}. Choose another file.") from None
+            except OSError as error:
+                raise SrcliError(f"Cannot use the manifest {path}: {error.strerror}. Choose another file.") from None
+            self._open = stack.pop_all()
+        if not path.stat().st_size:
+            self.add([{"settings": settings}])
 
     def __enter__(self) -> Manifest:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-
-    def bytes_of(self, output: str) -> int | None:
-        """The size of a result that an earlier run completed."""
-        return self._bytes.get(key_of(output))
+        self._open.close()
 
     def was_started(self, output: str) -> bool:
-        """Whether an earlier run may have written this output without recording it."""
-        return key_of(output) in self._started
+        """Whether an earlier run may have written this output."""
+        return _place(self._started, output) is not None
 
-    def start(self, outputs: Iterable[str]) -> None:
-        """Record, before the work, that these outputs may appear."""
-        self._append([{"started": list(outputs)}])
+    def bytes_of(self, output: str) -> int | None:
+        """The size of a result that an earlier run recorded."""
+        place = _place(self._results, output)
+        return None if place is None else int(self._sizes[place])
 
-    def add(self, records: Iterable[Record]) -> None:
-        self._append([asdict(record) for record in records])
-
-    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
-        self._file.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def add(self, lines: Iterable[Record | dict[str, Any]]) -> None:
+        """Append lines. They are on the disk when this returns. Raises SrcliError if that fails."""
+        text = "".join(f"{json.dumps(asdict(line) if isinstance(line, Record) else line)}\n" for line in lines)
+        if not text:
+            return
+        try:
+            self._file.write(text.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise SrcliError(f"Cannot write {self.path}: {error.strerror}. Then the same command continues.") from None
 
     def _read(self, settings: str) -> None:
-        with self.path.open(encoding="utf-8") as lines:
-            for number, text in enumerate(lines):
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    if number == 0:
-                        raise SrcliError(f"{self.path} is no manifest. Choose another file.") from None
-                    continue  # a line that a killed run did not complete; its image is done again
-                if number == 0 and line.get("settings") != settings:
-                    raise SrcliError(f"{self.path} belongs to a batch with other options. Choose another `manifest`.")
-                for output in line.get("started", ()):
-                    self._started.add(key_of(output))
-                if "output" in line:
-                    key = key_of(line["output"])
-                    self._started.discard(key)
-                    if line["error"] is None and line["bytes"] is not None:
-                        self._bytes[key] = line["bytes"]
+        started, results, sizes = array("Q"), array("Q"), array("Q")
+        self._file.seek(0)
+        text = b"\n"
+        for number, text in enumerate(self._file):
+            line = _parsed(text)
+            if number == 0 and "settings" not in line:
+                raise SrcliError(f"{self.path} is no manifest. Choose another file.")
+            if number == 0 and line["settings"] != settings:
+                raise SrcliError(f"{self.path} belongs to a batch with other options or models. Choose another `manifest`.")
+            started.extend(map(key_of, line.get("started", ())))
+            if line.get("bytes") is not None and line["error"] is None:
+                results.append(key_of(line["output"]))
+                sizes.append(line["bytes"])
+        if not text.endswith(b"\n"):  # a line that a killed run did not complete
+            self._file.write(b"\n")
+        self._started = np.unique(np.asarray(started))
+        self._results, last = np.unique(np.asarray(results)[::-1], return_index=True)
+        self._sizes = np.asarray(sizes)[::-1][last]
 
 
-def key_of(output: str) -> bytes:
-    """Eight bytes that stand for a name, of which ten million fit into memory."""
-    return blake2b(output.encode(errors="surrogateescape"), digest_size=8).digest()
+def key_of(name: str) -> int:
+    """A number of eight bytes that stands for a name, of which ten million fit into memory."""
+    return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The object in a line; an empty one if a killed run did not complete the line, so that its image is done again."""
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _place(keys: np.ndarray, output: str) -> int | None:
+    key = np.uint64(key_of(output))
+    place = int(np.searchsorted(keys, key))
+    return place if place < len(keys) and keys[place] == key else None

@@ -118,7 +118,7 @@ class ProgressCallbacks:
     """A sentence for the user."""
 
 
-class _Cancelled(Exception):
+class Cancelled(Exception):
     """The batch has ended, so this image is left as it was."""
 
 
@@ -136,14 +136,12 @@ class BatchUpscaler:
         self,
         options: UpscaleOptions,
         callbacks: ProgressCallbacks = ProgressCallbacks(),
-        backends: dict[int, Backend] | None = None,
     ) -> None:
-        """backends: loaded models by their identity, shared by batches with the same `options.models`."""
         self.options = options
         self.callbacks = callbacks
         self._stop = Event()
         self._loading, self._large = Lock(), Lock()
-        self._backends: dict[int, Backend] = {} if backends is None else backends
+        self._backends: dict[int, Backend] = {}  # by the identity of their models
         self._with_previews: set[Job] = set()
         self._first_with_level: dict[float, Job] = {}
 
@@ -160,19 +158,25 @@ class BatchUpscaler:
             remove_stale_temp_files(job.target for job in jobs if job.target != STDIO)
         pool = ThreadPoolExecutor(WORKERS)
         try:
-            futures: list[Future[UpscaleResult]] = [pool.submit(self._run, job) for job in jobs]
+            futures: list[Future[UpscaleResult]] = [pool.submit(self.upscale, job) for job in jobs]
             for place, future in enumerate(futures):
                 while not wait([future], timeout=0.5).done:  # waking up lets Ctrl-C through on every system
                     pass
                 yield future.result()
                 futures[place] = Future()  # frees the result, of which there may be many thousands
-        except _ModelLoadError as failure:
-            raise failure.reason from None
         finally:
-            self._stop.set()
+            self.stop()
             pool.shutdown(cancel_futures=True)
 
-    def _run(self, job: Job) -> UpscaleResult:
+    def stop(self) -> None:
+        """End the images in progress, and leave no incomplete file."""
+        self._stop.set()
+
+    def upscale(self, job: Job) -> UpscaleResult:
+        """The result of one job. May be called from several threads at once.
+
+        Raises SrcliError if no image can be upscaled, and Cancelled after `stop`.
+        """
         if job.error:
             return UpscaleResult(job, error=job.error)
         begin = time.perf_counter()
@@ -184,7 +188,9 @@ class BatchUpscaler:
             result = UpscaleResult(job, error=f"There is not enough memory for {job.source}. Close other programs.")
         except OSError as error:
             result = UpscaleResult(job, error=f"Cannot upscale {job.source}: {error.strerror or error}.")
-        except (_Cancelled, _ModelLoadError):
+        except _ModelLoadError as failure:
+            raise failure.reason from None
+        except Cancelled:
             raise
         except Exception as error:
             logger.debug("Traceback of the failure of %s:", job.source, exc_info=True)
@@ -217,7 +223,7 @@ class BatchUpscaler:
         check_target(_named(job, image, options.extension), *sr, options.save, image.animation)
         notes: list[str] = []
         if existing:
-            if not options.skip_existing:
+            if not (options.skip_existing or job.may_exist):
                 raise SrcliError(
                     f"{job.target} already exists, so {job.source} was not upscaled. Use `overwrite` to replace it."
                 )
@@ -283,7 +289,7 @@ class BatchUpscaler:
     def _on_pixels(self, job: Job, count: int) -> None:
         """After each tile."""
         if self._stop.is_set():
-            raise _Cancelled
+            raise Cancelled
         self.callbacks.on_pixels(job, count)
 
     def _preview(self, job: Job, source: Path | bytes, sr: tuple[int, int], image: ImageReader) -> Preview | None:
@@ -330,7 +336,7 @@ class BatchUpscaler:
     def _backend(self, model: Model) -> Backend:
         with self._loading:  # the model is loaded for the first valid image, and invalid ones do not wait for it
             if self._stop.is_set():
-                raise _Cancelled
+                raise Cancelled
             if id(model) not in self._backends:
                 try:
                     backend = self._backends[id(model)] = load_model(model, self.options.device)

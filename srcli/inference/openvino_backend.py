@@ -30,14 +30,18 @@ finally:
     for name in _tools:
         del sys.modules[name]
 
+_LIMIT = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+THREADS = int(_LIMIT) if _LIMIT.isdecimal() else 0
+"""How many cores to use, if that is limited, as for torch; 0 for all. The results are the same."""
+
 # Without the hint, OpenVINO uses bfloat16 on processors that support it, which changes pixels by several gray levels.
 # Compiled kernels are not cached: compiling takes 5 ms, and kernels for thousands of image sizes would fill the memory.
-CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0}
+CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0, "INFERENCE_NUM_THREADS": THREADS}
 
 LATENCY_CONFIG = {"PERFORMANCE_HINT": "LATENCY"}
 """All cores for one tile. OpenVINO chooses the number of threads."""
 
-MAX_STREAMS = min(2, os.cpu_count() or 1)
+MAX_STREAMS = min(2, THREADS or os.cpu_count() or 1)
 """How many tiles share the cores if several are processed at a time."""
 
 

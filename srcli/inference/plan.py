@@ -63,11 +63,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Job:
-    """An image to upscale and the file for the result. error: why that is not possible, if it is not."""
+    """An image to upscale and the file for the result.
+
+    error: why that is not possible, if it is not. may_exist: an earlier try may have written the result, which is then skipped.
+    """
 
     source: Path
     target: Path
     error: str | None = None
+    may_exist: bool = False
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is complete, or it is not there. And locks on folders."""
+"""Atomic writes: a file is complete, or it is not there. And locks on folders and files."""
 
 from __future__ import annotations
 
@@ -116,15 +116,15 @@ def remove_all_stale_temp_files(folder: Path) -> None:
 
 
 @contextmanager
-def directory_lock(folder: Path) -> Iterator[bool]:
-    """Lock a folder during the block. Yields False if another process holds the lock; the lock of a killed process is released.
+def path_lock(path: Path) -> Iterator[bool]:
+    """Lock a folder or a file during the block. Yields False if another process holds the lock; that of a killed one is free.
 
     Yields True where locks are not supported (Windows, some network file systems).
     """
     if fcntl is None:
         yield True
         return
-    lock = os.open(folder, os.O_RDONLY)
+    lock = os.open(path, os.O_RDONLY)
     try:
         yield _locked(lock)
     finally:

@@ -45,18 +45,13 @@ def image_like(
     on_other: Callable[[Path], None] = lambda _: None,
     on_hidden: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Path]:
-    """Entries of the folder with the name of an image, hidden ones left out. Symbolic links to folders are not followed.
+    """Entries of the folder with the name of an image, while it is read. Symbolic links to folders are not followed.
 
-    A folder may have such a name, too. It is included if it cannot hold images of its own: empty, or not searched.
-    on_error: called for each folder that cannot be read. on_other: called for each file with another name. on_hidden: called
-    for each hidden file with the name of an image.
+    Hidden ones are left out. A folder may have such a name, too. It is included if it cannot hold images of its own: empty, or
+    not searched. on_error: called for each folder that cannot be read. on_other: called for each file with another name.
+    on_hidden: called for each hidden file with the name of an image.
     """
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        on_error(folder, error)
-        return
-    for entry in entries:
+    for entry in _entries(folder, on_error):
         path = folder / entry.name
         if entry.name.startswith("."):
             if path.suffix.lower() in EXTENSIONS and entry.is_file():
@@ -69,6 +64,14 @@ def image_like(
             on_other(path)
         if searched:
             yield from image_like(path, recursive=True, on_error=on_error, on_other=on_other, on_hidden=on_hidden)
+
+
+def _entries(folder: Path, on_error: Callable[[Path, OSError], None]) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        on_error(folder, error)
 
 
 def source_stem(stem: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from srcli.training.gather import Batch
 from srcli.training.history import History
 from srcli.training.loop import DivergedError, Ending
 from srcli.training.loop import train as train_steps
+from srcli.training.mirror import Mirror
 from srcli.training.photos import FEW_TO_VALIDATE, Reading, read_photos, too_large
 from srcli.training.progress import NoProgress, TrainingProgress
 from srcli.training.report import RunReport
@@ -37,9 +37,6 @@ from srcli.training.stream import StreamedPhotos
 from srcli.training.teacher import Teacher
 from srcli.training.trainer import Step, Trainer, crop_size
 from srcli.training.validation import Sample, Scores, Validation
-
-_LOST_CONNECTION = re.compile(r"connection|gloo|nccl|socket|broken pipe", re.IGNORECASE)
-"""In errors of torch.distributed, which are all RuntimeErrors."""
 
 DRAW_INTERVAL = 10.0
 """Seconds in which a run is drawn once at most, except at its end."""
@@ -64,6 +61,7 @@ class TrainingRun:
         device = pick_device(local_device(config.device))
         self.world = init_distributed(device)
         self.progress = progress if self.world.is_first else NoProgress()
+        self.mirror = Mirror(directory, config.mirror)
         self.lock = ExitStack()  # on the run folder, from the first change in it until training ends
         self.trainer = self._make_trainer(device, state)
         self.trainer.on_message = self.progress.message
@@ -97,10 +95,11 @@ class TrainingRun:
         progress: TrainingProgress = NoProgress(),  # noqa: B008, has no state
     ) -> TrainingRun:
         """A new run. Raises SrcliError if anything is wrong, and then leaves an earlier run in the folder unchanged."""
-        directory.check(overwrite=overwrite)
+        device = pick_device(local_device(config.device))
+        init_distributed(device).from_first(lambda: directory.check(overwrite=overwrite), device)
         run = cls(directory, config, {"command": command}, None, progress)
-        directory.check_space(run.trainer)
         if run.world.is_first:
+            directory.check_space(run.trainer)
             with ExitStack() as lock:
                 lock.enter_context(directory.locked())
                 directory.create(config, command)
@@ -118,10 +117,14 @@ class TrainingRun:
         progress: TrainingProgress = NoProgress(),  # noqa: B008, has no state
     ) -> TrainingRun:
         """Continue an unfinished run with the same config, or else begin a new one."""
-        state = None if overwrite else directory.unfinished(config)
+        device = pick_device(local_device(config.device))
+        world = init_distributed(device)
+        # the folder of the first process counts, as others may be on other machines
+        state = world.from_first(lambda: None if overwrite else Mirror(directory, config.mirror).newest(config), device)
         if state is None:
             return cls.begin(directory, config, command, overwrite=overwrite, progress=progress)
-        progress.message(f"{directory.folder} contains this run up to step {state['steps']}; continuing it.")
+        if world.is_first:
+            progress.message(f"{directory.folder} contains this run up to step {state['steps']}; continuing it.")
         return cls.resume(directory, config, state, progress=progress)
 
     @classmethod
@@ -141,8 +144,8 @@ class TrainingRun:
         run = cls(directory, config, state["about"], state, progress)
         if extend:
             run.trainer.schedule_start, run.trainer.elapsed = run.trainer.steps, 0.0
-        directory.check_space(run.trainer)
         if run.world.is_first:
+            directory.check_space(run.trainer)
             with ExitStack() as lock:
                 lock.enter_context(directory.locked())
                 directory.truncate_history(run.trainer.steps)
@@ -181,6 +184,7 @@ class TrainingRun:
             self.trainer.shutdown()
         if self.world.is_first:
             self._show({"done": "finished", "stopped": "stopped", "patience": "ended without further improvement"}[ending])
+            self.mirror.push()
         self._report(ending, timed_out=not interrupted())
         return ending
 
@@ -302,6 +306,7 @@ class TrainingRun:
             self._save_model(self.directory.model, self.about)
             if self.validation is None:
                 self._show("training")
+            self.mirror.try_push(self.progress.message)
 
     def _show(self, state: str, samples: Sequence[Sample] = ()) -> None:
         """Draw the samples of a validation, and the run if it was not just drawn or has ended. No error here ends training."""
@@ -359,7 +364,7 @@ class TrainingRun:
             )
             raise SrcliError(f"{error} {self.directory.not_finite} contains its crops (from {names}). {then}") from None
         except RuntimeError as error:
-            if self.world.size > 1 and _LOST_CONNECTION.search(str(error)):
+            if self.world.has_lost(error):
                 raise SrcliError(
                     f"Another process of this run has ended, so this one stopped after step {self.trainer.steps}. "
                     f"Continue from the last checkpoint with `resume={self.directory.folder}`."

@@ -19,7 +19,7 @@ import torch
 
 from srcli.config import TrainConfig, from_mapping, to_mapping
 from srcli.errors import SrcliError
-from srcli.io.atomic import atomic_write, directory_lock, remove_all_stale_temp_files, write_text
+from srcli.io.atomic import atomic_write, path_lock, remove_all_stale_temp_files, write_text
 from srcli.models.checkpoint import read_torch
 from srcli.training.dataset import TrainBatch
 from srcli.training.schedule import is_over
@@ -27,7 +27,7 @@ from srcli.training.settings import is_settings_of_run, write_yaml
 from srcli.training.trainer import Trainer
 from srcli.version import __version__
 
-NOT_DECISIVE = ("cache", "device", "save_every", "keep", "max_time", "log")
+NOT_DECISIVE = ("cache", "device", "save_every", "keep", "max_time", "log", "mirror")
 """Settings that do not influence the result of a run."""
 
 
@@ -109,9 +109,7 @@ class RunDirectory:
         if not self.checkpoint.is_file():
             return None
         state = self.load()
-        before = from_mapping(TrainConfig, state["settings"], str(self.checkpoint))
-        irrelevant = {name: getattr(config, name) for name in NOT_DECISIVE}
-        return state if replace(before, **irrelevant) == config and not is_finished(state, before) else None
+        return state if is_same_run(state, config) and not is_finished(state, config) else None
 
     def check(self, *, overwrite: bool) -> None:
         """Raise SrcliError if the folder contains files that may not be overwritten, or cannot be written."""
@@ -136,7 +134,7 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder during the block. Raises SrcliError if another process is training in it."""
-        with directory_lock(self.folder) as free:
+        with path_lock(self.folder) as free:
             if not free:
                 raise SrcliError(f"Another process is training in {self.folder}. Wait until it ends, or stop it first.")
             yield
@@ -244,6 +242,12 @@ class RunDirectory:
             raise SrcliError(
                 f"Cannot write {self.history}: {error.strerror}. Then continue with `resume={self.folder}`."
             ) from None
+
+
+def is_same_run(state: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether a checkpoint is of a run with this config, apart from settings that do not influence the result."""
+    before = from_mapping(TrainConfig, state["settings"], "The checkpoint")
+    return replace(before, **{name: getattr(config, name) for name in NOT_DECISIVE}) == config
 
 
 def is_finished(state: dict[str, Any], config: TrainConfig) -> bool:

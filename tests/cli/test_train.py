@@ -502,9 +502,9 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(srcli: Command
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
-def test_a_killed_process_ends_the_others_with_one_sentence(photos: Path, tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_others_with_one_sentence_and_the_restart_continues(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = torchrun("-m", "srcli", *arguments(photos, run, "--steps", 100_000, "--save-every", 5))
+    process = torchrun("--max-restarts", "1", "-m", "srcli", *arguments(photos, run, "--steps", 60, "--save-every", 20))
     while not (run / "checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -516,11 +516,17 @@ def test_a_killed_process_ends_the_others_with_one_sentence(photos: Path, tmp_pa
     ]
     assert len(second) == 1
     os.kill(second[0], signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert "srcli: Another process of this run has ended, so this one stopped after step" in stderr
     assert f"Continue from the last checkpoint with --resume {run}." in stderr
     assert "srcli/training" not in stderr  # no traceback but that of torchrun
-    assert torch.load(run / "checkpoint.pt")["steps"] >= 5
+    assert stderr.count("contains this run up to step") == 1, stderr
+    assert process.returncode == 0
+    assert stdout == f"{run / 'model.safetensors'}\n"
+    assert torch.load(run / "checkpoint.pt")["steps"] == 60
+    steps = [int(row["step"]) for row in rows(run)]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 60
 
 
 def readable(path: Path) -> bool:

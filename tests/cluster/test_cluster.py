@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+pytest.importorskip("ray")
+from ray.exceptions import RayActorError
+
+from srcli.cluster import run
 from srcli.cluster.manifest import Manifest, Record
-from srcli.cluster.storage import list_images, size_of, store
 from srcli.cluster.worker import Task, Worker
+from srcli.errors import SrcliError
 from srcli.inference.batch import UpscaleOptions
 from srcli.inference.plan import Size
 from srcli.inference.tiling import plan_tiling
 from srcli.io.image import Image
+from srcli.io.storage import list_images, size_of, store
 from srcli.io.write import write_image
 from srcli.models.registry import describe_model
 from tests.conftest import CommandResult, make_model
@@ -28,10 +34,20 @@ Command = Callable[..., CommandResult]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # by default, workers wait for all other processes
+        ray.init(
+            "local",
+            num_cpus=2,
+            object_store_memory=80_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -52,7 +68,7 @@ def test_results_equal_those_of_one_machine_and_a_run_continues(
     model = make_model(tmp_path / "model.safetensors", scale=2)
     (photos / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     alone = srcli("upscale", photos, "-o", tmp_path / "alone", "-m", model)
-    command = ["upscale", photos, "-o", tmp_path / "out", "-m", model, "--cluster", "auto", "--workers", "2"]
+    command = ["upscale", photos, "-o", tmp_path / "out", "-m", model, "--cluster", "auto"]
     done = srcli(*command)
     assert alone.exit_code == done.exit_code == 1
     assert "damaged.png" in done.stderr
@@ -65,59 +81,124 @@ def test_results_equal_those_of_one_machine_and_a_run_continues(
     assert again.exit_code == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
     records = [json.loads(line) for line in again.stdout.splitlines()]
-    assert [Path(record["input"]).name for record in records if not record["skipped"]] == ["3.png"]
+    (record,) = (record for record in records if not record["skipped"])
+    assert Path(record["input"]).name == "3.png"
+    assert record["denoise"] is None  # as a model was chosen
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_image_that_ends_its_worker_twice_is_set_aside(
-    cluster: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from srcli.cluster import run
-
-    class Fragile:
-        def __init__(self, options: object) -> None: ...
-
-        def run(self, tasks: list[Task]) -> list[Record]:
-            if any("3" in task.source for task in tasks):
-                os._exit(1)
-            return [Record(task.source, task.target) for task in tasks]
-
-    monkeypatch.setattr(run, "Worker", Fragile)
-    tasks = [Task(f"{number}.png", f"{number}_x2.png", 100) for number in range(6)]
-    with run.Cluster(None, "auto", workers=1) as workers, Manifest(tmp_path / "manifest.jsonl", "") as manifest:  # type: ignore[arg-type]
-        records = list(workers.run(tasks, manifest))
-    assert sorted(record.input for record in records) == [task.source for task in tasks]
-    assert [record.input for record in records if record.error] == ["3.png"]
+def test_a_dry_run_estimates_the_batch_and_writes_nothing(cluster: None, srcli: Command, photos: Path, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model.safetensors", scale=2)
+    (photos / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    done = srcli("upscale", photos, "-o", tmp_path / "out", "-m", model, "--cluster", "auto", "--dry-run", "--json")
+    assert done.exit_code == 1
+    assert "damaged.png" in done.stderr
+    assert not (tmp_path / "out").exists()
+    found = json.loads(done.stdout)
+    assert (found["images"], found["sample"], found["failed"], found["workers"]) == (7, 7, 1, 1)
+    assert found["bytes"] == sum(path.stat().st_size for path in photos.iterdir())
+    assert found["result_bytes"] > found["bytes"]
+    assert found["seconds"] > 0
+    assert found["node_hours"] == pytest.approx(found["nodes"] * found["seconds"] / 3600)
+    assert found["spread"] == 0  # all of them are the sample
 
 
-def test_a_manifest_with_an_incomplete_line_is_read_and_continued(tmp_path: Path) -> None:
-    path = tmp_path / "manifest.jsonl"
-    with Manifest(path, "a") as manifest:
-        manifest.start(["one", "two"])
-        manifest.add([Record("1", "one", bytes=5)])
-    with path.open("a") as file:
-        file.write('{"input": "2", "outp')
-    with Manifest(path, "a") as manifest:
-        assert manifest.bytes_of("one") == 5
-        assert manifest.bytes_of("two") is None
-        assert manifest.was_started("two")
-        manifest.add([Record("2", "two", bytes=6)])
-    with Manifest(path, "a") as manifest:
-        assert manifest.bytes_of("two") == 6
+class FakeRay:
+    """Runs calls at once. Those of a worker fail from the call on that contains an image of a bad name."""
+
+    def __init__(self) -> None:
+        self.results: list[object] = []
+        self.calls: list[list[str]] = []
+        self.late = 6  # calls of `wait` until workers start
+
+    def new_worker(self) -> SimpleNamespace:
+        dead: list[RayActorError] = []
+
+        def run(tasks: list[Task]) -> int:
+            self.calls.append([task.source for task in tasks])
+            if any("bad" in task.source for task in tasks):
+                dead.append(RayActorError())
+            return self.refer(dead[0] if dead else [Record(task.source, task.target, bytes=1) for task in tasks])
+
+        calls = {"start": lambda *_: self.refer(None), "stop": lambda: None, "run": run}
+        return SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
+
+    def refer(self, result: object) -> int:
+        self.results.append(result)
+        return len(self.results) - 1
+
+    def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
+        self.late -= 1
+        return ([], references) if self.late > 0 else (references, [])
+
+    def get(self, reference: int) -> object:
+        result = self.results[reference]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def kill(self, worker: object) -> None: ...
 
 
-def test_other_storage_lists_and_stores_whole_files(tmp_path: Path) -> None:
-    pytest.importorskip("fsspec")
-    (tmp_path / "a.png").write_bytes(b"abc")
-    for name in ("in/a.png", "in/sub/b.png", "in/.hidden/c.png", "in/notes.txt"):
-        store(tmp_path / "a.png", f"memory://{name}")
-    assert [(entry.below, entry.bytes) for entry in list_images("memory://in", recursive=True)] == [
-        ("a.png", 3),
-        ("sub/b.png", 3),
-    ]
-    assert [entry.below for entry in list_images("memory://in", recursive=False)] == ["a.png"]
-    assert size_of("memory://in/a.png") == 3
-    assert size_of("memory://in/none.png") is None
+def run_fake(monkeypatch: pytest.MonkeyPatch, tasks: list[Task], path: Path, notes: list[str]) -> tuple[FakeRay, list[Record]]:
+    fake = FakeRay()
+    monkeypatch.setattr(run, "ray", fake)
+    cluster = object.__new__(run.Cluster)
+    cluster.workers, cluster.cpus = 2, 16
+    cluster._new_seat = lambda: run._Seat(fake.new_worker(), "")
+    with Manifest(path, "") as manifest:
+        return fake, list(cluster.run(iter(tasks), manifest, notes.append))
+
+
+def test_an_image_that_ends_its_worker_twice_is_set_aside_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(40)] + ["bad.png"] + [f"{number}.png" for number in range(41, 200)]
+    fake, records = run_fake(monkeypatch, [Task(name, f"out/{name}", 100) for name in names], tmp_path / "manifest.jsonl", [])
+    assert sorted(record.input for record in records) == sorted(names)
+    assert [record.input for record in records if record.error] == ["bad.png"]
+    assert fake.calls.count(["bad.png"]) == run.MAX_KILLS
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(line["input"] for line in lines if "input" in line) == sorted(names)
+
+
+def test_workers_that_end_again_and_again_end_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tasks = [Task(f"bad {number}.png", f"{number}.png", 100) for number in range(1000)]
+    with pytest.raises(SrcliError, match="20 workers ended without a result"):
+        run_fake(monkeypatch, tasks, tmp_path / "manifest.jsonl", [])
+
+
+def test_a_cluster_without_room_is_reported_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "SECONDS_TO_START", -1)
+    notes: list[str] = []
+    run_fake(monkeypatch, [Task("a.png", "a_x2.png", 100)], tmp_path / "manifest.jsonl", notes)
+    assert notes == ["Waiting for 16 free CPUs on a node of the cluster."]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_killed_workers_and_drivers_leave_every_result_once(cluster: None, tmp_path: Path) -> None:
+    import ray
+    from cluster import kills
+
+    address = ray.get_runtime_context().gcs_address
+    words = ["-m", str(make_model(tmp_path / "model.safetensors", scale=2))]
+    assert kills(address, tmp_path, images=40, workers=1, kills=1, restarts=1, seed=0, words=words) == []
+
+
+def test_workers_share_the_cpus_of_their_nodes() -> None:
+    small, large, head = {"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 0.0}
+    assert run.shares([small], None, 0) == (1, 4)
+    assert run.shares([small], 3, 0) == (3, 1)
+    assert run.shares([head, small, small], None, 0) == (2, 4)
+    assert run.shares([small, large], None, 0) == (5, 4)
+    assert run.shares([small, large], None, 0.5) == (4, 4)  # on the node with GPUs
+    for nodes, workers, gpus in (([head], None, 0), ([small], 5, 0), ([small], None, 1), ([large], 5, 0.5)):
+        with pytest.raises(SrcliError, match="too few"):
+            run.shares(nodes, workers, gpus)
+
+
+def test_names_with_the_size_of_the_result_are_refused(srcli: Command, photos: Path, tmp_path: Path) -> None:
+    result = srcli("upscale", photos, "-o", tmp_path / "out", "--cluster", "auto", "--name", "{stem}_{width}.{ext}")
+    assert result.exit_code == 2
+    assert "--name without width" in " ".join(result.stderr.split())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -137,13 +218,19 @@ def test_a_worker_reads_and_writes_an_s3_store(photos: Path, tmp_path: Path, mon
 
     try:
         fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-        store(photos / "1.png", "s3://bucket/in/sub/1.png")
+        for name in ("a.jpg", "b.txt", "sub/1.png", "sub/.hidden/2.png", "z.png"):
+            store(photos / "1.png", f"s3://bucket/in/{name}")
+        monkeypatch.setattr("srcli.io.storage.PAGE", 2)
+        assert [entry.below for entry in list_images("s3://bucket/in", recursive=True)] == ["a.jpg", "sub/1.png", "z.png"]
+        assert [entry.below for entry in list_images("s3://bucket/in", recursive=False)] == ["a.jpg", "z.png"]
+        assert [entry.below for entry in list_images("s3://bucket/in/z.png", recursive=False)] == ["z.png"]
         options = UpscaleOptions(
             Size(scale=2), [describe_model(make_model(tmp_path / "m.safetensors", scale=2))], plan_tiling()
         )
         worker = Worker(options)
         tasks = [
-            Task(entry.url, "s3://bucket/out/1_x2.png", entry.bytes) for entry in list_images("s3://bucket/in", recursive=True)
+            Task(entry.url, "s3://bucket/out/1_x2.png", entry.bytes)
+            for entry in list_images("s3://bucket/in/sub", recursive=True)
         ]
         (record,) = worker.run(tasks)
         assert record.error is None
@@ -152,6 +239,10 @@ def test_a_worker_reads_and_writes_an_s3_store(photos: Path, tmp_path: Path, mon
         assert alone.sha256 == record.sha256
         (existing,) = worker.run(tasks)
         assert "already exists" in str(existing.error)
+        (own,) = worker.run([replace(task, may_exist=True) for task in tasks])
+        assert (own.error, own.skipped, own.sha256) == (None, False, record.sha256)
+        (recorded,) = worker.run([replace(task, done=record.bytes) for task in tasks])
+        assert (recorded.error, recorded.skipped) == (None, True)
     finally:
         server.stop()
 

@@ -20,7 +20,7 @@ from srcli.core.graph import shapes_of
 from srcli.core.networks import BodyGenerator, Generator, TorchOps, build_generator
 from srcli.errors import NonFiniteOutputError, SrcliError
 from srcli.inference.backend import load_model
-from srcli.inference.openvino_backend import OpenVINOBackend, bilinear_kernels
+from srcli.inference.openvino_backend import CONFIG, OpenVINOBackend, bilinear_kernels
 from srcli.inference.torch_backend import TorchBackend
 from srcli.inference.upscale import upscale
 from srcli.io.image import Image
@@ -55,6 +55,16 @@ def test_openvino_gives_the_same_pixels_as_torch_for_every_shipped_model(name: s
             assert sr.dtype == np.float32
             assert np.abs(sr - expected).max() < 1e-4
             assert np.abs(gray_levels(sr) - gray_levels(expected)).max() <= 1
+
+
+def test_fewer_threads_give_the_same_bits(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    lr = pixels(64, 64).transpose(2, 0, 1).astype(np.float32) / 255
+    for name in ("tiny-x4", "tiny-x4:int8"):
+        results = []
+        for threads in (0, 1):
+            monkeypatch.setitem(CONFIG, "INFERENCE_NUM_THREADS", threads)
+            results.append(load_model(name, "cpu")(lr))
+        assert np.array_equal(*results)
 
 
 class Int8Reference(TorchOps):
