@@ -18,12 +18,15 @@ LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JPEG_QUALITY = (92, 86, 78, 66)
 """Qualities below which the levels after 0 are chosen.
 
-From quality 50 up, each level is at or below the one with the highest PSNR at x4 (benchmarks/denoise.py), as stronger ones
-smooth more; below, PSNR is 0.02 dB from its highest. ST-LPIPS is lowest without denoising at every quality.
+Down to quality 60, each level is at or below the one with the highest PSNR at x4, as stronger ones smooth more
+(benchmarks/RESULTS.md, "Photo models"). ST-LPIPS is lowest without denoising at every quality.
 """
 
 NOISE = (2.5, 3.5, 5.0, 7.0)
-"""Standard deviations, of 255, from which on the levels after 0 are chosen."""
+"""Standard deviations, of 255, from which on the levels after 0 are chosen.
+
+Up to 9, PSNR at x4 is within 0.02 dB of that of the best level (benchmarks/RESULTS.md, "Photo models").
+"""
 
 WHITE = 0.6
 """Least ratio of noise's energy in the second to that in the first differences. 1 for white noise, less for textures."""
