@@ -36,10 +36,13 @@ THREADS = int(_LIMIT) if _LIMIT.isdecimal() else 0
 
 # Without the hint, OpenVINO uses bfloat16 on processors that support it, which changes pixels by several gray levels.
 # Compiled kernels are not cached: compiling takes 5 ms, and kernels for thousands of image sizes would fill the memory.
-CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0, "INFERENCE_NUM_THREADS": THREADS}
+CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0}
+CONFIG |= {"INFERENCE_NUM_THREADS": THREADS} if THREADS else {}
 
 LATENCY_CONFIG = {"PERFORMANCE_HINT": "LATENCY"}
 """All cores for one tile. OpenVINO chooses the number of threads."""
+
+_OLD = np.finfo(np.float32).min  # no result of a network
 
 MAX_STREAMS = min(2, THREADS or os.cpu_count() or 1)
 """How many tiles share the cores if several are processed at a time."""
@@ -102,9 +105,13 @@ class OpenVINOBackend:
             free = self._free[sharing]
         request = free.get()
         try:
+            _mark_as_old(request)
             sr: np.ndarray = request.infer([batch], share_inputs=True)[0][0]
         finally:
             free.put(request)
+        if sr.shape != (3, self.scale * batch.shape[2], self.scale * batch.shape[3]) or sr.flat[0] == _OLD:
+            # with one thread, OpenVINO 2026.4 returns the last result in the place of an error
+            raise RuntimeError("OpenVINO could not allocate its memory.")
         return sr
 
     def _requests(self, sharing: int) -> SimpleQueue[InferRequest]:
@@ -115,6 +122,13 @@ class OpenVINOBackend:
         for _ in range(sharing):
             requests.put(compiled.create_infer_request())
         return requests
+
+
+def _mark_as_old(request: InferRequest) -> None:
+    """Mark the result that the request has from the last time."""
+    last = request.get_output_tensor().data
+    if last.size:
+        last.flat[0] = _OLD
 
 
 @dataclass

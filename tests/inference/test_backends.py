@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def calibrated(path: Path, config: GeneratorConfig, lr: np.ndarray) -> Path:
 @pytest.mark.parametrize(
     "model",
     [
-        "base-x2",
+        "tiny-x2",
         "tiny-x4",
         ResidualConfig(scale=3, channels=16, blocks=3),
         ResidualConfig(scale=2, channels=16, blocks=2, slope=0.1),
@@ -308,6 +309,17 @@ def test_a_full_device_is_a_memory_error(error: RuntimeError) -> None:
 
     with pytest.raises(MemoryError):
         TorchBackend(Full(), CPU, scale=1, halo=0)(np.zeros((3, 4, 4), np.float32))
+
+
+def test_the_result_of_the_last_image_in_the_place_of_an_error_is_a_memory_error(model: Path) -> None:
+    backend = load_model(str(model), "cpu")
+    lr = np.full((3, 32, 32), 0.5, np.float32)
+    last = backend(lr)[None].copy()
+    [requests] = backend._free.values()
+    requests.get()
+    requests.put(SimpleNamespace(get_output_tensor=lambda: SimpleNamespace(data=last), infer=lambda *_, **__: [last.copy()]))
+    with pytest.raises(MemoryError, match="could not allocate"):
+        backend(lr)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
