@@ -48,7 +48,7 @@ SCALES = (2, 3, 4)
 """Scales of the shipped faithful models."""
 
 TINY, BASE, LARGE = "tiny-x{}", "base-x{}", "large-x{}"
-"""Names of the faithful models by size. At some scales there is only the base model."""
+"""Names of the faithful models by size. Some scales have no large model."""
 
 PERCEPTUAL, PHOTO = BASE + "-perceptual", BASE + "-photo"
 """Names of the other kinds. They were fine-tuned from the faithful one, so that weights in between can be interpolated."""

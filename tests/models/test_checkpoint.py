@@ -43,11 +43,11 @@ def test_the_residual_body_and_its_slope_come_back_from_a_file(tmp_path: Path) -
 
 
 def test_int8_data_of_version_2_is_read_by_convolution() -> None:
-    path = WEIGHTS / "base-x2.safetensors"
-    old, new = load_file(path), read_weights(describe_model("base-x2:int8"))
+    path = WEIGHTS / "tiny-x2.safetensors"
+    old, new = load_file(path), read_weights(describe_model("tiny-x2:int8"))
     with safe_open(path, "numpy") as file:
         assert json.loads(file.metadata()["srcli"])["format"] == 2
-    blocks = describe_model("base-x2").config.blocks
+    blocks = describe_model("tiny-x2").config.blocks
     np.testing.assert_array_equal(new["int8.head.scale"], old["int8.channels"][0])
     np.testing.assert_array_equal(new["int8.body.0.scale"], old["int8.channels"][1])
     np.testing.assert_array_equal(new[f"int8.body.{blocks - 2}.scale"], old["int8.channels"][-1])
