@@ -53,7 +53,7 @@ def test_an_unknown_name_is_rejected_with_a_suggestion() -> None:
 def test_a_quality_selects_a_model_for_each_scale() -> None:
     names = {effort: [model.name for model in select_models(effort=effort)] for effort in EFFORTS}
     assert names == {
-        "fast": ["base-x2:int8", "base-x3:int8", "tiny-x4:int8"],
+        "fast": ["tiny-x2:int8", "tiny-x3:int8", "tiny-x4:int8"],
         "balanced": ["base-x2:int8", "base-x3:int8", "base-x4:int8"],
         "best": ["base-x2:int8+", "base-x3:int8+", "large-x4:int8+"],
     }
