@@ -47,8 +47,7 @@ _KINDS: dict[bytes, type[ImageFile]] = {
     **{b"P%d" % number: PpmImageFile for number in range(1, 7)},
 }
 """By the first two bytes."""
-_LOADERS = {AvifImageFile: "heifload", BmpImageFile: "bmpload", TiffImageFile: "tiffload", WebPImageFile: "webpload"}
-_WEBP_ANIMATED = 0x02
+_WEBP_ANIMATED = 0x02  # a flag
 _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
 _YCBCR, _CIELAB, _ICCLAB = 6, 8, 9
 _JPEG_IN_TIFF = 7  # libvips converts its YCbCr correctly
@@ -83,8 +82,9 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
         return _open_heic(source, name)
     if start.startswith(SIGNATURE):
         return _open_apng(source, name)
-    animated_webp = start[8:16] == b"WEBPVP8X" and start[20:21] and start[20] & _WEBP_ANIMATED  # libvips keeps all its frames
-    kind = AvifImageFile if start[4:12] == b"ftypavis" else WebPImageFile if animated_webp else _KINDS.get(start[:2])
+    if start[8:16] == b"WEBPVP8X" and len(start) > 20 and start[20] & _WEBP_ANIMATED:
+        return _open_animated_webp(source, name)
+    kind = AvifImageFile if start[4:12] == b"ftypavis" else _KINDS.get(start[:2])
     if kind is None:
         return None
     if kind is TiffImageFile and not _is_misread_tiff(source, name):
@@ -96,17 +96,14 @@ def open_decoded(source: Path | bytes, name: str) -> DecodedFile | None:
             frames = int(getattr(file_, "n_frames", 1))
     except Exception:  # Pillow raises errors of many types for damaged files
         return None
-    if (frames == 1 and kind is AvifImageFile) or (kind is WebPImageFile and file_.getexif().get(_ORIENTATION, 1) != 1):
+    if frames == 1 and kind is AvifImageFile:
         file_.close()
         return None
-    loader = _LOADERS.get(kind, "ppmload")
+    loader = {AvifImageFile: "heifload", TiffImageFile: "tiffload", BmpImageFile: "bmpload"}.get(kind, "ppmload")
 
     def animation() -> Animation:
         if kind is TiffImageFile:
             return _pages(file_, name, frames)
-        if kind is WebPImageFile:
-            with open_binary(source) as file:
-                return animation_of(pyvips.Image.webpload_buffer(file.read(), n=-1), frames)
         with open_binary(source) as file:
             loop = loop_of_avif(file)
         try:
@@ -153,6 +150,29 @@ def _open_apng(source: Path | bytes, name: str) -> DecodedFile | None:
         return with_fields_of(with_fields(pixels, icc=None), header)
 
     return DecodedFile("pngload", header.width, header.height, animation.frames, read, lambda: animation, file.close)
+
+
+def _open_animated_webp(source: Path | bytes, name: str) -> DecodedFile | None:
+    """libvips would keep all frames in memory or in a temporary file. None for frames that it has to turn."""
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        header = pyvips.Image.webpload_buffer(data, n=-1)
+        file = WebPImageFile(io.BytesIO(data))
+        frames, turned = file.n_frames, file.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # Pillow raises errors of many types for damaged files
+        return None
+    if turned:
+        file.close()
+        return None
+    return DecodedFile(
+        "webpload",
+        file.width,
+        file.height,
+        frames,
+        lambda frame: _read_frame(name, file, frame),
+        lambda: animation_of(header, frames),
+        file.close,
+    )
 
 
 def _pages(file: ImageFile, name: str, frames: int) -> Animation:

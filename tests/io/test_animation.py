@@ -99,6 +99,24 @@ def test_an_animation_plays_the_same(
         assert np.abs(visible(frame) - visible(expected)).mean() < lossy
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_animated_webp_keeps_its_description(
+    srcli: Command, model: Path, pixels: Pixels, tmp_path: Path, turned: bool
+) -> None:
+    frames, exif = frames_of(pixels, transparent=False), Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 6 if turned else 1
+    profile = pyvips.Image.profile_load("p3")
+    frames[0].save(
+        tmp_path / "lr.webp", save_all=True, append_images=frames[1:], duration=DELAYS, exif=exif, icc_profile=profile
+    )
+    assert srcli("upscale", tmp_path / "lr.webp", "-m", model, "-o", tmp_path / "sr.webp").exit_code == 0
+    with Image.open(tmp_path / "sr.webp") as large:
+        assert large.n_frames == len(frames)
+        assert large.size == ((2 * HEIGHT, 2 * WIDTH) if turned else (2 * WIDTH, 2 * HEIGHT))
+        assert (large.getexif()[0x010F], large.getexif().get(0x0112, 1)) == ("Maker", 1)
+        assert large.info["icc_profile"] == profile
+
+
 def test_a_frame_can_still_be_chosen(srcli: Command, model: Path, pixels: Pixels, tmp_path: Path) -> None:
     save(tmp_path / "lr.gif", frames_of(pixels, transparent=False), loop=0)
     assert srcli("upscale", tmp_path / "lr.gif", "-m", model, "-o", tmp_path / "sr.jpg", "--frame", 2).exit_code == 0
