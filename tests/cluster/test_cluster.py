@@ -34,20 +34,12 @@ Command = Callable[..., CommandResult]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    import ray
+    from cluster import local_cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")  # by default, workers wait for all other processes
-        ray.init(
-            "local",
-            num_cpus=2,
-            object_store_memory=80_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
-        yield
-        ray.shutdown()
+        patch.setenv("RAY_worker_niceness", "0")  # which local_cluster sets, and this undoes
+        with local_cluster(2):
+            yield
 
 
 @pytest.fixture
