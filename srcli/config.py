@@ -192,7 +192,9 @@ class TrainConfig:
     )
     loss: LossConfig = field(default_factory=LossConfig)
     vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
-    teacher: str | None = _setting(None, "Learn from this model as well: a shipped model or a model file of the same scale.")
+    teacher: str | None = _setting(
+        None, "Learn from this model as well: a shipped model or a file of the same or a larger scale."
+    )
     teacher_weight: float = _setting(0.5, "Share of the teacher in the target, from 0 to 1; the rest is the photograph.")
     unlabeled: Unlabeled = _setting("none", "half adds the photographs at half their size, which only the teacher labels.")
     init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")

@@ -2,6 +2,7 @@
 
 A label is made once for each image and kept as a PNG file in the cache, under a key of teacher, scale and pixels. If the
 process is killed in between, the labels so far are found again. The photographs at half their size can be labeled as well.
+What a teacher of a larger scale makes is downscaled: such a teacher knows more, as it has to guess more.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from srcli.inference.upscale import upscale
 from srcli.io.files import user_cache
 from srcli.io.image import Image
 from srcli.io.read import read_srgb
-from srcli.io.write import write_image
+from srcli.io.write import write_rows
 from srcli.models.registry import ModelSpec
 from srcli.training.cache import decode_cached, mark_used, unused_files
 from srcli.training.dataset import PhotoDataset, UnlabeledImages
@@ -36,14 +37,14 @@ class Teacher:
     """A model and the folder of its labels."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        """Raises ConfigError if the teacher has another scale than the generator, or if there is nowhere to keep labels."""
+        """Raises ConfigError if the teacher's scale is smaller than the generator's, or if there is nowhere to keep labels."""
         assert config.teacher is not None
         self.model, self.device = find_model(config.teacher), device
-        scale = config.generator.scale
-        if self.model.scale != scale:
+        self.scale = config.generator.scale
+        if self.model.scale < self.scale:
             raise ConfigError(
-                f"The teacher {config.teacher} is an x{self.model.scale} model, but the generator is x{scale}; "
-                f"choose an x{scale} model for `teacher`."
+                f"The teacher {config.teacher} is an x{self.model.scale} model, but the generator is x{self.scale}; "
+                f"choose a model of x{self.scale} or more for `teacher`."
             )
         if config.cache == "none":
             raise ConfigError("Labels of a teacher are kept in the cache; set `cache` to a folder instead of none.")
@@ -84,13 +85,15 @@ class Teacher:
         on_label(done, len(inputs))
         for path, seen in missing:
             if not path.exists():  # not made for an identical image
-                write_image(upscale(backend, Image(seen())), path)
+                lr = seen()
+                size = (lr.shape[1] * self.scale, lr.shape[0] * self.scale)
+                write_rows(upscale(backend, Image(lr)).rows(), path, size=size)
             done += 1
             on_label(done, len(inputs))
 
     def labeled(self, photos: PhotoDataset) -> PhotoDataset:
         """The photographs with their labels, cropped to a multiple of the scale. Raises SrcliError if a label is damaged."""
-        scale, unlabeled = self.model.scale, photos.unlabeled
+        scale, unlabeled = self.scale, photos.unlabeled
         images = tuple(image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale] for image in photos.images)
         labels = self._read(self._paths(photos), [image.shape for image in images], str(self.photos))
         if unlabeled is not None:
@@ -116,7 +119,7 @@ class Teacher:
         """The image that the teacher upscales, H x W x 3 uint8: the LR image of a pair, or the clean downscaled photograph."""
         if photos.lr_images is not None:
             return photos.lr_images[number]
-        scale = self.model.scale
+        scale = self.scale
         height, width = (side // scale * scale for side in photos.images[number].shape[:2])
         return _downscaled(photos.images[number][:height, :width], scale)
 
@@ -139,7 +142,8 @@ class Teacher:
         if isinstance(self.model, ModelSpec):
             files += [path for path, _ in self.model.blended]
             how = f"{self.model.blend} {self.model.int8} {self.model.ensemble}"
-        return _hash(f"{FORMAT} {self.model.scale} {how}".encode(), *(file.read_bytes() for file in files))
+        scales = str(self.scale) if self.model.scale == self.scale else f"{self.model.scale} to {self.scale}"
+        return _hash(f"{FORMAT} {scales} {how}".encode(), *(file.read_bytes() for file in files))
 
 
 def _half(image: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from srcli.config import TrainConfig
+from srcli.config import CompactConfig, TrainConfig
 from srcli.core.degradation import bicubic, degraded_small
 from srcli.errors import ConfigError, SrcliError
 from srcli.models.checkpoint import load_generator
@@ -52,6 +53,27 @@ def test_a_label_is_the_upscaled_photograph(crops: PhotoDataset, model: Path, tm
             sr = generator(bicubic(hr, 2))[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255
         assert label.shape == (height, width, 3)
         assert np.abs(sr - label).max() < 1.01
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_the_label_of_a_larger_scale_is_downscaled(crops: PhotoDataset, scale: int, tmp_path: Path) -> None:
+    """As Pillow does it, and to the size of the photograph, which is aligned with it."""
+    larger = make_model(tmp_path / "larger.safetensors", scale=scale)
+    labels = Teacher(taught(larger, tmp_path), CPU)
+    made(labels, crops)
+    labeled = labels.labeled(crops)
+    assert labeled.labels is not None
+    generator = load_generator(larger)
+    for image, label in zip(crops.images, labeled.labels, strict=True):
+        height, width = (side // 2 * 2 for side in image.shape[:2])
+        hr = torch.tensor(image[:height, :width]).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            sr = (generator(bicubic(hr, 2))[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        expected = np.asarray(Image.fromarray(sr).resize((width, height), Image.Resampling.LANCZOS)).astype(int)
+        assert label.shape == (height, width, 3)
+        assert np.abs(expected[4:-4, 4:-4] - label[4:-4, 4:-4]).max() <= 2
+    other = Teacher(taught(larger, tmp_path, generator=CompactConfig(scale=scale, channels=8, blocks=1), patch=36), CPU)
+    assert other.folder != labels.folder
 
 
 @pytest.mark.parametrize("degradation", ["bicubic", "photo"])
@@ -115,10 +137,10 @@ def test_a_damaged_label_is_named(crops: PhotoDataset, model: Path, tmp_path: Pa
 
 
 def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
-    other = make_model(tmp_path / "other.safetensors", scale=3)
-    with pytest.raises(ConfigError, match=r"is an x3 model, but the generator is x2; choose an x2 model for `teacher`\.$"):
-        Teacher(taught(other, tmp_path), CPU)
     model = make_model(tmp_path / "same.safetensors", scale=2)
+    generator = CompactConfig(scale=4, channels=8, blocks=1)
+    with pytest.raises(ConfigError, match=r"is an x2 model, but the generator is x4; choose a model of x4 or more for"):
+        Teacher(taught(model, tmp_path, generator=generator), CPU)
     with pytest.raises(ConfigError, match="set `cache` to a folder instead of none"):
         Teacher(taught(model, tmp_path, cache="none"), CPU)
     with pytest.raises(ConfigError, match=r"teacher_weight is 1\.5"):
