@@ -2,6 +2,7 @@
 
     python benchmarks/cluster.py kills [--images 2000] [--workers 3] [--kills 8] [--restarts 3] [--seed 0]
     python benchmarks/cluster.py overhead [--images 24] [--megapixels 1] [--rounds 3] [--model base-x4:int8] [--kind png]
+    python benchmarks/cluster.py shared [--megapixels 8] [--rounds 3] [--model base-x4]
     python benchmarks/cluster.py parts
     python benchmarks/cluster.py driver
     python benchmarks/cluster.py work-out --processor-seconds S --mb-in MB --mb-out MB [--cores 16]
@@ -9,9 +10,9 @@
 The first command starts a local Ray cluster and upscales a folder of small images on it. Workers and the driver are killed at
 random; the driver is started again until it has ended by itself. Every result must be there once, recorded once, and equal to
 that of one machine. The second command alternates between one process and one worker on the same cores, and prints the
-ratio of their times per image, start not included, and of the processor time of their images. The third measures
-networks and encoders for themselves, the fourth the driver with workers that do nothing, and the last works out what a million
-images of 12 megapixels take on 1, 10 and 100 nodes.
+ratio of their times per image, start not included, and of the processor time of their images. The third upscales one large
+image on one worker and on two, each with one core. The fourth measures networks and encoders for themselves, the fifth the
+driver with workers that do nothing, and the last works out what a million images of 12 megapixels take on 1, 10 and 100 nodes.
 """
 
 from __future__ import annotations
@@ -200,11 +201,11 @@ def driver(images: int) -> float:
     from srcli.inference.tiling import plan_tiling
 
     class Idle:
-        def __init__(self, options: UpscaleOptions) -> None: ...
+        def __init__(self, options: UpscaleOptions, shared_pixels: int) -> None: ...
 
         def start(self, settings: str, folder: str) -> None: ...
 
-        def run(self, tasks: list[Task]) -> list[Record]:
+        def run(self, tasks: list[Task], _others: list[object]) -> list[Record]:
             return [Record(task.source, task.target, bytes=1) for task in tasks]
 
     run.Worker = Idle  # type: ignore[assignment, misc]
@@ -216,6 +217,38 @@ def driver(images: int) -> float:
             for _ in cluster.run(iter(tasks), manifest):
                 times.append(time.perf_counter())
     return (images - 1) / (times[-1] - times[0])
+
+
+def shared(megapixels: float, rounds: int, model: str) -> dict[int, list[float]]:
+    """Seconds for one image on one worker and on two, each with one core, without their start."""
+    from srcli.cluster.manifest import Manifest
+    from srcli.cluster.plan import LARGE_BYTES
+    from srcli.cluster.run import Cluster
+    from srcli.cluster.worker import Task
+    from srcli.inference.batch import UpscaleOptions
+    from srcli.inference.plan import Size
+    from srcli.inference.tiling import plan_tiling
+    from srcli.models.registry import describe_model
+
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    side = round((megapixels * 1e6) ** 0.5)
+    with tempfile.TemporaryDirectory() as scratch, Image.open(PHOTOS / "coffee.png") as photo:
+        source = Path(scratch, "large.png")
+        photo.convert("RGB").resize((side, side), Image.Resampling.BICUBIC).save(source)
+        options = UpscaleOptions(Size(scale=4), [describe_model(model)], plan_tiling())
+        for number in range(rounds):
+            for workers in seconds:
+                target = Path(scratch, f"{number}-{workers}.png")
+                with (
+                    local_cluster(workers) as address,
+                    Cluster(options, address, workers=workers, shared_pixels=2**20) as cluster,
+                    Manifest(Path(scratch, f"{number}-{workers}.jsonl"), "") as manifest,
+                ):
+                    (record,) = cluster.run([Task(str(source), str(target), LARGE_BYTES)], manifest)
+                seconds[workers].append(record.seconds)
+                print(f"{workers}: {record.seconds:.1f} s, {record.error or record.device}", file=sys.stderr)
+                target.unlink()
+    return seconds
 
 
 def parts(megapixels: float, models: list[str]) -> Iterator[tuple[str, float]]:
@@ -270,6 +303,10 @@ def main() -> None:
     measuring.add_argument("--rounds", type=int, default=3)
     measuring.add_argument("--model", default="base-x4:int8")
     measuring.add_argument("--kind", default="png", help="png or jpg")
+    sharing = commands.add_parser("shared")
+    sharing.add_argument("--megapixels", type=float, default=8)
+    sharing.add_argument("--rounds", type=int, default=3)
+    sharing.add_argument("--model", default="base-x4")
     commands.add_parser("parts")
     commands.add_parser("driver")
     working = commands.add_parser("work-out")
@@ -283,6 +320,13 @@ def main() -> None:
     if options["command"] == "parts":
         for name, seconds in parts(1, ["tiny-x4:int8", "base-x4:int8"]):
             print(f"{name:<16} {seconds:6.2f} processor seconds a megapixel")
+        return
+    if options["command"] == "shared":
+        del options["command"]
+        seconds = shared(**options)
+        ratio = statistics.median(two / one for one, two in zip(seconds[1], seconds[2], strict=True))
+        what = f"{options['megapixels']:g} megapixels with {options['model']}"
+        print(f"an image of {what}: two workers of one core take {ratio:.2f} times as long as one")
         return
     if options["command"] == "driver":
         with local_cluster(os.cpu_count() or 1):

@@ -16,6 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from srcli.cluster.manifest import Manifest, Record
 from srcli.cluster.plan import LARGE_BYTES, Bunches
 from srcli.cluster.settings import settings_of
+from srcli.cluster.shared import TILES_AT_ONCE
 from srcli.cluster.worker import SLOTS, Task, Worker
 from srcli.errors import SrcliError, counted, unexpected
 from srcli.inference.batch import UpscaleOptions
@@ -28,6 +29,8 @@ SECONDS_TO_START = 15.0
 """After which the user is told that no worker has started."""
 SECONDS_TO_STOP = 5.0
 """How long workers have to remove incomplete files."""
+SHARED_PIXELS = 2**26
+"""Size of an image from which on all workers compute its tiles. A node of 16 cores takes twenty seconds for so many."""
 
 
 class Cluster:
@@ -35,11 +38,20 @@ class Cluster:
 
     address: of the cluster; `local` for a new one on this machine, `auto` for the one that runs here, or else a new one.
     workers: how many; None for one per node, or as many as the GPUs hold. gpus: the share of a GPU that each worker takes; 0
-    for none. The CPUs of the nodes are shared among the workers, each of which uses as many threads.
+    for none. The CPUs of the nodes are shared among the workers, each of which uses as many threads. shared_pixels: size of an
+    image from which on all workers compute its tiles.
     Raises SrcliError if the cluster cannot be reached, or has not enough CPUs or GPUs.
     """
 
-    def __init__(self, options: UpscaleOptions, address: str, *, workers: int | None = None, gpus: float = 0) -> None:
+    def __init__(
+        self,
+        options: UpscaleOptions,
+        address: str,
+        *,
+        workers: int | None = None,
+        gpus: float = 0,
+        shared_pixels: int = SHARED_PIXELS,
+    ) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs sees those of its node
         self.settings = settings_of(options)
         self._connected_here = not ray.is_initialized()
@@ -48,11 +60,12 @@ class Cluster:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         self.nodes = len(nodes)
         self.workers, self.cpus = shares(nodes, workers, gpus)
+        calls = SLOTS + TILES_AT_ONCE + 1  # one more for `stop`
         actor: Any = ray.remote(Worker).options(
-            num_cpus=self.cpus, num_gpus=gpus, scheduling_strategy="SPREAD", max_concurrency=SLOTS + 1
+            num_cpus=self.cpus, num_gpus=gpus, scheduling_strategy="SPREAD", max_concurrency=calls
         )
         given = ray.put(options)
-        self._new_seat: Callable[[], _Seat] = lambda: _Seat(actor.remote(given), self.settings)
+        self._new_seat: Callable[[], _Seat] = lambda: _Seat(actor.remote(given, shared_pixels), self.settings)
 
     def __enter__(self) -> Cluster:
         return self
@@ -85,7 +98,7 @@ class Cluster:
                 yield from known
                 known.clear()
                 for seat in seats:
-                    seat.call()
+                    seat.call([other.worker for other in seats if other is not seat])
                 if not any(seat.calls for seat in seats) and any(seat.is_up for seat in seats):
                     return
                 records, ended = _results(seats)
@@ -142,9 +155,11 @@ class _Seat:
     def bunches(self) -> list[list[Task]]:
         return [*self.given, *self.calls.values()]
 
-    def call(self) -> None:
+    def call(self, others: Sequence[Any]) -> None:
+        """Start what is given. others: workers that may help with large images, but not with those that are tried alone."""
         for bunch in self.given:
-            self.calls[self.worker.run.remote(bunch)] = bunch
+            helped = not self.alone and bunch[0].weight >= LARGE_BYTES
+            self.calls[self.worker.run.remote(bunch, others if helped else [])] = bunch
         self.given = []
 
 

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 def settings_of(options: UpscaleOptions) -> str:
     """Equal for batches whose results are equal. Raises OSError if the file of a model cannot be read."""
-    choices = [(options.models, options.first_models), *options.models_by_denoise.values()]
-    models = {model.name: _weights_of(model) for choice in choices for each in choice for model in each}
+    models = {model.name: _weights_of(model) for model in options.all_models}
     return repr((options.size, models, options.save, options.frame, options.strip_metadata, options.background))
 
 

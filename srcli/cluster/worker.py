@@ -12,9 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from srcli.cluster.manifest import Record
 from srcli.cluster.settings import settings_of
+from srcli.cluster.shared import TileHelpers
 from srcli.errors import SrcliError
 from srcli.inference.batch import WORKERS, BatchUpscaler, UpscaleOptions, UpscaleResult
 from srcli.inference.plan import Job
@@ -48,9 +52,9 @@ class Task:
 class Worker:
     """Loads its models once, and upscales images with the code of a batch on one machine, SLOTS at a time."""
 
-    def __init__(self, options: UpscaleOptions) -> None:
-        """With `options.dry_run`, results are thrown away."""
-        self.options = options
+    def __init__(self, options: UpscaleOptions, shared_pixels: int) -> None:
+        """With `options.dry_run`, results are thrown away. shared_pixels: size from which on all workers compute tiles."""
+        self.options, self.shared_pixels = options, shared_pixels
         self._upscaler = BatchUpscaler(replace(options, dry_run=False))
 
     def start(self, settings: str, folder: str) -> None:
@@ -70,9 +74,20 @@ class Worker:
                 f"The models on {host} differ from those here. Install the same srcli, and copy the file of `model`."
             )
 
-    def run(self, tasks: Sequence[Task]) -> list[Record]:
-        """A record for each task, one after another. Raises SrcliError if no image can be upscaled."""
-        return [self._run(task) for task in tasks]
+    def run(self, tasks: Sequence[Task], others: Sequence[Any] = ()) -> list[Record]:
+        """A record for each task, one after another. others: workers that may help with a very large image.
+
+        Raises SrcliError if no image can be upscaled.
+        """
+        return [self._run(task, others) for task in tasks]
+
+    def is_up(self) -> bool:
+        """Returns once the worker has been created."""
+        return True
+
+    def upscale_tile(self, place: int, lr: np.ndarray) -> np.ndarray:
+        """See `Backend`: a tile of an image that another worker has. place: of the model in `UpscaleOptions.all_models`."""
+        return self._upscaler.backend(self.options.all_models[place])(lr)
 
     def measure(self, tasks: Sequence[Task]) -> tuple[float, list[Record]]:
         """The seconds that the tasks take together after the models are loaded, and a record for each. Called alone."""
@@ -86,14 +101,15 @@ class Worker:
         """End the images in progress, and leave no incomplete file."""
         self._upscaler.stop()
 
-    def _run(self, task: Task) -> Record:
+    def _run(self, task: Task, others: Sequence[Any] = ()) -> Record:
         if task.done is not None and _exists(task.target, task.done):
             return Record(task.source, task.target, skipped=True, bytes=task.done)
         with tempfile.TemporaryDirectory() as scratch:
             job = self._job(task, Path(scratch))
             if task.may_exist:
                 remove_stale_temp_files([job.target])
-            return self._record(task, job, self._upscaler.upscale(job))
+            helpers = TileHelpers(others, self.shared_pixels) if others else None
+            return self._record(task, job, self._upscaler.upscale(job, helpers))
 
     def _job(self, task: Task, scratch: Path) -> Job:
         """With local files in place of those on other storage."""

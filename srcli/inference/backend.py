@@ -46,6 +46,20 @@ class Backend(Protocol):
         ...
 
 
+class Helpers(Protocol):
+    """Other processes that compute tiles of large images along with this one.
+
+    least_pixels: lr pixels from which on an image is large. at_once: tiles of it at a time.
+    """
+
+    least_pixels: int
+    at_once: int
+
+    def join(self, backend: Backend, place: int) -> Backend:
+        """A backend that shares its work with them. place: of its model in `UpscaleOptions.all_models`."""
+        ...
+
+
 def find_model(model: str | Path) -> Model:
     """A shipped model by name, a file that `srcli train` wrote, or a third-party model, for which spandrel is needed.
 

@@ -18,7 +18,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from srcli.errors import SrcliError, unexpected
-from srcli.inference.backend import Backend, load_model
+from srcli.inference.backend import Backend, Helpers, load_model
 from srcli.inference.denoise import estimate_denoise
 from srcli.inference.memory import release_freed_memory
 from srcli.inference.plan import STDIO, Job, Size, model_chain
@@ -78,6 +78,12 @@ class UpscaleOptions:
     previews: int = 0
     min_side: int | None = None
     skip_large: bool = False
+
+    @property
+    def all_models(self) -> list[Model]:
+        """Each model that may be needed, some of them more than once."""
+        choices = [(self.models, self.first_models), *self.models_by_denoise.values()]
+        return [model for choice in choices for models in choice for model in models]
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ class BatchUpscaler:
         """End the images in progress, and leave no incomplete file."""
         self._stop.set()
 
-    def upscale(self, job: Job) -> UpscaleResult:
+    def upscale(self, job: Job, helpers: Helpers | None = None) -> UpscaleResult:
         """The result of one job. May be called from several threads at once.
 
         Raises SrcliError if no image can be upscaled, and Cancelled after `stop`.
@@ -181,7 +187,7 @@ class BatchUpscaler:
             return UpscaleResult(job, error=job.error)
         begin = time.perf_counter()
         try:
-            result = self._upscale(job)
+            result = self._upscale(job, helpers)
         except SrcliError as error:
             result = UpscaleResult(job, error=str(error))
         except MemoryError:
@@ -197,7 +203,7 @@ class BatchUpscaler:
             result = UpscaleResult(job, error=f"Cannot upscale {job.source}: {unexpected(error)}")
         return replace(result, seconds=round(time.perf_counter() - begin, 3))
 
-    def _upscale(self, job: Job) -> UpscaleResult:
+    def _upscale(self, job: Job, helpers: Helpers | None) -> UpscaleResult:
         options = self.options
         source = _read_stdin() if job.source == STDIO else job.source
         image = open_image(
@@ -238,7 +244,11 @@ class BatchUpscaler:
         self._announce(job, lr, sr, chain)
         if options.dry_run:
             return replace(result, notes=tuple(notes))
-        backends = [self._backend(model) for model in chain]
+        backends = [self.backend(model) for model in chain]
+        at_once = 1
+        if helpers and lr[0] * lr[1] >= helpers.least_pixels:
+            backends = [helpers.join(*pair) for pair in zip(backends, self._places(chain), strict=True)]
+            at_once = helpers.at_once
         pixels = [lr[0] * lr[1] * prod(model.scale for model in chain[:number]) ** 2 for number in range(len(chain))]
         preview = self._preview(job, source, sr, image)
         previews: list[PreviewPair] = []
@@ -257,6 +267,7 @@ class BatchUpscaler:
                     tiling=options.tiling,
                     dtype=options.save.dtype(image.dtype),
                     on_pixels=lambda count: self._on_pixels(job, count),
+                    at_once=at_once,
                 )
 
             # each frame is resampled for itself
@@ -333,7 +344,13 @@ class BatchUpscaler:
             sentence += " This changes the aspect ratio; `fit` keeps it."
         self.callbacks.on_note(sentence)
 
-    def _backend(self, model: Model) -> Backend:
+    def _places(self, chain: Sequence[Model]) -> list[int]:
+        """Of these models in `UpscaleOptions.all_models`."""
+        known = [id(model) for model in self.options.all_models]
+        return [known.index(id(model)) for model in chain]
+
+    def backend(self, model: Model) -> Backend:
+        """Of one of the models of the options, loaded once."""
         with self._loading:  # the model is loaded for the first valid image, and invalid ones do not wait for it
             if self._stop.is_set():
                 raise Cancelled

@@ -59,13 +59,17 @@ class TilePlanner:
         fit = side if self.fixed else self.band // (row * backend.scale)
         return _equal_parts(source.height, min(side, max(fit, MIN_TILE)), backend.tile_multiple)
 
-    def shape(self, rows: int, source: RowReader, backend: Backend) -> tuple[int, int]:
-        """Rows and columns of the tiles in a band of so many rows: as many pixels as allowed, and no narrow last tile."""
+    def shape(self, rows: int, source: RowReader, backend: Backend, at_once: int = 1) -> tuple[int, int]:
+        """Rows and columns of the tiles in a band of so many rows: as many pixels as allowed, and no narrow last tile.
+
+        at_once: how many there should be, unless they would be narrower than a square one.
+        """
         side = self.side_for(backend, _row_bytes(source, backend))
         if not side:
             return rows, source.width
         height = _equal_parts(rows, side, backend.tile_multiple)
-        return height, _equal_parts(source.width, side if self.fixed else side**2 // height, backend.tile_multiple)
+        most = side if self.fixed else min(side**2 // height, max(source.width // at_once, side))
+        return height, _equal_parts(source.width, most, backend.tile_multiple)
 
     def halve(self, source: RowReader, backend: Backend) -> None:
         """Raises SrcliError if the tiles cannot become smaller."""

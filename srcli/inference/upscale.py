@@ -15,7 +15,7 @@ from srcli.inference.tiling import TilePlanner, plan_tiling, round_up
 from srcli.io.color import from_srgb_tone, to_srgb_tone, tone_curve
 from srcli.io.image import Image, LutRows, RowReader
 from srcli.io.metadata import profile_for_networks
-from srcli.io.tiles import tiles
+from srcli.io.tiles import Tile, tiles
 
 
 def upscale(
@@ -49,6 +49,7 @@ def upscale_rows(
     tiling: TilePlanner,
     dtype: np.dtype[Any] | None = None,
     on_pixels: Callable[[int], None] | None = None,
+    at_once: int = 1,
 ) -> RowReader:
     """The rows of an image after one backend after another, computed as they are read. dtype: theirs, by default the image's.
 
@@ -56,7 +57,8 @@ def upscale_rows(
     colors of visible ones first, so that their own do not bleed into the result.
 
     profile: color profile of the image. If its tone curve is far from sRGB's, as in linear images, networks get the image with
-    sRGB's curve. on_pixels: called after each tile with its number of lr pixels; what it raises ends the work.
+    sRGB's curve. on_pixels: called after each tile with its number of lr pixels; what it raises ends the work. at_once: tiles
+    at a time, for backends that compute several.
     """
     dtype = dtype or rows.dtype
     curve = tone_curve(profile, gray=rows.channels <= 2) if profile else None
@@ -64,7 +66,7 @@ def upscale_rows(
     for number, backend in enumerate(backends, start=1):
         last = number == len(backends) and curve is None
         # 16 bits between networks, and before another tone curve, avoid rounding to 8 bits twice
-        result = _UpscaledRows(backend, result, dtype if last else np.dtype(np.uint16), tiling, on_pixels)
+        result = _UpscaledRows(backend, result, dtype if last else np.dtype(np.uint16), tiling, on_pixels, at_once)
     return result if curve is None else LutRows(result, from_srgb_tone(curve, dtype))
 
 
@@ -78,6 +80,7 @@ class _UpscaledRows:
         dtype: np.dtype[Any],
         tiling: TilePlanner,
         on_pixels: Callable[[int], None] | None,
+        at_once: int,
     ) -> None:
         self.backend, self.source, self.tiling, self.on_pixels = backend, source, tiling, on_pixels
         self.width, self.height = source.width * backend.scale, source.height * backend.scale
@@ -89,6 +92,8 @@ class _UpscaledRows:
         self._start = 0  # the lr row that `_lr` starts with
         self._lr = np.empty((0, source.width, source.channels), dtype=source.dtype)
         self._band = np.empty((0, self.width, self.channels), dtype=dtype)
+        self._at_once = at_once
+        self._map = map if at_once == 1 else ThreadPoolExecutor(at_once).map
         self._ahead = ThreadPoolExecutor(1)  # starts no thread for an image of one band
         self._next: Future[np.ndarray] | None = None
 
@@ -129,10 +134,12 @@ class _UpscaledRows:
         scale = self.backend.scale
         band = np.empty(((bottom - top) * scale, self.width, self.channels), dtype=self.dtype)
         transparent = self.channels in (2, 4) and bool((self._lr[..., -1] < np.iinfo(self._lr.dtype).max).any())
-        shape = self.tiling.shape(bottom - top, self.source, self.backend)
+        shape = self.tiling.shape(bottom - top, self.source, self.backend, self._at_once)
         # the rows in memory end at the border of the image or a halo away from the band
         above = top - self._start
-        for tile in tiles(bottom - top, self.source.width, tile=shape, halo=self._halo):
+
+        def fill(tile: Tile) -> int:
+            """Upscale a tile into the band. Returns its number of lr pixels."""
             inner = slice(above + tile.inner[0].start, above + tile.inner[0].stop)
             outer = slice(max(0, inner.start - self._halo), inner.stop + self._halo)
             outer = slice(outer.start, min(outer.stop, len(self._lr)))
@@ -142,8 +149,12 @@ class _UpscaledRows:
             place = tuple(slice(part.start * scale, part.stop * scale) for part in tile.inner)
             rows, columns = (part.stop - part.start for part in place)
             band[place] = large[down : down + rows, across : across + columns]
+            pixels: int = (rows // scale) * (columns // scale)
+            return pixels
+
+        for done in self._map(fill, tiles(bottom - top, self.source.width, tile=shape, halo=self._halo)):
             if self.on_pixels:
-                self.on_pixels((rows // scale) * (columns // scale))
+                self.on_pixels(done)
         return band
 
 

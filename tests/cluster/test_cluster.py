@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +16,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ray")
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from srcli.cluster import run
 from srcli.cluster.manifest import Manifest, Record
+from srcli.cluster.plan import LARGE_BYTES
+from srcli.cluster.shared import SharedBackend, TileHelpers
 from srcli.cluster.worker import Task, Worker
 from srcli.errors import SrcliError
 from srcli.inference.batch import UpscaleOptions
@@ -106,7 +110,7 @@ class FakeRay:
     def new_worker(self) -> SimpleNamespace:
         dead: list[RayActorError] = []
 
-        def run(tasks: list[Task]) -> int:
+        def run(tasks: list[Task], _others: list[object]) -> int:
             self.calls.append([task.source for task in tasks])
             if any("bad" in task.source for task in tasks):
                 dead.append(RayActorError())
@@ -175,6 +179,111 @@ def test_killed_workers_and_drivers_leave_every_result_once(cluster: None, tmp_p
     assert kills(address, tmp_path, images=40, workers=1, kills=1, restarts=1, seed=0, words=words) == []
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_all_workers_compute_the_tiles_of_a_large_image(cluster: None, photos: Path, tmp_path: Path) -> None:
+    import ray
+
+    model = make_model(tmp_path / "model.safetensors", scale=2)
+    large = photos / "large.png"
+    write_image(Image(np.tile(np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8), (5, 5, 1))), large)
+    options = UpscaleOptions(Size(scale=2), [describe_model(model)], plan_tiling(32))
+    (alone,) = Worker(options, 0).run([Task(str(large), str(tmp_path / "alone.png"), LARGE_BYTES)])
+    assert alone.error is None
+    tasks = [Task(str(photos / "1.png"), str(tmp_path / "1.png"), 100)]
+    tasks += [Task(str(large), str(tmp_path / f"large{number}.png"), LARGE_BYTES) for number in range(3)]
+    address = ray.get_runtime_context().gcs_address
+    with Manifest(tmp_path / "manifest.jsonl", "") as manifest:
+        cluster_ = run.Cluster(options, address, workers=2, shared_pixels=200 * 300)
+        records = {Path(record.output).name: record for record in cluster_.run(tasks, manifest)}
+    assert [record.error for record in records.values()] == [None] * 4
+    assert not str(records["1.png"].device).endswith("workers")
+    for name in ("large0.png", "large1.png", "large2.png"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "alone.png").read_bytes()
+    assert any(str(record.device).endswith(" on 2 workers") for record in records.values())
+
+
+class FakeWorkers:
+    """Workers that double pixels. Those of bad numbers fail in their second call."""
+
+    def __init__(self, bad: dict[int, Exception]) -> None:
+        self.calls = [0, 0, 0]
+        self.bad = bad
+
+    def __getitem__(self, number: int) -> SimpleNamespace:
+        def remote(place: int, lr: np.ndarray) -> np.ndarray | Exception:
+            assert place == 7
+            self.calls[number] += 1
+            if number in self.bad and self.calls[number] >= 2:
+                return self.bad[number]
+            sr = doubled(lr)
+            sr.flags.writeable = False
+            return sr
+
+        return _Worker(upscale_tile=SimpleNamespace(remote=remote), is_up=SimpleNamespace(remote=lambda: number))
+
+
+class _Worker(SimpleNamespace):
+    """Hashed by its identity."""
+
+    __hash__ = object.__hash__
+
+
+def doubled(lr: np.ndarray) -> np.ndarray:
+    time.sleep(0.002)
+    return lr.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def shared(monkeypatch: pytest.MonkeyPatch, workers: FakeWorkers) -> SharedBackend:
+    def get(found: np.ndarray | Exception) -> np.ndarray:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def wait(references: list[int], *, num_returns: int, timeout: float) -> tuple[list[int], list[int]]:
+        """The last worker never starts."""
+        assert (num_returns, timeout) == (len(references), 0)
+        return [number for number in references if number != 2], [2]
+
+    monkeypatch.setattr("srcli.cluster.shared.ray", SimpleNamespace(get=get, wait=wait))
+    here = Upscaled(doubled)
+    return TileHelpers([workers[number] for number in range(3)], 0).join(here, 7)
+
+
+class Upscaled(SimpleNamespace):
+    """A backend that calls a function."""
+
+    scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 0, 1, 100, None, "here"
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__()
+        self.function = function
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        return self.function(lr)
+
+
+def test_tiles_of_a_worker_that_ends_are_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = FakeWorkers({1: RayActorError()})
+    backend = shared(monkeypatch, workers)
+    lr = np.random.default_rng(0).random((3, 5, 6), np.float32)
+    with ThreadPoolExecutor(8) as pool:
+        for sr in pool.map(backend, [lr] * 100):
+            np.testing.assert_array_equal(sr, doubled(lr))
+            sr += 1  # the caller may
+    assert workers.calls[1] >= 2
+    assert workers.calls[2] == 0
+    assert backend.description == "here on 3 workers"
+    assert backend.bytes_per_pixel > 100
+
+
+def test_what_the_network_of_a_worker_raises_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = shared(monkeypatch, FakeWorkers({0: RayTaskError("upscale_tile", "", MemoryError())}))
+    lr = np.zeros((3, 2, 2), np.float32)
+    with ThreadPoolExecutor(8) as pool, pytest.raises(MemoryError):
+        list(pool.map(backend, [lr] * 100))
+    assert not any(backend._calls.values())
+
+
 def test_workers_share_the_cpus_of_their_nodes() -> None:
     small, large, head = {"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 0.0}
     assert run.shares([small], None, 0) == (1, 4)
@@ -219,7 +328,7 @@ def test_a_worker_reads_and_writes_an_s3_store(photos: Path, tmp_path: Path, mon
         options = UpscaleOptions(
             Size(scale=2), [describe_model(make_model(tmp_path / "m.safetensors", scale=2))], plan_tiling()
         )
-        worker = Worker(options)
+        worker = Worker(options, run.SHARED_PIXELS)
         tasks = [
             Task(entry.url, "s3://bucket/out/1_x2.png", entry.bytes)
             for entry in list_images("s3://bucket/in/sub", recursive=True)

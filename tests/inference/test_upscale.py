@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Semaphore
+from threading import Barrier, Semaphore
 
 import numpy as np
 import pytest
@@ -37,6 +37,31 @@ def test_tiled_equals_untiled(backend: Backend, pixels: Pixels, size: tuple[int,
     whole = upscale(backend, image, tile=0)
     assert whole.pixels.shape == (size[0] * backend.scale, size[1] * backend.scale, channels)
     assert difference(upscale(backend, image, tile=16), whole) <= 1
+
+
+def test_several_tiles_at_once_give_the_same_image(pixels: Pixels) -> None:
+    """The tiles of each band wait for each other, so that the test ends only if they are computed together."""
+    together = Barrier(3, timeout=60)
+
+    class Waiting(Repeating):
+        def __call__(self, lr: np.ndarray) -> np.ndarray:
+            together.wait()
+            return super().__call__(lr)
+
+    image, done = Image(pixels(64, 96, 4)), []
+    rows = upscale_rows(
+        [Waiting()], image.rows(), profile=None, tiling=TilePlanner(32, fixed=True), at_once=3, on_pixels=done.append
+    )
+    expected = image.pixels.repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(rows.read(rows.height)[..., 3], expected[..., 3])
+    assert done == [32 * 32] * 6
+
+
+def test_tiles_suffice_for_several_at_once() -> None:
+    rows = Image(np.zeros((64, 2000, 3), np.uint8)).rows()
+    assert TilePlanner(512).shape(64, rows, Repeating()) == (64, 2000)
+    assert TilePlanner(512).shape(64, rows, Repeating(), at_once=4) == (64, 500)
+    assert TilePlanner(512).shape(64, rows, Repeating(), at_once=100) == (64, 400)  # hardly narrower than a square tile
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
