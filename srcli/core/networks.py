@@ -40,7 +40,7 @@ class Generator(nn.Module):
     def load_fused(self, source: Generator) -> None:
         """Copy the weights of `source`, which is fused and passes `can_initialize_from`.
 
-        If the scales differ, the layers that depend on the scale keep their own weights.
+        If the scales differ, layers whose shape depends on the scale keep their own weights.
         """
         own = self.state_dict()
         matching = {
@@ -121,13 +121,14 @@ class BodyGenerator(Generator):
     def load_fused(self, source: Generator) -> None:
         """As in `Generator`. A wider generator computes the same as the source at first, after Net2Net (Chen et al. 2016).
 
-        The source's channels come first and ignore the new ones, which start with fresh weights.
+        The source's channels come first and ignore the new ones, which start with fresh weights. The weights of another scale are
+        averaged over the areas of the new subpixels, so that this generator starts close to the source, resampled.
         """
         weights = source.state_dict()
         for name in shapes_of(self.config).convs:
             kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
             if name == "tail" and source.scale != self.scale:
-                continue
+                kernel, bias = (_resampled(weight, source.scale, self.scale) for weight in (kernel, bias))
             outputs, inputs = kernel.shape[:2]
             conv = self.get_submodule(name)
             own = conv.conv3x3 if isinstance(conv, ReparamConv2d) else cast(nn.Conv2d, conv).weight
@@ -136,6 +137,18 @@ class BodyGenerator(Generator):
             if isinstance(conv, ReparamConv2d):
                 own[range(outputs), range(outputs), 1, 1] -= 1  # the identity branch adds it
             cast(Tensor, conv.bias)[:outputs] = bias
+
+
+def _resampled(weight: Tensor, before: int, after: int) -> Tensor:
+    """The weights of a convolution before a pixel shuffle, at another scale.
+
+    weight: 3 before**2 x any shape, to 3 after**2 x the same shape. Each subpixel's is the mean over the area it covers.
+    """
+    edges, new_edges = (torch.arange(scale + 1, device=weight.device) / scale for scale in (before, after))
+    overlap = torch.minimum(edges[1:], new_edges[1:, None]) - torch.maximum(edges[:-1], new_edges[:-1, None])
+    shares = overlap.clamp(min=0) * after  # after x before
+    subpixels = weight.reshape(3, before, before, -1)
+    return torch.einsum("yi,xj,cijk->cyxk", shares, shares, subpixels).reshape(-1, *weight.shape[1:])
 
 
 class TorchOps:

@@ -1,5 +1,7 @@
 """Generators as torch modules: sizes, fusing, initialization and receptive fields."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -125,12 +127,21 @@ def test_an_independent_implementation_of_the_residual_body_gives_the_same() -> 
     torch.testing.assert_close(generator(lr), expected)
 
 
-def test_weights_of_another_scale_are_copied_except_the_tail() -> None:
-    source = lively(CompactConfig(scale=4, channels=8, blocks=2))
-    other = build_generator(CompactConfig(scale=2, channels=8, blocks=2))
-    other.load_fused(source.fused())
-    torch.testing.assert_close(other.get_submodule("body.1").kernel(), source.get_submodule("body.1").kernel())
-    assert other.tail.weight.abs().sum() == 0
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_generator_of_another_scale_starts_as_the_source_with_its_details_averaged(scale: int) -> None:
+    """Both are brought to a size that both scales divide, where each pixel of the new one covers whole pixels of the source."""
+    source = lively(ResidualConfig(scale=4, channels=8, blocks=2)).eval()
+    other = build_generator(ResidualConfig(scale=scale, channels=8, blocks=2)).eval()
+    other.load_fused(source)
+    lr = torch.rand(1, 3, 7, 6)
+
+    def details(generator: Generator) -> torch.Tensor:
+        upsampled = nn.functional.interpolate(lr, scale_factor=generator.scale, mode="bilinear")
+        return generator(lr) - upsampled
+
+    common = math.lcm(4, scale)
+    fine = details(source).repeat_interleave(common // 4, -1).repeat_interleave(common // 4, -2)
+    torch.testing.assert_close(details(other), nn.functional.avg_pool2d(fine, common // scale), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [CompactConfig, ResidualConfig])
