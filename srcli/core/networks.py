@@ -121,8 +121,8 @@ class BodyGenerator(Generator):
     def load_fused(self, source: Generator) -> None:
         """As in `Generator`. A wider generator computes the same as the source at first, after Net2Net (Chen et al. 2016).
 
-        The source's channels come first and ignore the new ones, which start with fresh weights. The weights of another scale are
-        averaged over the areas of the new subpixels, so that this generator starts close to the source, resampled.
+        The source's channels come first and ignore the new ones, which start with fresh weights. At another scale, the tail's
+        weights are averaged over the areas of the new subpixels, so that this generator starts close to the source, resampled.
         """
         weights = source.state_dict()
         for name in shapes_of(self.config).convs:

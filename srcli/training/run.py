@@ -198,9 +198,8 @@ class TrainingRun:
             source = load_generator(config.init)
             trainer.initialize_from(source)
             if source.scale != config.generator.scale:
-                self.progress.message(
-                    f"{config.init} is an x{source.scale} model, so its last layer is not used and starts with fresh weights."
-                )
+                scales = f"x{source.scale} model; its weights are adapted to x{config.generator.scale}"
+                self.progress.message(f"{config.init} is an {scales}.")
         return trainer
 
     def _read_photos(self, state: dict[str, Any] | None) -> tuple[PhotoDataset | StreamedPhotos, PhotoDataset | None]:
