@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-from math import log10
+from itertools import product
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from srcli.models.registry import SPEED, describe_model, read_benchmarks
+
+LOWEST = 31.2
+"""PSNR where the plot begins."""
 
 Point = tuple[str, float, float]
 """Name, t, PSNR."""
@@ -39,13 +44,22 @@ def peers(column: str) -> list[Point]:
         return [(row["network"], float(row[column]), float(row["set5"])) for row in rows]
 
 
-def apart(points: list[Point]) -> list[Point]:
-    """The points with room for a label: the first of any that are close together."""
-    chosen: list[Point] = []
+def add_labels(axes: Axes, points: list[Point]) -> None:
+    """Name each point, beside it where nothing is in the way."""
+    axes.figure.canvas.draw()
+    dots = [axes.transData.transform((t, psnr)) for _, t, psnr in points]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in dots]
     for name, t, psnr in points:
-        if all(abs(psnr - other) > 0.15 or abs(log10(t / its)) > 0.25 for _, its, other in chosen):
-            chosen.append((name, t, psnr))
-    return chosen
+        for across, place in product(("left", "right", "center"), ((6, 5), (6, -12), (8, -3), (6, 14), (6, -21))):
+            x, y = {"left": 1, "right": -1, "center": 0}[across] * place[0], place[1]
+            if across == "center" and abs(y) < 5:
+                continue
+            label = axes.annotate(name, (t, psnr), (x, y), textcoords="offset points", ha=across, fontsize=8, color="#333333")
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            label.remove()
 
 
 def main() -> None:
@@ -62,9 +76,6 @@ def main() -> None:
     )
     for points, color, marker, label in kinds:
         axes.scatter([t for _, t, _ in points], [psnr for _, _, psnr in points], color=color, marker=marker, label=label)
-        for name, t, psnr in apart(points):
-            place = (5, 5) if marker == "D" else (5, -9)
-            axes.annotate(name, (t, psnr), place, textcoords="offset points", fontsize=8, color="#333333")
     for name, t, psnr in faster:
         axes.plot([t, next(its for other, its, _ in published if other == name)], [psnr, psnr], color="#b0b0b0", zorder=0)
     axes.set_xscale("log")
@@ -74,6 +85,12 @@ def main() -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
+    axes.set_ylim(LOWEST, None)
+    lower = [f"{name} ({psnr:.2f} dB, t {t:g})" for name, t, psnr in published if psnr < LOWEST]
+    axes.text(0.01, 0.02, f"below: {', '.join(lower)}", transform=axes.transAxes, fontsize=8, color="#333333")
+    twice = {name for name, _, _ in faster}
+    named = [*ours(), *faster, *(point for point in published if point[0] not in twice)]
+    add_labels(axes, [point for point in named if point[2] >= LOWEST])
     figure.savefig(options.out, dpi=110)
 
 

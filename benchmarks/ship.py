@@ -45,7 +45,7 @@ def main() -> None:
     )
     if trained != config:
         raise SystemExit(f"{options.run} was not trained with {options.config}: {trained} against {config}")
-    if description.about["steps"] != config.steps:
+    if config.train_for is None and description.about["steps"] != config.steps:
         raise SystemExit(f"{options.run} has taken {description.about['steps']} of {config.steps} steps.")
     first = f" --init {options.init}" if options.init else ""
     about = {
