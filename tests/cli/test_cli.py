@@ -229,7 +229,7 @@ def test_images_that_are_large_enough_are_left_alone(
         (["--scale", "4"], ["base-x4:int8"]),
         (["--scale", "8"], ["base-x2:int8", "base-x4:int8"]),
         (["--effort", "fast"], ["tiny-x4:int8"]),
-        (["--effort", "best", "--scale", "2"], ["base-x2:int8+"]),
+        (["--effort", "best", "--scale", "2"], ["large-x2:int8+"]),
         (["--perceptual", "0.25"], ["base-x4-perceptual@0.25:int8"]),
         (["--perceptual", "0.25", "--effort", "best"], ["base-x4-perceptual@0.25:int8+"]),
         (["--perceptual", "1", "--effort", "fast"], ["base-x4-perceptual:int8"]),

@@ -55,7 +55,7 @@ def test_a_quality_selects_a_model_for_each_scale() -> None:
     assert names == {
         "fast": ["tiny-x2:int8", "tiny-x3:int8", "tiny-x4:int8"],
         "balanced": ["base-x2:int8", "base-x3:int8", "base-x4:int8"],
-        "best": ["base-x2:int8+", "base-x3:int8+", "large-x4:int8+"],
+        "best": ["large-x2:int8+", "large-x3:int8+", "large-x4:int8+"],
     }
     assert {model.kind for effort in EFFORTS for model in select_models(effort=effort)} == {"faithful"}
 
