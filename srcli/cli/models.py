@@ -57,14 +57,14 @@ def models(
     sets = list(dict.fromkeys(name for row in rows for name in row["figures"] if name != SPEED))
     name_width = max(len(row["name"]) for row in rows)
     kind_width = max(len(kind) for kind in PURPOSES)
-    heading = f"{'model':<{name_width}}  scale  {'kind':<{kind_width}}    MB     t"
-    print(heading + "".join(f"{name:>8}" for name in sets))
+    heading = f"{'model':<{name_width}}  scale {'kind':<{kind_width}}    MB    t"
+    print(heading + "".join(f"{name:>7}" for name in sets))
     for row in rows:
         figures = row["figures"]
-        t = f"{figures[SPEED]['t']:6.2f}" if SPEED in figures else f"{'-':>6}"
-        psnr = [f"{figures[name]['psnr']:8.2f}" if name in figures else f"{'-':>8}" for name in sets]
+        t = f"{figures[SPEED]['t']:5.2f}" if SPEED in figures else f"{'-':>5}"
+        psnr = [f"{figures[name]['psnr']:7.2f}" if name in figures else f"{'-':>7}" for name in sets]
         size = f"{row['megabytes']:>4.1f}"
-        print(f"{row['name']:<{name_width}}  {row['scale']:>5}  {row['kind']:<{kind_width}}  {size}{t}" + "".join(psnr))
+        print(f"{row['name']:<{name_width}}  {row['scale']:>5} {row['kind']:<{kind_width}}  {size}{t}" + "".join(psnr))
     print("")
     legend = {kind: PURPOSES[kind] for kind in sorted({row["kind"] for row in rows})}
     legend["NAME:int8"] = "the same in int8: a third of the time, with differences of a few gray levels"

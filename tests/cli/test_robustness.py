@@ -213,10 +213,10 @@ def test_an_unforeseen_error_is_one_line_and_the_others_are_done(
 ) -> None:
     upscale = BatchUpscaler._upscale
 
-    def sometimes(self: BatchUpscaler, job: object) -> object:
+    def sometimes(self: BatchUpscaler, job: object, helpers: None) -> object:
         if "one.png" in str(job):
             raise ZeroDivisionError("division\nby zero")
-        return upscale(self, job)  # type: ignore[arg-type]
+        return upscale(self, job, helpers)  # type: ignore[arg-type]
 
     monkeypatch.setattr(BatchUpscaler, "_upscale", sometimes)
     result = srcli("upscale", photos, "-m", model)
