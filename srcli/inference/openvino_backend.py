@@ -37,7 +37,8 @@ THREADS = int(_LIMIT) if _LIMIT.isdecimal() else 0
 # Without the hint, OpenVINO uses bfloat16 on processors that support it, which changes pixels by several gray levels.
 # Compiled kernels are not cached: compiling takes 5 ms, and kernels for thousands of image sizes would fill the memory.
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "CPU_RUNTIME_CACHE_CAPACITY": 0}
-CONFIG |= {"INFERENCE_NUM_THREADS": THREADS} if THREADS else {}
+# Fewer threads than cores are for several processes, which OpenVINO would pin to the same cores.
+CONFIG |= {"INFERENCE_NUM_THREADS": THREADS, "ENABLE_CPU_PINNING": False} if THREADS else {}
 
 LATENCY_CONFIG = {"PERFORMANCE_HINT": "LATENCY"}
 """All cores for one tile. OpenVINO chooses the number of threads."""

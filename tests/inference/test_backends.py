@@ -343,3 +343,24 @@ except MemoryError:
 """
     done = subprocess.run([sys.executable, "-c", code, str(model), without], check=True, capture_output=True, text=True)
     assert done.stdout == "(3, 64, 64)\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or os.cpu_count() == 1, reason="needs Linux and two cores")
+def test_threads_of_a_limited_process_may_run_on_every_core() -> None:
+    """Several processes with one thread each would otherwise share one core."""
+    code = """
+import contextlib, os, threading, numpy as np
+from srcli.inference.backend import load_model
+backend, seen = load_model("base-x4", "cpu"), set()
+work = threading.Thread(target=lambda: [backend(np.zeros((3, 128, 128), np.float32)) for _ in range(3)])
+work.start()
+while work.is_alive():
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            seen.add(frozenset(os.sched_getaffinity(int(thread))))
+    work.join(0.01)
+print(seen == {frozenset(os.sched_getaffinity(0))})
+"""
+    limited = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=limited, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
