@@ -352,8 +352,14 @@ def test_threads_of_a_limited_process_may_run_on_every_core() -> None:
 import contextlib, os, threading, numpy as np
 from srcli.inference.backend import load_model
 backend, seen = load_model("base-x4", "cpu"), set()
-work = threading.Thread(target=lambda: [backend(np.zeros((3, 128, 128), np.float32)) for _ in range(3)])
+started = threading.Event()
+def run():
+    for _ in range(4):
+        backend(np.zeros((3, 128, 128), np.float32))
+        started.set()  # OpenVINO pins threads for a moment when it starts
+work = threading.Thread(target=run)
 work.start()
+started.wait()
 while work.is_alive():
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):  # it has ended
