@@ -196,6 +196,9 @@ class TrainConfig:
         None, "Learn from this model as well: a shipped model or a file of the same or a larger scale."
     )
     teacher_weight: float = _setting(0.5, "Share of the teacher in the target, from 0 to 1; the rest is the photograph.")
+    teacher_skip: str | None = _setting(
+        None, "Photographs that the teacher does not label: a pattern of paths, such as drawn/*."
+    )
     unlabeled: Unlabeled = _setting("none", "half adds the photographs at half their size, which only the teacher labels.")
     init: str | None = _setting(None, "Start from the weights of a shipped model or a model file.")
 
@@ -242,6 +245,10 @@ class TrainConfig:
         if self.unlabeled != "none" and (self.teacher is None or self.lr_data is not None):
             raise ConfigError(
                 "Without ground truth, only a teacher can label images: `unlabeled` needs `teacher`, without `lr_data`."
+            )
+        if self.teacher_skip is not None and (self.teacher is None or self.unlabeled != "none"):
+            raise ConfigError(
+                "What the teacher skips has the photograph as its target: `teacher_skip` needs `teacher`, without `unlabeled`."
             )
         if self.batch % self.accumulate:
             raise ConfigError(f"A batch of {self.batch} crops has no {self.accumulate} equal parts; change `accumulate`.")

@@ -145,6 +145,7 @@ def train(
     ] = None,
     teacher: Annotated[str | None, _option(LOSS, "teacher", metavar="MODEL")] = None,
     teacher_weight: Annotated[float | None, _option(LOSS, "teacher_weight")] = None,
+    teacher_skip: Annotated[str | None, _option(LOSS, "teacher_skip", metavar="PATTERN")] = None,
     unlabeled: Annotated[str | None, _option(LOSS, "unlabeled")] = None,
     vgg: Annotated[str | None, _option(LOSS, "vgg", metavar="FILE")] = None,
     check_data: Annotated[bool, DATA.flag("--check-data", help="Read the photographs, report problems, and exit.")] = False,

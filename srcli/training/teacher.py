@@ -2,7 +2,8 @@
 
 A label is made once for each image and kept as a PNG file in the cache, under a key of teacher, scale and pixels. If the
 process is killed in between, the labels so far are found again. The photographs at half their size can be labeled as well.
-What a teacher of a larger scale makes is downscaled: such a teacher knows more, as it has to guess more.
+What a teacher of a larger scale makes is downscaled: such a teacher knows more, as it has to guess more. Photographs that the
+teacher skips, such as drawings that it knows less about than they show, are their own labels.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +52,7 @@ class Teacher:
             raise ConfigError("Labels of a teacher are kept in the cache; set `cache` to a folder instead of none.")
         self.cache = user_cache() if config.cache == "auto" else Path(config.cache)
         self.photos = Path(config.photos or "")
-        self.unlabeled = config.unlabeled
+        self.unlabeled, self.skip = config.unlabeled, config.teacher_skip
         self.folder = self.cache / "labels" / f"{self.model.path.stem}-{self._key()}"
 
     def with_unlabeled(self, photos: PhotoDataset) -> PhotoDataset:
@@ -68,10 +70,10 @@ class Teacher:
         """Make the labels that are missing. photos: see `with_unlabeled`. part: of the images, for one of several processes.
 
         on_label: called before the first and after each label with the number of labels that exist and of all.
-        Raises SrcliError if a label cannot be written.
+        Raises SrcliError if a label cannot be written, or if the pattern of what the teacher skips fits no photograph.
         """
         inputs: list[tuple[Path, Callable[[], np.ndarray]]] = []
-        for number, path in enumerate(self._paths(photos)):
+        for number, path in zip(self._taught(photos), self._paths(photos), strict=True):
             inputs.append((path, partial(self._seen, photos, number)))
         for image, path in zip(photos.unlabeled.images if photos.unlabeled else (), self._unlabeled_paths(photos), strict=True):
             inputs.append((path, partial(np.asarray, image)))
@@ -95,12 +97,23 @@ class Teacher:
         """The photographs with their labels, cropped to a multiple of the scale. Raises SrcliError if a label is damaged."""
         scale, unlabeled = self.scale, photos.unlabeled
         images = tuple(image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale] for image in photos.images)
-        labels = self._read(self._paths(photos), [image.shape for image in images], str(self.photos))
+        taught = self._taught(photos)
+        read = self._read(self._paths(photos), [images[number].shape for number in taught], str(self.photos))
+        labels = list(images)
+        for number, label in zip(taught, read, strict=True):
+            labels[number] = label
         if unlabeled is not None:
             sizes = [(image.shape[0] * scale, image.shape[1] * scale, 3) for image in unlabeled.images]
             read = self._read(self._unlabeled_paths(photos), sizes, f"half of {self.photos}")
             unlabeled = replace(unlabeled, labels=read)
-        return replace(photos, images=images, labels=labels, scale=scale, unlabeled=unlabeled)
+        return replace(photos, images=images, labels=tuple(labels), scale=scale, unlabeled=unlabeled)
+
+    def _taught(self, photos: PhotoDataset) -> list[int]:
+        """The numbers of the photographs that the teacher labels."""
+        numbers = [number for number, name in enumerate(photos.names) if not (self.skip and fnmatch(name, self.skip))]
+        if self.skip and len(numbers) == len(photos):
+            raise ConfigError(f"No path in {self.photos} fits `teacher_skip={self.skip}`; use one such as {photos.names[0]}.")
+        return numbers
 
     def _read(self, paths: list[Path], shapes: Sequence[tuple[int, ...]], name: str) -> tuple[np.ndarray, ...]:
         """Labels of given shapes, from the cache of decoded images. Labels that no run used for a while are removed."""
@@ -124,10 +137,10 @@ class Teacher:
         return _downscaled(photos.images[number][:height, :width], scale)
 
     def _paths(self, photos: PhotoDataset) -> list[Path]:
-        """The file of each image's label."""
+        """The file of each label."""
         sources = photos.images if photos.lr_images is None else photos.lr_images
         kind = "hr" if photos.lr_images is None else "lr"
-        return [self._path(kind, image) for image in sources]
+        return [self._path(kind, sources[number]) for number in self._taught(photos)]
 
     def _unlabeled_paths(self, photos: PhotoDataset) -> list[Path]:
         return [self._path("lr", image) for image in (photos.unlabeled.images if photos.unlabeled else ())]

@@ -40,40 +40,66 @@ def made(teacher: Teacher, photos: PhotoDataset) -> list[tuple[int, int]]:
     return reports
 
 
+def labels_of(teacher: Teacher, photos: PhotoDataset) -> tuple[np.ndarray, ...]:
+    made(teacher, photos)
+    labels = teacher.labeled(photos).labels
+    assert labels is not None
+    return labels
+
+
+def upscaled(model: Path, image: np.ndarray) -> np.ndarray:
+    """What the model makes of an image at half its size, by torch: H x W x 3, in [0, 255], not rounded."""
+    height, width = (side // 2 * 2 for side in image.shape[:2])
+    hr = torch.tensor(image[:height, :width]).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        sr: np.ndarray = load_generator(model)(bicubic(hr, 2))[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255
+    return sr
+
+
 def test_a_label_is_the_upscaled_photograph(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
-    teacher = Teacher(taught(model, tmp_path), CPU)
-    teacher.make(crops, lambda _done, _total: None)
-    labeled = teacher.labeled(crops)
-    assert labeled.labels is not None
-    generator = load_generator(model)
-    for image, label in zip(crops.images, labeled.labels, strict=True):
-        height, width = (side // 2 * 2 for side in image.shape[:2])
-        hr = torch.tensor(image[:height, :width]).permute(2, 0, 1)[None] / 255
-        with torch.no_grad():
-            sr = generator(bicubic(hr, 2))[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255
-        assert label.shape == (height, width, 3)
+    labels = labels_of(Teacher(taught(model, tmp_path), CPU), crops)
+    for image, label in zip(crops.images, labels, strict=True):
+        sr = upscaled(model, image)
+        assert label.shape == sr.shape
         assert np.abs(sr - label).max() < 1.01
+
+
+def test_what_the_teacher_skips_is_its_own_label(photos: Path, model: Path, tmp_path: Path) -> None:
+    (photos / "drawn").mkdir()
+    Image.new("RGB", (64, 47), "red").save(photos / "drawn" / "red.png")  # with a row that no LR pixel covers
+    crops = PhotoDataset.read(photos, smallest=40)
+    teacher = Teacher(taught(model, tmp_path, teacher_skip="drawn/*"), CPU)
+    labels = dict(zip(crops.names, labels_of(teacher, crops), strict=True))
+    assert len(list(teacher.folder.iterdir())) == len(crops) - 1
+    red = labels.pop("drawn/red.png")
+    assert (red == (255, 0, 0)).all()
+    assert red.shape == (46, 64, 3)
+    for name, label in labels.items():
+        assert np.abs(upscaled(model, crops.images[crops.names.index(name)]) - label).max() < 1.01
+
+
+def test_a_pattern_that_skips_nothing_is_refused(crops: PhotoDataset, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"fits `teacher_skip=drawing/\*`; use one such as {crops.names[0]}\."):
+        made(Teacher(taught(model, tmp_path, teacher_skip="drawing/*"), CPU), crops)
+    with pytest.raises(ConfigError, match="`teacher_skip` needs `teacher`, without `unlabeled`"):
+        tiny(teacher_skip="drawn/*")
+    with pytest.raises(ConfigError, match="without `unlabeled`"):
+        tiny(teacher_skip="drawn/*", teacher="any", unlabeled="half")
 
 
 @pytest.mark.parametrize("scale", [3, 4])
 def test_the_label_of_a_larger_scale_is_downscaled(crops: PhotoDataset, scale: int, tmp_path: Path) -> None:
     """As Pillow does it, and to the size of the photograph, which is aligned with it."""
     larger = make_model(tmp_path / "larger.safetensors", scale=scale)
-    labels = Teacher(taught(larger, tmp_path), CPU)
-    made(labels, crops)
-    labeled = labels.labeled(crops)
-    assert labeled.labels is not None
-    generator = load_generator(larger)
-    for image, label in zip(crops.images, labeled.labels, strict=True):
+    teacher = Teacher(taught(larger, tmp_path), CPU)
+    for image, label in zip(crops.images, labels_of(teacher, crops), strict=True):
         height, width = (side // 2 * 2 for side in image.shape[:2])
-        hr = torch.tensor(image[:height, :width]).permute(2, 0, 1)[None] / 255
-        with torch.no_grad():
-            sr = (generator(bicubic(hr, 2))[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        sr = upscaled(larger, image).round().astype(np.uint8)
         expected = np.asarray(Image.fromarray(sr).resize((width, height), Image.Resampling.LANCZOS)).astype(int)
         assert label.shape == (height, width, 3)
         assert np.abs(expected[4:-4, 4:-4] - label[4:-4, 4:-4]).max() <= 2
     other = Teacher(taught(larger, tmp_path, generator=CompactConfig(scale=scale, channels=8, blocks=1), patch=36), CPU)
-    assert other.folder != labels.folder
+    assert other.folder != teacher.folder
 
 
 @pytest.mark.parametrize("degradation", ["bicubic", "photo"])
