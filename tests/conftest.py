@@ -83,6 +83,27 @@ def make_model(path: Path, *, scale: int) -> Path:
     return path
 
 
+def repeated(lr: np.ndarray) -> np.ndarray:
+    """Each pixel twice, in rows and columns. C x H x W."""
+    return lr.repeat(2, axis=1).repeat(2, axis=2)
+
+
+@dataclass
+class FakeBackend:
+    """A backend whose network is a function of lr, C x H x W."""
+
+    network: Callable[[np.ndarray], np.ndarray] = repeated
+    scale: int = 2
+    halo: int = 0
+    tile_multiple: int = 1
+    bytes_per_pixel: int = 1
+    device_free_bytes: int | None = None
+    description: str = "here"
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        return self.network(lr)
+
+
 @dataclass(frozen=True)
 class CommandResult:
     """The result of a command."""

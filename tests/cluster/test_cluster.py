@@ -31,7 +31,7 @@ from srcli.io.image import Image
 from srcli.io.storage import list_images, size_of, store
 from srcli.io.write import write_image
 from srcli.models.registry import describe_model
-from tests.conftest import CommandResult, make_model
+from tests.conftest import CommandResult, FakeBackend, make_model, repeated
 
 Command = Callable[..., CommandResult]
 
@@ -230,7 +230,7 @@ class _Worker(SimpleNamespace):
 
 def doubled(lr: np.ndarray) -> np.ndarray:
     time.sleep(0.002)
-    return lr.repeat(2, axis=1).repeat(2, axis=2)
+    return repeated(lr)
 
 
 def shared(monkeypatch: pytest.MonkeyPatch, workers: FakeWorkers) -> SharedBackend:
@@ -245,21 +245,8 @@ def shared(monkeypatch: pytest.MonkeyPatch, workers: FakeWorkers) -> SharedBacke
         return [number for number in references if number != 2], [2]
 
     monkeypatch.setattr("srcli.cluster.shared.ray", SimpleNamespace(get=get, wait=wait))
-    here = Upscaled(doubled)
+    here = FakeBackend(doubled, bytes_per_pixel=100)
     return TileHelpers([workers[number] for number in range(3)], 0).join(here, 7)
-
-
-class Upscaled(SimpleNamespace):
-    """A backend that calls a function."""
-
-    scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 0, 1, 100, None, "here"
-
-    def __init__(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
-        super().__init__()
-        self.function = function
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        return self.function(lr)
 
 
 def test_tiles_of_a_worker_that_ends_are_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:

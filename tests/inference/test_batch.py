@@ -24,7 +24,7 @@ from srcli.io.image import Image
 from srcli.io.read import read_image
 from srcli.io.write import write_image
 from srcli.models.registry import ModelSpec, describe_model
-from tests.conftest import CommandResult, make_model
+from tests.conftest import CommandResult, FakeBackend, make_model, repeated
 
 Command = Callable[..., CommandResult]
 Pixels = Callable[..., np.ndarray]
@@ -448,18 +448,10 @@ def test_max_pixels_can_be_set(srcli: Command, model: Path, photo: Path) -> None
     assert srcli("upscale", photo, "-m", model, "--max-pixels", "1200").exit_code == 0
 
 
-class Narrow:
-    """A backend with memory for tiles of so many pixels only."""
-
-    scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 1, 1, 1, None, "cpu"
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        if lr.shape[1] * lr.shape[2] > self.most:
-            raise MemoryError
-        return lr.repeat(2, axis=1).repeat(2, axis=2)
+def with_memory_for_500_pixels(lr: np.ndarray) -> np.ndarray:
+    if lr.shape[1] * lr.shape[2] > 500:
+        raise MemoryError
+    return repeated(lr)
 
 
 def test_freed_memory_is_released_only_for_large_results(
@@ -477,7 +469,8 @@ def test_freed_memory_is_released_only_for_large_results(
 def test_tiles_are_halved_when_memory_runs_out_and_that_is_reported(
     srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: Narrow(500))
+    narrow = FakeBackend(with_memory_for_500_pixels, halo=1)
+    monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: narrow)
     outcome = srcli("upscale", photo, "-m", model, "--memory", "20M")
     assert outcome.exit_code == 0
     assert "Out of memory; continuing with tiles of 16 pixels." in outcome.stderr
@@ -491,7 +484,8 @@ def test_tiles_are_halved_when_memory_runs_out_and_that_is_reported(
 def test_a_tile_size_set_by_the_user_never_changes(
     srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], what: str
 ) -> None:
-    monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: Narrow(500))
+    narrow = FakeBackend(with_memory_for_500_pixels, halo=1)
+    monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: narrow)
     outcome = srcli("upscale", photo, "-m", model, *words)
     assert outcome.exit_code == 1
     assert f"There is not enough memory for {what}. Use a smaller --tile" in outcome.stderr
@@ -501,11 +495,8 @@ def test_a_tile_size_set_by_the_user_never_changes(
 def test_an_output_of_the_wrong_shape_is_an_error(
     srcli: Command, photo: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Odd(Narrow):
-        def __call__(self, lr: np.ndarray) -> np.ndarray:
-            return super().__call__(lr)[:, :-1]
-
-    monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: Odd(10**9))
+    odd = FakeBackend(lambda lr: repeated(lr)[:, :-1], halo=1)
+    monkeypatch.setattr("srcli.inference.batch.load_model", lambda model, device: odd)
     outcome = srcli("upscale", photo, "-m", model)
     assert outcome.exit_code == 1
     assert "The model returned (3, 59, 80) for an input of (3, 30, 40)" in outcome.stderr

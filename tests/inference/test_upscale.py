@@ -16,7 +16,7 @@ from srcli.inference.torch_backend import TorchBackend
 from srcli.inference.upscale import upscale, upscale_rows
 from srcli.io.image import Image, RowReader
 from srcli.io.tiles import tiles
-from tests.conftest import make_model
+from tests.conftest import FakeBackend, make_model, repeated
 
 Pixels = Callable[..., np.ndarray]
 
@@ -43,14 +43,13 @@ def test_several_tiles_at_once_give_the_same_image(pixels: Pixels) -> None:
     """The tiles of each band wait for each other, so that the test ends only if they are computed together."""
     together = Barrier(3, timeout=60)
 
-    class Waiting(Repeating):
-        def __call__(self, lr: np.ndarray) -> np.ndarray:
-            together.wait()
-            return super().__call__(lr)
+    def network(lr: np.ndarray) -> np.ndarray:
+        together.wait()
+        return repeated(lr)
 
-    image, done = Image(pixels(64, 96, 4)), []
+    image, done, backend = Image(pixels(64, 96, 4)), [], FakeBackend(network)
     rows = upscale_rows(
-        [Waiting()], image.rows(), profile=None, tiling=TilePlanner(32, fixed=True), at_once=3, on_pixels=done.append
+        [backend], image.rows(), profile=None, tiling=TilePlanner(32, fixed=True), at_once=3, on_pixels=done.append
     )
     expected = image.pixels.repeat(2, axis=0).repeat(2, axis=1)
     np.testing.assert_array_equal(rows.read(rows.height)[..., 3], expected[..., 3])
@@ -59,9 +58,9 @@ def test_several_tiles_at_once_give_the_same_image(pixels: Pixels) -> None:
 
 def test_tiles_suffice_for_several_at_once() -> None:
     rows = Image(np.zeros((64, 2000, 3), np.uint8)).rows()
-    assert TilePlanner(512).shape(64, rows, Repeating()) == (64, 2000)
-    assert TilePlanner(512).shape(64, rows, Repeating(), at_once=4) == (64, 500)
-    assert TilePlanner(512).shape(64, rows, Repeating(), at_once=100) == (64, 400)  # hardly narrower than a square tile
+    assert TilePlanner(512).shape(64, rows, FakeBackend()) == (64, 2000)
+    assert TilePlanner(512).shape(64, rows, FakeBackend(), at_once=4) == (64, 500)
+    assert TilePlanner(512).shape(64, rows, FakeBackend(), at_once=100) == (64, 400)  # hardly narrower than a square tile
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -78,36 +77,31 @@ def test_bands_and_several_models_leave_no_seams(pixels: Pixels, tmp_path: Path,
     assert np.abs(whole - banded).max() <= 1
 
 
-class Repeating:
-    """Repeats each pixel; counts its calls, and fails at one of them."""
-
-    scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 0, 1, 1, None, "here"
-
-    def __init__(self, fails_at: int = 0) -> None:
-        self.calls = Semaphore(0)
-        self.fails_at = fails_at
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        self.calls.release()
-        self.fails_at -= 1
-        if self.fails_at == 0:
-            raise SrcliError("It is broken.")
-        return lr.repeat(2, axis=1).repeat(2, axis=2)
-
-
 def test_the_next_band_is_computed_while_one_is_written(pixels: Pixels) -> None:
-    backend = Repeating()
-    rows = upscale_rows([backend], Image(pixels(64, 16)).rows(), profile=None, tiling=TilePlanner(16, fixed=True))
+    calls = Semaphore(0)
+
+    def network(lr: np.ndarray) -> np.ndarray:
+        calls.release()
+        return repeated(lr)
+
+    rows = upscale_rows([FakeBackend(network)], Image(pixels(64, 16)).rows(), profile=None, tiling=TilePlanner(16, fixed=True))
     rows.read(1)
-    assert all(backend.calls.acquire(timeout=30) for _ in range(2))
-    assert not backend.calls.acquire(timeout=0.1)  # and no more than that one, as each takes memory
+    assert all(calls.acquire(timeout=30) for _ in range(2))
+    assert not calls.acquire(timeout=0.1)  # and no more than that one, as each takes memory
     rows.read(32)
-    assert backend.calls.acquire(timeout=30)
+    assert calls.acquire(timeout=30)
 
 
 def test_an_error_in_a_later_band_is_raised(pixels: Pixels) -> None:
     tiling = TilePlanner(16, fixed=True)
-    rows = upscale_rows([Repeating(fails_at=3)], Image(pixels(64, 16)).rows(), profile=None, tiling=tiling)
+    results = iter([np.zeros((3, 32, 32), np.float32)] * 2)
+
+    def network(_lr: np.ndarray) -> np.ndarray:
+        if (sr := next(results, None)) is None:
+            raise SrcliError("It is broken.")
+        return sr
+
+    rows = upscale_rows([FakeBackend(network)], Image(pixels(64, 16)).rows(), profile=None, tiling=tiling)
     rows.read(64)
     with pytest.raises(SrcliError, match="It is broken"):
         rows.read(1)
@@ -116,33 +110,18 @@ def test_an_error_in_a_later_band_is_raised(pixels: Pixels) -> None:
 def test_tiles_start_at_multiples_that_the_network_requires(pixels: Pixels) -> None:
     """A network that treats 8 x 8 squares separately, like attention windows: only aligned tiles leave no seams."""
 
-    class Windowed:
-        scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 8, 8, 1, None, "here"
+    def network(lr: np.ndarray) -> np.ndarray:
+        flat = lr.copy()
+        for top in range(0, lr.shape[1], 8):
+            for left in range(0, lr.shape[2], 8):
+                square = (slice(None), slice(top, top + 8), slice(left, left + 8))
+                flat[square] = lr[square].mean(axis=(1, 2), keepdims=True)
+        return repeated(flat)
 
-        def __call__(self, lr: np.ndarray) -> np.ndarray:
-            flat = lr.copy()
-            for top in range(0, lr.shape[1], 8):
-                for left in range(0, lr.shape[2], 8):
-                    square = (slice(None), slice(top, top + 8), slice(left, left + 8))
-                    flat[square] = lr[square].mean(axis=(1, 2), keepdims=True)
-            return flat.repeat(2, axis=1).repeat(2, axis=2)
-
+    windowed = FakeBackend(network, halo=8, tile_multiple=8)
     for channels in (3, 4):
         image = Image(pixels(61, 75, channels))
-        assert difference(upscale(Windowed(), image, tile=20), upscale(Windowed(), image, tile=0)) == 0
-
-
-def of_a_kind(*, tile_multiple: int = 1, bytes_per_pixel: int = 1, device_free_bytes: int | None = None) -> Backend:
-    class Kind:
-        scale, halo, description = 4, 0, "here"
-
-        def __init__(self) -> None:
-            self.tile_multiple, self.bytes_per_pixel, self.device_free_bytes = tile_multiple, bytes_per_pixel, device_free_bytes
-
-        def __call__(self, lr: np.ndarray) -> np.ndarray:
-            raise NotImplementedError
-
-    return Kind()
+        assert difference(upscale(windowed, image, tile=20), upscale(windowed, image, tile=0)) == 0
 
 
 def wide_rows() -> RowReader:
@@ -152,13 +131,13 @@ def wide_rows() -> RowReader:
 def test_a_band_is_as_high_as_its_bytes_allow_and_tiles_make_up_for_it() -> None:
     rows = wide_rows()
     tiling = TilePlanner(303, band=2000 * 3 * 16 * 100)  # rows of this width leave 257
-    assert tiling.rows(rows, of_a_kind()) == 100
-    height, width = tiling.shape(100, rows, of_a_kind())
+    assert tiling.rows(rows, FakeBackend(scale=4)) == 100
+    height, width = tiling.shape(100, rows, FakeBackend(scale=4))
     assert (height, width) == (100, 500)
     assert height * width <= 256**2
-    assert tiling.shape(100, rows, of_a_kind(tile_multiple=8)) == (104, 504)
-    assert TilePlanner(256, fixed=True).shape(1000, rows, of_a_kind()) == (250, 250)
-    assert TilePlanner(0).shape(1000, rows, of_a_kind()) == (1000, 2000)
+    assert tiling.shape(100, rows, FakeBackend(scale=4, tile_multiple=8)) == (104, 504)
+    assert TilePlanner(256, fixed=True).shape(1000, rows, FakeBackend(scale=4)) == (250, 250)
+    assert TilePlanner(0).shape(1000, rows, FakeBackend(scale=4)) == (1000, 2000)
 
 
 def test_tiles_are_smaller_if_rows_are_long() -> None:
@@ -166,15 +145,15 @@ def test_tiles_are_smaller_if_rows_are_long() -> None:
     tiling = TilePlanner(512)
     sums = []
     for row in (0, 30_000, 120_000):
-        tile = tiling.side_for(of_a_kind(), row) ** 2 * SHIPPED_BYTES_PER_PIXEL
+        tile = tiling.side_for(FakeBackend(scale=4), row) ** 2 * SHIPPED_BYTES_PER_PIXEL
         sums.append(tile + ROWS_IN_FLIGHT * row)
     assert sums == pytest.approx([512**2 * SHIPPED_BYTES_PER_PIXEL] * 3, rel=0.01)
-    assert tiling.side_for(of_a_kind(), 10**7) == 256
-    assert TilePlanner(512, fixed=True).side_for(of_a_kind(), 10**7) == 512
+    assert tiling.side_for(FakeBackend(scale=4), 10**7) == 256
+    assert TilePlanner(512, fixed=True).side_for(FakeBackend(scale=4), 10**7) == 512
 
 
 def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_they_are_fixed() -> None:
-    hungry = of_a_kind(bytes_per_pixel=16 * BYTES_PER_PIXEL)
+    hungry = FakeBackend(scale=4, bytes_per_pixel=16 * BYTES_PER_PIXEL)
     assert TilePlanner(303).shape(1000, wide_rows(), hungry) == (63, 65)
     assert TilePlanner(256).side_for(hungry) == 64
     assert TilePlanner(32).side_for(hungry) == 16
@@ -183,7 +162,7 @@ def test_a_network_that_needs_more_memory_gets_smaller_tiles_unless_they_are_fix
 
 
 def test_tiles_fit_into_the_memory_of_a_gpu() -> None:
-    full, roomy = (of_a_kind(bytes_per_pixel=16 * BYTES_PER_PIXEL, device_free_bytes=own) for own in (2**28, 2**36))
+    full, roomy = (FakeBackend(scale=4, bytes_per_pixel=16 * BYTES_PER_PIXEL, device_free_bytes=own) for own in (2**28, 2**36))
     assert TilePlanner(512).side_for(full) == 45  # two thousand pixels of 64 KiB are half of what is free
     assert TilePlanner(512).side_for(roomy) == 512  # which in the machine's memory would be 128
     assert TilePlanner(512, fixed=True).side_for(full) == 512
@@ -192,19 +171,22 @@ def test_tiles_fit_into_the_memory_of_a_gpu() -> None:
 def test_halving_reports_the_side_for_wide_rows() -> None:
     said: list[int] = []
     tiling = TilePlanner(303, on_halved=said.append)
-    tiling.halve(wide_rows(), of_a_kind())
+    tiling.halve(wide_rows(), FakeBackend(scale=4))
     assert said == [128]
 
 
 def test_halving_starts_from_the_side_that_was_used() -> None:
     said: list[int] = []
-    full, tiling = of_a_kind(bytes_per_pixel=BYTES_PER_PIXEL, device_free_bytes=2**27), TilePlanner(512, on_halved=said.append)
+    full, tiling = (
+        FakeBackend(scale=4, bytes_per_pixel=BYTES_PER_PIXEL, device_free_bytes=2**27),
+        TilePlanner(512, on_halved=said.append),
+    )
     assert tiling.side_for(full) == 128
     narrow = Image(np.zeros((1000, 1, 3), dtype=np.uint8)).rows()
     tiling.halve(narrow, full)
     tiling.halve(narrow, full)
     assert said == [64, 32]
-    assert tiling.side_for(of_a_kind()) == 128  # a network with other limits goes down as far
+    assert tiling.side_for(FakeBackend(scale=4)) == 128  # a network with other limits goes down as far
 
 
 def test_tiled_equals_untiled_for_johnson(pixels: Pixels) -> None:
@@ -229,15 +211,11 @@ def test_tiles_cover_every_pixel_once_and_see_their_halo() -> None:
 def test_no_call_gets_more_than_a_tile_and_its_halo(backend: Backend, pixels: Pixels) -> None:
     sizes: list[tuple[int, ...]] = []
 
-    class Watched:
-        scale, halo, tile_multiple, description = backend.scale, backend.halo, 1, backend.description
-        bytes_per_pixel, device_free_bytes = backend.bytes_per_pixel, backend.device_free_bytes
+    def network(lr: np.ndarray) -> np.ndarray:
+        sizes.append(lr.shape[1:])
+        return backend(lr)
 
-        def __call__(self, lr: np.ndarray) -> np.ndarray:
-            sizes.append(lr.shape[1:])
-            return backend(lr)
-
-    upscale(Watched(), Image(pixels(100, 90)), tile=32)
+    upscale(FakeBackend(network, scale=backend.scale, halo=backend.halo), Image(pixels(100, 90)), tile=32)
     assert max(max(size) for size in sizes) <= 32 + 2 * backend.halo
 
 
@@ -269,18 +247,15 @@ def test_the_color_of_invisible_pixels_does_not_bleed() -> None:
     """The edge of a red disc over invisible green, which upscaling without regard to alpha would mix."""
     import torch
 
-    class Bilinear:
-        scale, halo, tile_multiple, bytes_per_pixel, device_free_bytes, description = 2, 1, 1, 1, None, "here"
-
-        def __call__(self, lr: np.ndarray) -> np.ndarray:
-            batch = torch.from_numpy(np.ascontiguousarray(lr))[None]
-            upscale_rows: np.ndarray = torch.nn.functional.interpolate(batch, scale_factor=2, mode="bilinear")[0].numpy()
-            return upscale_rows
+    def bilinear(lr: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(np.ascontiguousarray(lr))[None]
+        sr: np.ndarray = torch.nn.functional.interpolate(batch, scale_factor=2, mode="bilinear")[0].numpy()
+        return sr
 
     pixels = np.zeros((10, 10, 4), dtype=np.uint8)
     pixels[:, :5] = (255, 0, 0, 255)
     pixels[:, 5:] = (0, 255, 0, 0)
-    large = upscale(Bilinear(), Image(pixels)).pixels
+    large = upscale(FakeBackend(bilinear, halo=1), Image(pixels)).pixels
     visible = large[large[..., 3] > 0]
     assert visible[:, 0].min() >= 250
     assert visible[:, 1].max() == 0
