@@ -61,7 +61,7 @@ class CompactConfig:
 class ResidualConfig:
     """Residual blocks of two 3x3 convolutions at the input's resolution: `blocks` of them, `channels` wide.
 
-    slope: of the leaky ReLU below zero; 0 is ReLU, which OpenVINO fuses into int8 convolutions.
+    slope: of the leaky ReLU below zero; 0 is ReLU.
     """
 
     architecture: Literal["residual"] = "residual"
