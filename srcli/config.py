@@ -192,9 +192,7 @@ class TrainConfig:
     )
     loss: LossConfig = field(default_factory=LossConfig)
     vgg: str = _setting("oxford", "VGG16 weights: oxford, imagenet1k-v1, or a .pth or .safetensors file.")
-    teacher: str | None = _setting(
-        None, "Learn from this model as well: a shipped model or a file of the same or a larger scale."
-    )
+    teacher: str | None = _setting(None, "Learn from this model as well: a shipped model or a file, of this scale or larger.")
     teacher_weight: float = _setting(0.5, "Share of the teacher in the target, from 0 to 1; the rest is the photograph.")
     teacher_skip: str | None = _setting(
         None, "Photographs that the teacher does not label: a pattern of paths, such as drawn/*."
@@ -243,13 +241,9 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
         _check_between(0, 1, "teacher_weight", self.teacher_weight)
         if self.unlabeled != "none" and (self.teacher is None or self.lr_data is not None):
-            raise ConfigError(
-                "Without ground truth, only a teacher can label images: `unlabeled` needs `teacher`, without `lr_data`."
-            )
+            raise ConfigError("Without ground truth, only a teacher can label: `unlabeled` needs `teacher`, without `lr_data`.")
         if self.teacher_skip is not None and (self.teacher is None or self.unlabeled != "none"):
-            raise ConfigError(
-                "What the teacher skips has the photograph as its target: `teacher_skip` needs `teacher`, without `unlabeled`."
-            )
+            raise ConfigError("What the teacher skips has no label: `teacher_skip` needs `teacher`, without `unlabeled`.")
         if self.batch % self.accumulate:
             raise ConfigError(f"A batch of {self.batch} crops has no {self.accumulate} equal parts; change `accumulate`.")
         if self.schedule == "multistep" and not self.milestones:
